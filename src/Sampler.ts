@@ -1,0 +1,64 @@
+/**
+ * Tokens in, tokens and log-probabilities out: the contract of every rollout engine. Requests made at the same time are
+ * batched by the engine; a sample's tokens depend only on the weights, the prompt and its `key`, never on the batch.
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+
+export interface SamplingParameters {
+  /** 0 is greedy. Log-probabilities are those of the tempered distribution. Default 1. */
+  readonly temperature?: number
+  /** Keep the k most likely tokens; 0 keeps all. Default 0. */
+  readonly topK?: number
+  /** Keep the smallest set whose probability reaches this. Default 1. */
+  readonly topP?: number
+  /** Drop tokens less likely than this share of the most likely one. Default 0. */
+  readonly minP?: number
+  readonly maxTokens: number
+  /** Ids that end a sample; the id stays part of it. */
+  readonly stopTokens?: ReadonlyArray<number>
+  /** Strings that end a sample as soon as its text contains one; the tokens that complete it stay part of it. */
+  readonly stop?: ReadonlyArray<string>
+}
+
+/** Keys the random numbers: the same key and position draw the same number in every batch and after every resume. */
+export interface SampleKey {
+  readonly seed: number
+  /** Task id and, for runs over several epochs, what else makes the draw distinct. */
+  readonly stream: string
+  /** Index of the first of the `count` samples. */
+  readonly index: number
+}
+
+export interface SampleRequest extends SamplingParameters {
+  readonly prompt: Uint32Array
+  /** How many samples of this prompt; the prompt is computed once for all of them. */
+  readonly count: number
+  readonly key: SampleKey
+}
+
+export interface Completion {
+  readonly tokens: Uint32Array
+  /** log p(token) at the sampling temperature, before top-k, top-p and min-p. */
+  readonly logprobs: Float32Array
+  readonly stopReason: "stop" | "length" | "context"
+  readonly policyVersion: number
+}
+
+export class SamplerError extends Schema.TaggedError<SamplerError>()("SamplerError", {
+  operation: Schema.String,
+  /** What went wrong: `SHAPE`, `CONFIG`, `OUT_OF_MEMORY`, `DEADLINE`, `INTERNAL`, ... */
+  code: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.operation} failed (${this.code}): ${this.detail}`
+  }
+}
+
+export class Sampler extends Context.Service<Sampler, {
+  readonly name: string
+  /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
+  readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
+}>()("quintain/Sampler") {}
