@@ -1,0 +1,263 @@
+//! The shape of a model, read from the fields of a Hugging Face `config.json` and checked before anything is allocated.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Llama, Qwen2 and Qwen3 in the names of Hugging Face. Fields this kernel does not know are ignored, except those that
+/// would change the arithmetic: they are refused by [`ModelConfig::validate`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// `llama`, `mistral`, `qwen2` or `qwen3`. It decides the defaults of `attention_bias` and `qk_norm`.
+    #[serde(default = "llama")]
+    pub model_type: String,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// Absent: as many as query heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// Absent: `hidden_size / num_attention_heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    #[serde(default = "default_positions")]
+    pub max_position_embeddings: usize,
+    #[serde(default = "default_eps")]
+    pub rms_norm_eps: f32,
+    #[serde(default = "default_theta")]
+    pub rope_theta: f32,
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    #[serde(default = "default_range")]
+    pub initializer_range: f32,
+    /// Bias on q, k and v. Absent: true for `qwen2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_bias: Option<bool>,
+    /// RMSNorm over each head of q and k. Absent: true for `qwen3`. (Not a Hugging Face field: there the type decides.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qk_norm: Option<bool>,
+    #[serde(default = "silu")]
+    pub hidden_act: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rope_scaling: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rope_parameters: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mlp_bias: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    use_sliding_window: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sliding_window: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    architectures: Option<Vec<String>>,
+}
+
+fn llama() -> String {
+    "llama".into()
+}
+fn silu() -> String {
+    "silu".into()
+}
+fn default_positions() -> usize {
+    2048
+}
+fn default_eps() -> f32 {
+    1e-6
+}
+fn default_theta() -> f32 {
+    10_000.0
+}
+fn default_range() -> f32 {
+    0.02
+}
+
+impl ModelConfig {
+    /// Parses and checks the text of a `config.json`.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let mut config: ModelConfig =
+            serde_json::from_str(text).map_err(|e| Error::config("config.json", e.to_string()))?;
+        config.adopt_rope_parameters()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The text of a `config.json` that transformers reads.
+    pub fn to_json(&self) -> String {
+        let mut config = self.clone();
+        config.architectures.get_or_insert_with(|| {
+            vec![match self.model_type.as_str() {
+                "mistral" => "MistralForCausalLM",
+                "qwen2" => "Qwen2ForCausalLM",
+                "qwen3" => "Qwen3ForCausalLM",
+                _ => "LlamaForCausalLM",
+            }
+            .to_string()]
+        });
+        serde_json::to_string_pretty(&config).expect("a config holds only numbers and text")
+    }
+
+    /// transformers 5 writes `rope_parameters: { rope_type, rope_theta }` instead of `rope_theta` and `rope_scaling`.
+    fn adopt_rope_parameters(&mut self) -> Result<()> {
+        for (field, value) in [("rope_scaling", self.rope_scaling.take()), ("rope_parameters", self.rope_parameters.take())] {
+            let Some(value) = value.filter(|v| !v.is_null()) else { continue };
+            let kind = value.get("rope_type").or(value.get("type")).and_then(|v| v.as_str()).unwrap_or("default");
+            if kind != "default" {
+                return Err(Error::config(field, format!("rope type `{kind}` is not supported, only `default`")));
+            }
+            if let Some(theta) = value.get("rope_theta").and_then(|v| v.as_f64()) {
+                self.rope_theta = theta as f32;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses every shape the kernel cannot compute, naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (field, value) in positive {
+            if value == 0 || value > i32::MAX as usize {
+                return Err(Error::config(field, format!("is {value}, must lie between 1 and {}", i32::MAX)));
+            }
+        }
+        if !["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()) {
+            let message = format!("`{}` is not supported, use llama, mistral, qwen2 or qwen3", self.model_type);
+            return Err(Error::config("model_type", message));
+        }
+        if self.head_dim.is_none() && self.hidden_size % self.num_attention_heads != 0 {
+            let message = format!("{} is not a multiple of num_attention_heads, give head_dim", self.hidden_size);
+            return Err(Error::config("hidden_size", message));
+        }
+        if self.head_dim() == 0 || self.head_dim() % 2 != 0 {
+            return Err(Error::config("head_dim", format!("is {}, rotary embeddings need an even one", self.head_dim())));
+        }
+        if self.num_attention_heads % self.kv_heads() != 0 {
+            let message = format!("{} must divide num_attention_heads {}", self.kv_heads(), self.num_attention_heads);
+            return Err(Error::config("num_key_value_heads", message));
+        }
+        for (field, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::config(field, format!("is {value}, must be positive and finite")));
+            }
+        }
+        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
+            return Err(Error::config("initializer_range", format!("is {}, must be finite", self.initializer_range)));
+        }
+        if self.hidden_act != "silu" {
+            return Err(Error::config("hidden_act", format!("`{}` is not supported, only silu", self.hidden_act)));
+        }
+        if self.mlp_bias == Some(true) {
+            return Err(Error::config("mlp_bias", "biases in the feed-forward are not supported"));
+        }
+        if self.model_type == "llama" && self.attention_bias == Some(true) {
+            // transformers then also puts a bias on o_proj, which no published checkpoint of interest has.
+            return Err(Error::config("attention_bias", "is not supported for llama (it adds one to o_proj); use qwen2"));
+        }
+        let slides = match self.model_type.as_str() {
+            "mistral" => self.sliding_window.is_some(),
+            _ => self.use_sliding_window == Some(true),
+        };
+        if slides {
+            return Err(Error::config("sliding_window", "sliding-window attention is not supported"));
+        }
+        Ok(())
+    }
+
+    /// Dimension of one head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Number of key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Query heads per key/value head.
+    pub fn group(&self) -> usize {
+        self.num_attention_heads / self.kv_heads()
+    }
+
+    /// Width of the query projection.
+    pub fn q_width(&self) -> usize {
+        self.num_attention_heads * self.head_dim()
+    }
+
+    /// Width of the key (and of the value) projection.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads() * self.head_dim()
+    }
+
+    /// Width of the fused q|k|v projection.
+    pub fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// Whether q, k and v have a bias.
+    pub fn qkv_bias(&self) -> bool {
+        self.attention_bias.unwrap_or(self.model_type == "qwen2")
+    }
+
+    /// Whether the heads of q and k are normalised.
+    pub fn has_qk_norm(&self) -> bool {
+        self.qk_norm.unwrap_or(self.model_type == "qwen3")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = r#"{"vocab_size": 16, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2,
+        "num_attention_heads": 4"#;
+
+    fn parse(extra: &str) -> Result<ModelConfig> {
+        ModelConfig::from_json(&format!("{TINY}{extra}}}"))
+    }
+
+    #[test]
+    fn defaults_follow_transformers() {
+        let config = parse("").unwrap();
+        assert_eq!((config.head_dim(), config.kv_heads(), config.qkv_bias(), config.has_qk_norm()), (16, 4, false, false));
+        let qwen = parse(r#", "model_type": "qwen3", "head_dim": 32, "num_key_value_heads": 2"#).unwrap();
+        assert_eq!((qwen.qkv_width(), qwen.has_qk_norm()), (256, true));
+        assert!(parse(r#", "model_type": "qwen2""#).unwrap().qkv_bias());
+    }
+
+    #[test]
+    fn rope_parameters_of_both_generations_are_read() {
+        assert_eq!(parse(r#", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}"#).unwrap().rope_theta, 1e6);
+        let scaled = parse(r#", "rope_scaling": {"rope_type": "llama3", "factor": 8}"#).unwrap_err();
+        assert_eq!(scaled.code(), "Config");
+    }
+
+    #[test]
+    fn impossible_shapes_name_their_field() {
+        for (extra, field) in [
+            (r#", "num_key_value_heads": 3"#, "num_key_value_heads"),
+            (r#", "head_dim": 3"#, "head_dim"),
+            (r#", "hidden_act": "gelu""#, "hidden_act"),
+            (r#", "rms_norm_eps": 0"#, "rms_norm_eps"),
+            (r#", "model_type": "gpt2""#, "model_type"),
+        ] {
+            let error = parse(extra).unwrap_err();
+            assert!(matches!(&error, Error::Config { field: f, .. } if f == field), "{error}");
+        }
+    }
+
+    #[test]
+    fn json_round_trips() {
+        let config = parse(r#", "tie_word_embeddings": true, "rope_theta": 500000"#).unwrap();
+        let again = ModelConfig::from_json(&config.to_json()).unwrap();
+        assert_eq!(config.to_json(), again.to_json());
+    }
+}
