@@ -2,6 +2,7 @@
  * What happened in one episode, as token ids with the log-probability and the producer of each. Masks come from
  * `producer`, never from comparing ids; `text` is derived from the ids, never the reverse.
  */
+import type { EnvironmentError } from "./Environment.ts"
 import type { Task } from "./Task.ts"
 
 /** Who produced a token. Only `Policy` tokens are ever trained on. */
@@ -42,5 +43,10 @@ export interface Trajectory {
 /** The G trajectories of one task: the unit on which group-relative advantages are computed. */
 export interface Group<out Data = unknown> {
   readonly task: Task<Data>
+  /** In the order of their index; fewer than asked for when an environment failed. */
   readonly trajectories: ReadonlyArray<Trajectory>
+  /** Which draw of the task stream this is: a task drawn again has another cursor, hence other random numbers. */
+  readonly cursor?: number
+  /** Why trajectories are missing: their environment failed, retries included. */
+  readonly failures?: ReadonlyArray<EnvironmentError>
 }
