@@ -1,0 +1,158 @@
+/**
+ * The package as others see it: the names it exports (`package.surface.txt`, written by `vitest -u`, read by a human
+ * before it is committed), what `npm pack` puts in, and that the packed form works in a project of its own.
+ */
+import { afterAll, assert, beforeAll, describe, expect, it } from "@effect/vitest"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import * as envs from "quintain/envs"
+import * as rewards from "quintain/rewards"
+import * as quintain from "quintain"
+import manifest from "../package.json" with { type: "json" }
+
+const root = path.dirname(import.meta.dirname)
+const entries = { quintain, "quintain/rewards": rewards, "quintain/envs": envs }
+const targets = Object.values(manifest.exports).filter((target) => typeof target !== "string")
+
+/** Names of values; a namespace (`export * as Loss`) is opened one level. */
+const valueNames = (module: object): Array<string> =>
+  Object.entries(module).flatMap(([name, value]: [string, unknown]) =>
+    typeof value === "object" && value !== null && Object.prototype.toString.call(value) === "[object Module]"
+      ? Object.keys(value).map((inner) => `${name}.${inner}`)
+      : [name]
+  )
+
+/** Names of types, which leave no trace at run time: read from the declarations that tsc wrote. */
+const typeNames = (file: string, prefix = ""): Array<string> => {
+  const text = fs.readFileSync(file, "utf8")
+  const next = (specifier: string) => path.join(path.dirname(file), specifier.replace(/\.[jt]s$/, ".d.ts"))
+  const own = [...text.matchAll(/^export (?:declare )?(?:interface|type) (\w+)/gm)].map(([, name]) => prefix + name)
+  const listed = [...text.matchAll(/^export type \{([^}]*)\}/gm)].flatMap(([, names = ""]) =>
+    names
+      .split(",")
+      .map((name) => name.trim().split(" as ").at(-1) ?? "")
+      .filter((name) => name !== "")
+      .map((name) => prefix + name)
+  )
+  const spaces = [...text.matchAll(/^export \* as (\w+) from "(\.[^"]+)"/gm)].flatMap(([, name, from = ""]) =>
+    typeNames(next(from), `${name}.`)
+  )
+  const stars = [...text.matchAll(/^export \* from "(\.[^"]+)"/gm)].flatMap(([, from = ""]) =>
+    typeNames(next(from), prefix)
+  )
+  return [...own, ...listed, ...spaces, ...stars]
+}
+
+const run = (program: string, args: ReadonlyArray<string>, cwd: string): string => {
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== "NODE_OPTIONS"))
+  const { status, stdout, stderr } = spawnSync(program, args, {
+    cwd,
+    env,
+    encoding: "utf8",
+    timeout: 300_000,
+    maxBuffer: 2 ** 26,
+    shell: program === "npm" && process.platform === "win32"
+  })
+  assert.strictEqual(status, 0, `${program} ${args.join(" ")}\n${stdout}\n${stderr}`)
+  return stdout
+}
+
+let scratch = ""
+let packed: ReadonlyArray<string> = []
+
+beforeAll(() => {
+  scratch = fs.mkdtempSync(path.join(os.tmpdir(), "quintain-package-"))
+  run(process.execPath, ["scripts/build.mjs"], root)
+  const [{ filename, files }] = JSON.parse(
+    run("npm", ["pack", "--json", "--ignore-scripts", "--loglevel=error", "--pack-destination", scratch], root)
+  ) as [{ filename: string; files: ReadonlyArray<{ path: string }> }]
+  packed = files.map((file) => file.path)
+
+  // The consumer's project: the unpacked tarball, and the dependencies that npm would have put beside it.
+  const modules = path.join(scratch, "project/node_modules")
+  const here = path.join(modules, "quintain")
+  fs.mkdirSync(here, { recursive: true })
+  run("tar", ["-xzf", path.basename(filename), "-C", "project/node_modules/quintain", "--strip-components=1"], scratch)
+  for (const name of [...Object.keys(manifest.dependencies), "@types/node"]) {
+    fs.mkdirSync(path.dirname(path.join(modules, name)), { recursive: true })
+    fs.symlinkSync(path.join(root, "node_modules", name), path.join(modules, name), "junction")
+  }
+  fs.writeFileSync(path.join(scratch, "project/package.json"), '{ "type": "module", "private": true }')
+}, 600_000)
+
+afterAll(() => fs.rmSync(scratch, { recursive: true, force: true }))
+
+describe("public surface", () => {
+  it("is what package.surface.txt lists", async () => {
+    const text = Object.entries(entries).map(([name, module]) => {
+      const declarations = targets.find(({ types }) =>
+        types.includes(name === "quintain" ? "dist/src/" : name.slice(9))
+      )
+      const values = valueNames(module)
+      // A class, and a constant beside a type of its name, are listed once, as values.
+      const types = typeNames(path.join(root, declarations?.types ?? "")).filter((type) => !values.includes(type))
+      const lines = [...values, ...types.map((type) => `${type} (type)`)]
+      return `${name}\n${lines
+        .toSorted()
+        .map((line) => `  ${line}\n`)
+        .join("")}`
+    })
+    await expect(text.join("\n")).toMatchFileSnapshot("package.surface.txt")
+  })
+})
+
+describe("package", () => {
+  it("has what the export map names, in the source and in what is packed", () => {
+    for (const target of targets) {
+      for (const file of Object.values(target)) {
+        assert.isTrue(fs.existsSync(path.join(root, file)), file)
+        assert.include(packed, file.slice(2))
+      }
+    }
+  })
+
+  it("packs the native addon, its sources and how to build it, and nothing that is not needed", () => {
+    assert.include(packed, `native/prebuilt/quintain.${process.platform}-${process.arch}.node`)
+    for (const file of ["LICENSE", "README.md", "scripts/build-native.mjs", "native/Cargo.toml", "native/Cargo.lock"]) {
+      assert.include(packed, file)
+    }
+    for (const crate of ["core", "binding"]) {
+      assert.include(packed, `native/${crate}/Cargo.toml`)
+      assert.include(packed, `native/${crate}/src/lib.rs`)
+    }
+    const stray = packed.filter((file) =>
+      /^(tests|examples|runs|native\/target|\.)|\.(log|tgz|tsbuildinfo|new)$/.test(file)
+    )
+    assert.deepStrictEqual(stray, [])
+  })
+
+  it("pins its dependencies", () => {
+    for (const [name, version] of Object.entries({ ...manifest.dependencies, ...manifest.devDependencies })) {
+      assert.match(version, /^\d+\.\d+\.\d+$/, name)
+    }
+  })
+
+  it("exports the same names from dist, imported by plain Node in a project of its own", () => {
+    const names = Object.keys(entries)
+    const program = `
+      const out = []
+      for (const name of ${JSON.stringify(names)}) out.push(Object.keys(await import(name)))
+      console.log(JSON.stringify({ out, from: import.meta.resolve("quintain") }))`
+    const { from, out } = JSON.parse(
+      run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+    ) as { from: string; out: unknown }
+    assert.match(from, /node_modules\/quintain\/dist\/src\/index\.js$/)
+    assert.deepStrictEqual(out, Object.values(entries).map(Object.keys))
+  })
+
+  it("gives a strict TypeScript project its types", () => {
+    const project = path.join(scratch, "project")
+    const imports = Object.keys(entries).map((name, index) => `import * as m${index} from "${name}"`)
+    fs.writeFileSync(path.join(project, "use.ts"), `${imports.join("\n")}\nexport const all = [m0, m1, m2]\n`)
+    const tsc = path.join(root, "node_modules/typescript/bin/tsc")
+    const flags = ["--strict", "--noEmit", "--module", "nodenext", "--target", "esnext", "--types", "node"]
+    run(process.execPath, [tsc, ...flags, "--skipLibCheck", "use.ts"], project)
+  })
+})
