@@ -3,4 +3,5 @@
 pub mod config;
 pub mod error;
 pub mod forest;
+pub mod kernels;
 pub mod philox;

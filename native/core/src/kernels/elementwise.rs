@@ -1,0 +1,186 @@
+//! Operations on rows and elements: norms, rotary embeddings, the gated activation, softmax statistics.
+
+use super::{Isa, Runtime, SharedMut, reference};
+use std::ops::Range;
+
+/// Elements a task should at least work on: below this, waking a thread costs more than it saves.
+const GRAIN: usize = 16 * 1024;
+
+/// Runs `body` on ranges of whole rows, in parallel where it pays.
+fn rows_parallel(rt: &Runtime, rows: usize, width: usize, body: impl Fn(Range<usize>) + Sync) {
+    rt.parallel_ranges(rows, GRAIN.div_ceil(width.max(1)), body);
+}
+
+/// `y = x / rms(x) * weight` for each row of `h`.
+pub fn rmsnorm(rt: &Runtime, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], rows: usize, h: usize) {
+    assert!(x.len() >= rows * h && y.len() >= rows * h && weight.len() == h, "rmsnorm: {rows} x {h}");
+    let y = SharedMut::new(y);
+    rows_parallel(rt, rows, h, |range| {
+        for row in range {
+            // SAFETY: each row is written by one task.
+            let y = unsafe { y.range(row * h..(row + 1) * h) };
+            reference::rmsnorm(&x[row * h..(row + 1) * h], weight, eps, y);
+        }
+    });
+}
+
+/// Gradients of [`rmsnorm`]: adds to `dx` and, if given, to `dweight` (rows in ascending order).
+#[allow(clippy::too_many_arguments)]
+pub fn rmsnorm_backward(
+    rt: &Runtime,
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dx: &mut [f32],
+    mut dweight: Option<&mut [f32]>,
+    rows: usize,
+    h: usize,
+) {
+    let _ = rt;
+    for row in 0..rows {
+        let at = row * h..(row + 1) * h;
+        let dweight = dweight.as_deref_mut();
+        reference::rmsnorm_backward(&dy[at.clone()], &x[at.clone()], weight, eps, &mut dx[at], dweight);
+    }
+}
+
+/// Cosines and sines of the rotary angles for every position up to a maximum.
+#[derive(Clone)]
+pub struct RopeTable {
+    /// Length of a head; half as many angles per position.
+    pub head_dim: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// Angles `position * theta^(-2i / head_dim)`, rounded to f32 where Hugging Face's Llama rounds them.
+    pub fn new(theta: f64, head_dim: usize, positions: usize) -> Self {
+        assert!(head_dim.is_multiple_of(2), "RopeTable: odd head_dim {head_dim}");
+        let frequency = |i: usize| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32;
+        let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| (p as f32 * f) as f64));
+        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+        Self { head_dim, cos, sin }
+    }
+
+    /// Positions covered.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / (self.head_dim / 2).max(1)
+    }
+
+    fn angles(&self, position: u32) -> (&[f32], &[f32]) {
+        let half = self.head_dim / 2;
+        let at = position as usize * half..(position as usize + 1) * half;
+        (&self.cos[at.clone()], &self.sin[at])
+    }
+}
+
+/// Rotates `heads` heads of each row in place; `inverse` rotates back, which is also the gradient.
+/// Row `r` starts at `r * stride` and stands at `positions[r]`.
+pub fn rope(
+    rt: &Runtime,
+    x: &mut [f32],
+    stride: usize,
+    heads: usize,
+    positions: &[u32],
+    table: &RopeTable,
+    inverse: bool,
+) {
+    let (rows, width) = (positions.len(), heads * table.head_dim);
+    assert!(width <= stride && x.len() + stride >= rows * stride + width, "rope: {rows} x {width}");
+    let x = SharedMut::new(x);
+    rows_parallel(rt, rows, width, |range| {
+        for row in range {
+            let (cos, sin) = table.angles(positions[row]);
+            // SAFETY: each row is written by one task.
+            let row = unsafe { x.range(row * stride..row * stride + width) };
+            row.chunks_exact_mut(table.head_dim).for_each(|head| reference::rope(head, cos, sin, inverse));
+        }
+    });
+}
+
+/// `out = silu(gate) * up`.
+pub fn silu_mul(rt: &Runtime, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == up.len() && gate.len() == out.len(), "silu_mul: lengths differ");
+    let out = SharedMut::new(out);
+    rows_parallel(rt, gate.len(), 1, |range| {
+        // SAFETY: ranges are disjoint.
+        let out = unsafe { out.range(range.clone()) };
+        for (out, i) in out.iter_mut().zip(range) {
+            *out = reference::silu_mul(gate[i], up[i]);
+        }
+    });
+}
+
+/// Gradients of [`silu_mul`], overwriting `dgate` and `dup`.
+pub fn silu_mul_backward(rt: &Runtime, gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    let len = gate.len();
+    assert!([up.len(), dout.len(), dgate.len(), dup.len()] == [len; 4], "silu_mul_backward: lengths differ");
+    let (dgate, dup) = (SharedMut::new(dgate), SharedMut::new(dup));
+    rows_parallel(rt, len, 1, |range| {
+        // SAFETY: ranges are disjoint.
+        let (dgate, dup) = unsafe { (dgate.range(range.clone()), dup.range(range.clone())) };
+        for (at, i) in range.enumerate() {
+            (dgate[at], dup[at]) = reference::silu_mul_backward(gate[i], up[i], dout[i]);
+        }
+    });
+}
+
+/// `y += x`.
+pub fn add(rt: &Runtime, y: &mut [f32], x: &[f32]) {
+    assert_eq!(y.len(), x.len(), "add: lengths differ");
+    let y = SharedMut::new(y);
+    rows_parallel(rt, x.len(), 1, |range| {
+        // SAFETY: ranges are disjoint.
+        let y = unsafe { y.range(range.clone()) };
+        y.iter_mut().zip(&x[range]).for_each(|(y, x)| *y += *x);
+    });
+}
+
+/// `sum[n] += ` the sum over the rows of `x[m, n]`, ascending: the gradient of a bias.
+pub fn column_sum(rt: &Runtime, x: &[f32], m: usize, ldx: usize, sum: &mut [f32]) {
+    let n = sum.len();
+    let sum = SharedMut::new(sum);
+    rows_parallel(rt, n, m, |range| {
+        // SAFETY: ranges are disjoint.
+        let sum = unsafe { sum.range(range.clone()) };
+        for row in 0..m {
+            let x = &x[row * ldx..][range.clone()];
+            sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += *x);
+        }
+    });
+}
+
+/// What a row of logits says about its distribution: `logp(v) = logit_v * inverse_temperature - lse`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RowStats {
+    /// The largest scaled logit.
+    pub max: f32,
+    /// The log-sum-exp of the scaled logits.
+    pub lse: f32,
+    /// The entropy in nats.
+    pub entropy: f32,
+}
+
+/// One pass over a row of logits.
+pub fn row_stats(isa: Isa, logits: &[f32], inverse_temperature: f32) -> RowStats {
+    let _ = isa;
+    let (max, lse, entropy) = reference::row_stats(logits, inverse_temperature);
+    RowStats { max, lse, entropy }
+}
+
+/// Turns one row of logits into the gradient with respect to them of
+/// `sum_t dlogp_t * logp(token_t) + dentropy * entropy`; `targets` are `(token, dlogp)`, tokens may repeat.
+pub fn dlogits(
+    isa: Isa,
+    logits: &mut [f32],
+    inverse_temperature: f32,
+    stats: &RowStats,
+    targets: &[(u32, f32)],
+    dentropy: f32,
+) {
+    let _ = isa;
+    reference::dlogits(logits, inverse_temperature, (stats.lse, stats.entropy), targets, dentropy);
+}
