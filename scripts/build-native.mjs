@@ -28,7 +28,7 @@ const sources = (directory = native) =>
         const skipped = ["target", "prebuilt", "tests", "benches", "examples", "fixtures", "node_modules"]
         return skipped.includes(entry.name) ? [] : sources(path)
       }
-      return /\.(rs|toml|lock|s|c|h)$/.test(entry.name) ? [path] : []
+      return /\.rs$|^Cargo\.(toml|lock)$/.test(entry.name) ? [path] : []
     })
     .toSorted()
 

@@ -138,13 +138,16 @@ describe("package", () => {
     const names = Object.keys(entries)
     const program = `
       const out = []
-      for (const name of ${JSON.stringify(names)}) out.push(Object.keys(await import(name)))
+      for (const name of ${JSON.stringify(names)}) out.push(Object.keys(await import(name)).toSorted())
       console.log(JSON.stringify({ out, from: import.meta.resolve("quintain") }))`
     const { from, out } = JSON.parse(
       run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
     ) as { from: string; out: unknown }
     assert.match(from, /node_modules\/quintain\/dist\/src\/index\.js$/)
-    assert.deepStrictEqual(out, Object.values(entries).map(Object.keys))
+    assert.deepStrictEqual(
+      out,
+      Object.values(entries).map((module) => Object.keys(module).toSorted())
+    )
   })
 
   it("gives a strict TypeScript project its types", () => {
