@@ -1,0 +1,226 @@
+/**
+ * Group-relative policy optimisation with verifiable rewards: the default composition of the stages, and nothing more.
+ * Another advantage, loss or batch rule turns it into Dr.GRPO, DAPO, RLOO, GSPO, CISPO or TAPO; for more than that, copy
+ * {@link train} and change it.
+ */
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import * as Advantage from "./Advantage.ts"
+import * as Batch from "./Batch.ts"
+import type { Environment } from "./Environment.ts"
+import * as Evaluate from "./Evaluate.ts"
+import * as Loss from "./Loss.ts"
+import type { Aggregate } from "./Pack.ts"
+import { Policy } from "./Policy.ts"
+import * as Progress from "./Progress.ts"
+import * as Reward from "./Reward.ts"
+import * as Rollout from "./Rollout.ts"
+import * as Run from "./Run.ts"
+import type { SamplingParameters } from "./Sampler.ts"
+import * as Task from "./Task.ts"
+import type { Tokenizer } from "./Tokenizer.ts"
+import * as Update from "./Update.ts"
+
+export interface GrpoOptions<Data, R = never> {
+  readonly tasks: Task.Source<Data>
+  readonly environment: Environment<Data>
+  readonly reward: Reward.Reward<Data, R>
+  readonly tokenizer: Tokenizer
+  readonly steps: number
+  /** Tasks per step. Default 16. */
+  readonly groups?: number
+  /** Trajectories per task (G). Default 8. */
+  readonly size?: number
+  /** Keys every random number of the run. Default 0. */
+  readonly seed?: number
+  /** Default: temperature 1, nothing cut off, so that the log-probabilities are those of what was sampled from. */
+  readonly sampling?: Omit<SamplingParameters, "maxTokens" | "stop" | "stopTokens">
+  /** Default `Advantage.groupRelative()`. */
+  readonly advantage?: Advantage.Advantage
+  /** Default `Loss.clipped()`: 0.2 both ways, no KL. */
+  readonly loss?: Loss.Loss
+  /** Default `token`: every policy token of the batch weighs the same. */
+  readonly aggregate?: Aggregate
+  /** Leave out groups of constant reward and draw others, up to `maxDraws` times the batch. Defaults true, 1 (draw none). */
+  readonly dropConstant?: boolean
+  readonly maxDraws?: number
+  /** AdamW and how the batch is walked. The learning rate has no default that fits all: 1e-6 full, 1e-5 to 1e-4 LoRA. */
+  readonly update: Omit<Update.UpdateSettings, "loss" | "aggregate" | "temperature" | "dump">
+  /** Tasks never trained on; their accuracy is measured before the first step, every `evaluateEvery` steps and at the end. */
+  readonly heldOut?: Task.Source<Data>
+  /** Default 10. */
+  readonly evaluateEvery?: number
+  /** Held-out tasks per evaluation. Default: all. */
+  readonly evaluateCount?: number
+  /** Which trajectories count as right in evaluation. Default: reward of at least 1. */
+  readonly correct?: (scored: Reward.ScoredTrajectory) => boolean
+  /** The run directory; a run found there is resumed. */
+  readonly directory: string
+  /** Steps between checkpoints. Default 50; the last step always has one. */
+  readonly checkpointEvery?: number
+  /** Steps between records of the trajectories. Default 1; 0 records none. */
+  readonly recordEvery?: number
+  /** Default: a line on standard error. */
+  readonly progress?: Progress.Progress
+  /** Sees every step's metrics, as they are written. */
+  readonly onStep?: (metrics: Readonly<Record<string, number>>) => void
+}
+
+export interface GrpoResult {
+  readonly steps: number
+  /** Held-out accuracy before the first step and after the last; of a resumed run, before its first step. */
+  readonly before: number | undefined
+  readonly after: number | undefined
+  readonly directory: string
+}
+
+/**
+ * Trains the policy in context until `steps` are done, resuming what the run directory already holds.
+ *
+ * @example
+ * ```ts
+ * Grpo.train({ tasks, heldOut, environment, reward, tokenizer, steps: 200, directory: "runs/a", update: { learningRate: 1e-3 } })
+ *   .pipe(Effect.provide(PolicyNative.layer({ model, tokenizer })), NodeRuntime.runMain)
+ * ```
+ */
+export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOptions<Data, R>) {
+  const { environment, reward, tokenizer } = options
+  const policy = yield* Policy
+  const seed = options.seed ?? 0
+  const temperature = options.sampling?.temperature ?? 1
+  const contextLength = policy.info.contextLength
+  const progress = options.progress ?? Progress.make({ label: "GRPO" })
+  const run = yield* Run.open({
+    directory: options.directory,
+    config: describe(options, policy.info),
+    mayChange: ["steps", "evaluateEvery", "checkpointEvery"]
+  })
+
+  let position: Run.Position = run.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
+  if (run.resumed !== undefined) {
+    yield* policy.load(run.resumed.weights)
+    progress.note(`resumed ${options.directory} after step ${position.step}`)
+  } else if (options.loss?.reference === true) {
+    yield* policy.freezeReference
+  }
+
+  const evaluate = options.heldOut === undefined ? Effect.succeed(undefined) : Evaluate.run({
+    tasks: options.heldOut,
+    environment,
+    reward,
+    tokenizer,
+    contextLength,
+    ...(options.evaluateCount === undefined ? {} : { count: options.evaluateCount }),
+    ...(options.correct === undefined ? {} : { correct: options.correct })
+  })
+  const before = yield* evaluate
+  let heldOut = before
+
+  const updater = Update.make({
+    ...options.update,
+    loss: options.loss ?? Loss.clipped(),
+    aggregate: options.aggregate ?? "token",
+    temperature,
+    dump: (dump) => run.skipped(dump.step, dump).pipe(Effect.ignore)
+  })
+
+  const finish = Effect.fnUntraced(function*(batch: Batch.Batch<Data>, report: Update.StepReport, begun: number) {
+    const step = position.step + 1
+    position = { ...position, step, cursor: batch.next!, tokens: position.tokens + report.tokens.forward }
+    const last = step === options.steps
+    if (last || step % (options.evaluateEvery ?? 10) === 0) heldOut = yield* evaluate
+    const seconds = (performance.now() - begun) / 1000
+    const metrics = {
+      step,
+      ...Batch.metrics(batch),
+      ...report.metrics,
+      loss: report.loss,
+      grad_norm: report.gradNorm,
+      learning_rate: report.learningRate,
+      entropy: report.entropy,
+      skipped_updates: report.skipped,
+      num_tokens: position.tokens,
+      step_time: seconds,
+      ...prefixed("timing_s/", report.seconds),
+      "timing_s/rollout_and_reward": seconds - report.seconds.total,
+      ...(heldOut === undefined ? {} : { eval_reward: heldOut.reward, eval_accuracy: heldOut.accuracy })
+    }
+    yield* run.metrics(metrics)
+    const every = options.recordEvery ?? 1
+    if (every > 0 && (step % every === 0 || last)) yield* run.trajectories(step, batch.groups)
+    if (last || step % (options.checkpointEvery ?? 50) === 0) {
+      yield* run.checkpoint(position, (directory) => policy.save(directory, { optimizer: true }))
+    }
+    options.onStep?.(metrics)
+    progress.step({
+      step,
+      steps: options.steps,
+      reward: metrics["reward"] ?? Number.NaN,
+      entropy: report.entropy,
+      tokensPerSecond: report.tokens.forward / seconds,
+      ...(heldOut === undefined ? {} : { heldOut: heldOut.accuracy })
+    })
+  })
+
+  let begun = performance.now()
+  yield* Task.stream(options.tasks, { seed, from: position.cursor }).pipe(
+    Batch.rounds(
+      {
+        groups: options.groups ?? 16,
+        advantage: options.advantage ?? Advantage.groupRelative(),
+        dropConstant: options.dropConstant ?? true,
+        maxDraws: options.maxDraws ?? 1
+      },
+      (draws) =>
+        draws.pipe(
+          Rollout.groups({
+            environment,
+            tokenizer,
+            seed,
+            contextLength,
+            size: options.size ?? 8,
+            sampling: { ...options.sampling, temperature },
+            concurrency: options.groups ?? 16
+          }),
+          Reward.score(reward)
+        )
+    ),
+    Stream.take(Math.max(0, options.steps - position.step)),
+    Stream.runForEach(Effect.fnUntraced(function*(batch) {
+      const report = yield* updater.batch(batch, position.step)
+      yield* finish(batch, report, begun)
+      begun = performance.now()
+    }))
+  )
+  progress.end()
+  return {
+    steps: position.step,
+    before: before?.accuracy,
+    after: heldOut?.accuracy,
+    directory: options.directory
+  } satisfies GrpoResult
+}, Effect.scoped)
+
+const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]))
+
+/** What a resumed run must share with the one it continues. Functions are left to the user's honesty. */
+const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: unknown): Record<string, unknown> => ({
+  algorithm: "grpo",
+  steps: options.steps,
+  tasks: options.tasks.name,
+  heldOut: options.heldOut?.name ?? null,
+  environment: options.environment.name,
+  tokenizer: options.tokenizer.name,
+  groups: options.groups ?? 16,
+  size: options.size ?? 8,
+  seed: options.seed ?? 0,
+  sampling: options.sampling ?? {},
+  aggregate: options.aggregate ?? "token",
+  dropConstant: options.dropConstant ?? true,
+  maxDraws: options.maxDraws ?? 1,
+  update: { ...options.update, learningRate: String(options.update.learningRate) },
+  evaluateEvery: options.evaluateEvery ?? 10,
+  checkpointEvery: options.checkpointEvery ?? 50,
+  policy
+})

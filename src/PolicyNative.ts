@@ -1,0 +1,262 @@
+/**
+ * The native engine: one model in this process that both samples and trains, on the CPU. Sampler and policy share the
+ * same weights and the same arithmetic, so the log-probabilities of a sample equal those of `logprobs` bit for bit.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import { hash64 } from "./internal/hash64.ts"
+import * as Native from "./internal/Native.ts"
+import { Policy, PolicyError, type PolicyInfo } from "./Policy.ts"
+import { type Completion, Sampler, SamplerError, type SampleRequest } from "./Sampler.ts"
+import type { Tokenizer } from "./Tokenizer.ts"
+
+const Positive = Schema.Int.check(Schema.isGreaterThan(0))
+
+/** A decoder of the Llama family, in the field names of a Hugging Face `config.json`. */
+export const ModelConfig = Schema.Struct({
+  model_type: Schema.optionalKey(Schema.Literals(["llama", "qwen2", "qwen3"])),
+  vocab_size: Positive,
+  hidden_size: Positive,
+  num_hidden_layers: Positive,
+  num_attention_heads: Positive,
+  /** Grouped-query attention when fewer than the attention heads. Default: as many. */
+  num_key_value_heads: Schema.optionalKey(Positive),
+  head_dim: Schema.optionalKey(Positive),
+  intermediate_size: Positive,
+  max_position_embeddings: Schema.optionalKey(Positive),
+  rms_norm_eps: Schema.optionalKey(Schema.Finite),
+  rope_theta: Schema.optionalKey(Schema.Finite),
+  tie_word_embeddings: Schema.optionalKey(Schema.Boolean),
+  /** Bias on the query, key and value projections, as in Qwen2. */
+  attention_bias: Schema.optionalKey(Schema.Boolean),
+  initializer_range: Schema.optionalKey(Schema.Finite)
+})
+export type ModelConfig = typeof ModelConfig.Type
+
+export const LoraConfig = Schema.Struct({
+  rank: Positive,
+  /** The adapter is scaled by alpha / rank. Default: twice the rank. */
+  alpha: Schema.optionalKey(Schema.Finite),
+  /** Names of linear layers. Default: all of them. */
+  targets: Schema.optionalKey(Schema.Array(Schema.String))
+})
+export type LoraConfig = typeof LoraConfig.Type
+
+export interface NativeOptions {
+  /** A configuration, for random weights drawn from `seed`, or the directory of a saved policy. */
+  readonly model: ModelConfig | string
+  readonly seed?: number
+  /** Dtype of the matrix products' inputs; sums are f32. Default f32. */
+  readonly dtype?: "f32" | "bf16"
+  /** Train an adapter and keep the base frozen. Default: all parameters. */
+  readonly lora?: LoraConfig
+  /** Lets the sampler match stop strings. */
+  readonly tokenizer?: Tokenizer
+  /** Default: the machine's. */
+  readonly threads?: number
+  /** Bytes of activations kept for the backward pass; what does not fit is recomputed. Default 768 MiB. */
+  readonly activationBytes?: number
+  /** Bytes of the sampler's key-value cache. Default 512 MiB. */
+  readonly cacheBytes?: number
+}
+
+const decodeModel = Schema.decodeUnknownEffect(ModelConfig, { errors: "all" })
+const decodeLora = Schema.decodeUnknownEffect(LoraConfig, { errors: "all" })
+
+interface Failure {
+  readonly operation: string
+  readonly code: string
+  readonly detail: string
+}
+
+const failure = (operation: string, cause: unknown): Failure => ({ operation, ...Native.describe(cause) })
+
+/**
+ * Policy and sampler on one native model, closed with the scope.
+ *
+ * @example
+ * ```ts
+ * const engine = PolicyNative.layer({
+ *   model: { vocab_size: 64, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 344 },
+ *   seed: 1
+ * })
+ * program.pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+  Layer.effectContext(Effect.gen(function*() {
+    const model = yield* Effect.acquireRelease(open(options), (model) => Effect.promise(() => model.close()))
+    return Context.make(Policy, policy(model)).pipe(Context.add(Sampler, sampler(model)))
+  }))
+
+const open = Effect.fnUntraced(function*(options: NativeOptions) {
+  const invalid = (field: string) => (error: { readonly message: string }) =>
+    new PolicyError({ operation: "open", code: "CONFIG", detail: `${field}: ${error.message}` })
+  const settings = {
+    seed: options.seed ?? 0,
+    dtype: options.dtype ?? "f32",
+    ...(options.lora === undefined
+      ? {}
+      : { lora: yield* decodeLora(options.lora).pipe(Effect.mapError(invalid("lora"))) }),
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
+    ...(options.activationBytes === undefined ? {} : { activationBytes: options.activationBytes }),
+    ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes })
+  }
+  const native = yield* Effect.try({
+    try: () => Native.load(),
+    catch: (cause) => new PolicyError({ operation: "open", code: "ADDON", detail: String(cause) })
+  })
+  const config = typeof options.model === "string"
+    ? undefined
+    : yield* decodeModel(options.model).pipe(Effect.mapError(invalid("model")))
+  const model = yield* Effect.tryPromise({
+    try: () =>
+      typeof options.model === "string"
+        ? native.NativeModel.open(options.model, JSON.stringify(settings))
+        : native.NativeModel.create(JSON.stringify({ ...settings, config })),
+    catch: (cause) => new PolicyError(failure("open", cause))
+  })
+  if (options.tokenizer !== undefined) {
+    const { bytes, offsets } = vocabulary(options.tokenizer)
+    model.setVocabulary(bytes, offsets)
+  }
+  return model
+})
+
+/** All tokens' bytes end to end; token i is bytes[offsets[i]..offsets[i + 1]]. */
+const vocabulary = (tokenizer: Tokenizer): { readonly bytes: Uint8Array; readonly offsets: Uint32Array } => {
+  const parts = Array.from({ length: tokenizer.vocabularySize }, (_, token) => tokenizer.bytes(token))
+  const offsets = new Uint32Array(parts.length + 1)
+  parts.forEach((part, i) => {
+    offsets[i + 1] = offsets[i]! + part.length
+  })
+  const bytes = new Uint8Array(offsets.at(-1)!)
+  parts.forEach((part, i) => bytes.set(part, offsets[i]!))
+  return { bytes, offsets }
+}
+
+const policy = (model: Native.NativeModel): Policy["Service"] => {
+  const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
+    Effect.tryPromise({ try: run, catch: (cause) => new PolicyError(failure(operation, cause)) })
+  /** Interruption raises the abort flag, and waits until the native call has really stopped. */
+  const abortable = <A>(
+    operation: string,
+    run: (abort: Native.NativeAbort) => Promise<A>
+  ): Effect.Effect<A, PolicyError> =>
+    Effect.callback((resume) => {
+      const abort = new (Native.load().NativeAbort)()
+      const done = run(abort).then(
+        (value) => resume(Effect.succeed(value)),
+        (cause: unknown) => resume(Effect.fail(new PolicyError(failure(operation, cause))))
+      )
+      return Effect.promise(() => {
+        abort.abort()
+        return done
+      })
+    })
+  return {
+    info: JSON.parse(model.info()) as PolicyInfo,
+    logprobs: (forest, options = {}) =>
+      abortable("logprobs", (abort) =>
+        model.logprobs(forest, {
+          temperature: options.temperature ?? 1,
+          entropy: options.entropy ?? false,
+          keep: options.keep ?? false,
+          weights: options.weights ?? "policy"
+        }, abort)),
+    backward: (id, dLogprobs, dEntropy) =>
+      abortable("backward", (abort) => model.backward(id, dLogprobs, dEntropy ?? null, abort)),
+    release: (id) => call("release", () => model.release(id)),
+    step: (settings) =>
+      call("step", () =>
+        model.step({
+          learningRate: settings.learningRate,
+          beta1: settings.beta1 ?? 0.9,
+          beta2: settings.beta2 ?? 0.95,
+          epsilon: settings.epsilon ?? 1e-8,
+          weightDecay: settings.weightDecay ?? 0,
+          maxGradNorm: settings.maxGradNorm ?? 1
+        })),
+    zeroGradients: call("zeroGradients", () => model.zeroGradients()),
+    freezeReference: call("freezeReference", () => model.freezeReference()),
+    save: (directory, options) => call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false })),
+    load: (directory) => call("load", () => model.load(directory))
+  }
+}
+
+const sampler = (model: Native.NativeModel): Sampler["Service"] => ({
+  name: "native",
+  sample: (request) =>
+    Effect.callback((resume) => {
+      const gathered = new Gathered(request)
+      try {
+        const id = model.sample(nativeRequest(request), (error, events) => {
+          if (error !== null) return resume(Effect.fail(new SamplerError(failure("sample", error))))
+          gathered.add(events)
+          if (gathered.complete) resume(Effect.succeed(gathered.completions()))
+        })
+        return Effect.sync(() => model.cancel(id))
+      } catch (cause) {
+        resume(Effect.fail(new SamplerError(failure("sample", cause))))
+      }
+    })
+})
+
+const nativeRequest = (request: SampleRequest): Native.SampleRequest => ({
+  prompt: request.prompt,
+  count: request.count,
+  seed: BigInt.asUintN(64, BigInt(request.key.seed)),
+  stream: hash64(request.key.stream),
+  firstIndex: request.key.index,
+  maxTokens: request.maxTokens,
+  temperature: request.temperature ?? 1,
+  topK: request.topK ?? 0,
+  topP: request.topP ?? 1,
+  minP: request.minP ?? 0,
+  stopTokens: Uint32Array.from(request.stopTokens ?? []),
+  stopStrings: [...(request.stop ?? [])]
+})
+
+/** Collects the events of one request, one call per decode step, into completions. */
+class Gathered {
+  readonly #tokens: Array<Array<number>>
+  readonly #logprobs: Array<Array<number>>
+  readonly #reasons: Array<Completion["stopReason"] | undefined>
+  #left: number
+  #version = 0
+
+  constructor(request: SampleRequest) {
+    this.#tokens = Array.from({ length: request.count }, () => [])
+    this.#logprobs = Array.from({ length: request.count }, () => [])
+    this.#reasons = Array.from({ length: request.count })
+    this.#left = request.count
+  }
+
+  get complete(): boolean {
+    return this.#left === 0
+  }
+
+  add(events: Native.SampleEvents): void {
+    this.#version = events.version
+    for (let i = 0; i < events.sample.length; i++) {
+      const sample = events.sample[i]!
+      this.#tokens[sample]!.push(events.token[i]!)
+      this.#logprobs[sample]!.push(events.logprob[i]!)
+    }
+    for (const { reason, sample } of events.finished) {
+      this.#reasons[sample] = reason
+      this.#left -= 1
+    }
+  }
+
+  completions(): ReadonlyArray<Completion> {
+    return this.#tokens.map((tokens, i) => ({
+      tokens: Uint32Array.from(tokens),
+      logprobs: Float32Array.from(this.#logprobs[i]!),
+      stopReason: this.#reasons[i]!,
+      policyVersion: this.#version
+    }))
+  }
+}
