@@ -104,14 +104,14 @@ const vitest = {
     `--outputFile.json=${report}`,
     ...extra
   ),
-  deadline: minutes(45),
+  deadline: minutes(30),
   counts: vitestCounts
 }
 const cargoTest = {
   name: "tests (cargo)",
   command: cargo("test", "--locked", "--workspace"),
   cwd: native,
-  deadline: minutes(30),
+  deadline: minutes(20),
   keep: true,
   counts: cargoCounts
 }
