@@ -150,6 +150,19 @@ describe("package", () => {
     )
   })
 
+  it("opens its native engine from dist", () => {
+    const program = `
+      import * as Effect from "effect/Effect"
+      import { Policy, PolicyNative } from "quintain"
+      const model = {
+        vocab_size: 16, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64
+      }
+      const info = Policy.Policy.pipe(Effect.map((policy) => policy.info), Effect.provide(PolicyNative.layer({ model })))
+      console.log(JSON.stringify(await Effect.runPromise(info)))`
+    const out = run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+    assert.isObject(JSON.parse(out))
+  })
+
   it("gives a strict TypeScript project its types", () => {
     const project = path.join(scratch, "project")
     const imports = Object.keys(entries).map((name, index) => `import * as m${index} from "${name}"`)
