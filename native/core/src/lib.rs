@@ -1,7 +1,14 @@
 //! The policy kernel: `sample`, `logprobs`, `backward`, `step`. It knows nothing of Node; see `native/README.md`.
 
+mod attention;
+mod backward;
 pub mod config;
 pub mod error;
 pub mod forest;
+pub mod forward;
+mod head;
 pub mod kernels;
+pub mod model;
+pub mod optimizer;
+pub mod params;
 pub mod philox;

@@ -1,0 +1,319 @@
+//! The forward pass over rows of tokens. Training and sampling run the same code; they differ in the [`KeyValues`] that
+//! attention reads and in what is kept for the gradient.
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::kernels::{RopeTable, Runtime, linear, rmsnorm, rope, silu_mul};
+use crate::model::Model;
+use crate::params::{Layer, Linear, Params};
+
+/// The projections of some rows: row `r` of each starts at `r * stride`; q and k are rotated.
+pub struct Projections<'a> {
+    /// `[rows][heads * head_dim]`
+    pub q: &'a [f32],
+    /// `[rows][kv_heads * head_dim]`
+    pub k: &'a [f32],
+    /// `[rows][kv_heads * head_dim]`
+    pub v: &'a [f32],
+    pub stride: usize,
+    pub rows: usize,
+}
+
+/// Where attention finds keys and values: a token forest, or the paged cache of the sampler.
+pub trait KeyValues {
+    /// Stores k and v of these rows for `layer` and writes what their queries attend to.
+    ///
+    /// `out` is `[rows][heads * head_dim]`; `lse` is `[rows][heads]`, the log-sum-exp of the scaled scores.
+    fn attend(&mut self, rt: &Runtime, layer: usize, rows: &Projections, out: &mut [f32], lse: &mut [f32])
+    -> Result<()>;
+}
+
+/// Weights and constants of one forward pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Net<'a> {
+    pub rt: &'a Runtime,
+    pub config: &'a ModelConfig,
+    pub params: &'a Params,
+    pub rope: &'a RopeTable,
+    /// Whether adapters are added.
+    pub adapter: bool,
+}
+
+/// What a layer computes on the way; backward reads it.
+#[derive(Default)]
+pub(crate) struct Activations {
+    /// q|k|v `[rows][qkv_width]`, after bias, head norms and rotation.
+    pub qkv: Vec<f32>,
+    /// q|k before the head norms, only where a model has them.
+    pub raw: Vec<f32>,
+    /// Attention output `[rows][q_width]`.
+    pub attn: Vec<f32>,
+    /// `[rows][heads]`
+    pub lse: Vec<f32>,
+    /// The residual stream between attention and feed-forward `[rows][hidden]`.
+    pub mid: Vec<f32>,
+    /// gate|up `[rows][2 * intermediate]`.
+    pub gate_up: Vec<f32>,
+    /// Scaled inner activations of the adapters of qkv, o, gate_up and down.
+    pub low: [Vec<f32>; 4],
+}
+
+/// Buffers of a forward pass that are free again after it; keep one per thread that calls [`forward_rows`].
+#[derive(Default)]
+pub struct Scratch {
+    pub(crate) x: [Vec<f32>; 2],
+    pub(crate) normed: Vec<f32>,
+    pub(crate) act: Vec<f32>,
+    pub(crate) layer: Activations,
+}
+
+/// At least `len` numbers of unspecified value, allocated only when the buffer has to grow.
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        // Not `resize`: that would copy what nobody reads; this takes fresh zero pages from the system.
+        *buffer = Vec::new();
+        *buffer = vec![0.0; len];
+    }
+    &mut buffer[..len]
+}
+
+impl Activations {
+    /// Widths of the buffers, in the order of [`Activations::buffers`].
+    fn widths(config: &ModelConfig, layer: &Layer) -> [usize; 10] {
+        [
+            config.qkv_width(),
+            if config.has_qk_norm() { config.q_width() + config.kv_width() } else { 0 },
+            config.q_width(),
+            config.num_attention_heads,
+            config.hidden_size,
+            2 * config.intermediate_size,
+            layer.qkv.low_width(),
+            layer.o.low_width(),
+            layer.gate_up.low_width(),
+            layer.down.low_width(),
+        ]
+    }
+
+    /// Numbers per row.
+    pub fn width(config: &ModelConfig, layer: &Layer) -> usize {
+        Self::widths(config, layer).iter().sum()
+    }
+
+    fn buffers(&mut self) -> [&mut Vec<f32>; 10] {
+        let [qkv, o, gate_up, down] = &mut self.low;
+        [
+            &mut self.qkv,
+            &mut self.raw,
+            &mut self.attn,
+            &mut self.lse,
+            &mut self.mid,
+            &mut self.gate_up,
+            qkv,
+            o,
+            gate_up,
+            down,
+        ]
+    }
+
+    /// Makes room for `rows`.
+    pub fn prepare(&mut self, config: &ModelConfig, layer: &Layer, rows: usize) {
+        for (buffer, width) in self.buffers().into_iter().zip(Self::widths(config, layer)) {
+            sized(buffer, rows * width);
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let low: usize = self.low.iter().map(Vec::capacity).sum();
+        let rest = [&self.qkv, &self.raw, &self.attn, &self.lse, &self.mid, &self.gate_up];
+        (low + rest.iter().map(|buffer| buffer.capacity()).sum::<usize>()) * size_of::<f32>()
+    }
+}
+
+impl Scratch {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let rest = [&self.x[0], &self.x[1], &self.normed, &self.act];
+        self.layer.bytes() + rest.iter().map(|buffer| buffer.capacity()).sum::<usize>() * size_of::<f32>()
+    }
+}
+
+impl Net<'_> {
+    /// `y = linear(x)`, or `y += linear(x)`, with bias and adapter. `low` receives the adapter's inner activation.
+    pub fn linear(&self, linear_: &Linear, x: &[f32], rows: usize, y: &mut [f32], accumulate: bool, low: &mut [f32]) {
+        let width = linear_.outputs;
+        linear(self.rt, x, rows, linear_.inputs, self.params.get(linear_.base).weight(), y, width, accumulate);
+        if let Some(bias) = linear_.bias {
+            let bias = self.params.get(bias).values();
+            for row in y[..rows * width].chunks_exact_mut(width) {
+                row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+        }
+        self.low(linear_, x, rows, low);
+        let Some(lora) = linear_.lora.as_ref().filter(|_| self.adapter) else { return };
+        let low_width = linear_.low_width();
+        for (part, b) in lora.parts.iter().enumerate() {
+            let (x, y) = (&low[part * lora.rank..], &mut y[b.outputs.start..]);
+            linear(self.rt, x, rows, low_width, self.params.get(b.b).weight(), y, width, true);
+        }
+    }
+
+    /// The inner activation of an adapter, scaled: `low = scale · x · Aᵀ`.
+    pub fn low(&self, linear_: &Linear, x: &[f32], rows: usize, low: &mut [f32]) {
+        let Some(lora) = linear_.lora.as_ref().filter(|_| self.adapter) else { return };
+        let width = linear_.low_width();
+        linear(self.rt, x, rows, linear_.inputs, self.params.get(lora.a).weight(), low, width, false);
+        low[..rows * width].iter_mut().for_each(|value| *value *= lora.scale);
+    }
+
+    /// RMSNorm with the weight at `index`.
+    pub fn norm(&self, index: usize, x: &[f32], rows: usize, y: &mut [f32]) {
+        let hidden = self.config.hidden_size;
+        rmsnorm(self.rt, x, self.params.get(index).values(), self.config.rms_norm_eps, y, rows, hidden);
+    }
+
+    /// Embeddings of `tokens`.
+    pub fn embed(&self, tokens: &[u32], x: &mut [f32]) {
+        let embed = self.params.get(self.params.layout.embed);
+        for (token, x) in tokens.iter().zip(x.chunks_exact_mut(self.config.hidden_size)) {
+            embed.row(*token as usize, x);
+        }
+    }
+
+    /// The first half of layer `index`: from the residual stream `x` to `a.mid`.
+    pub fn attention(
+        &self,
+        index: usize,
+        x: &[f32],
+        positions: &[u32],
+        kv: &mut dyn KeyValues,
+        a: &mut Activations,
+        normed: &mut Vec<f32>,
+    ) -> Result<()> {
+        let (config, layer, rows) = (self.config, &self.params.layout.layers[index], positions.len());
+        a.prepare(config, layer, rows);
+        let (hidden, stride) = (config.hidden_size, config.qkv_width());
+        let (q_width, kv_width) = (config.q_width(), config.kv_width());
+        let normed = sized(normed, rows * hidden);
+        self.norm(layer.attn_norm, x, rows, normed);
+        self.linear(&layer.qkv, normed, rows, &mut a.qkv, false, &mut a.low[0]);
+        if let Some((q_norm, k_norm)) = layer.qk_norms {
+            self.head_norms(rows, q_norm, k_norm, a);
+        }
+        let heads = config.num_attention_heads;
+        rope(self.rt, &mut a.qkv[..rows * stride], stride, heads, positions, self.rope, false);
+        rope(self.rt, &mut a.qkv[q_width..rows * stride], stride, config.kv_heads(), positions, self.rope, false);
+        let projections = Projections {
+            q: &a.qkv[..rows * stride],
+            k: &a.qkv[q_width..rows * stride],
+            v: &a.qkv[q_width + kv_width..rows * stride],
+            stride,
+            rows,
+        };
+        let (out, lse) = (&mut a.attn[..rows * q_width], &mut a.lse[..rows * heads]);
+        kv.attend(self.rt, index, &projections, out, lse)?;
+        a.mid[..rows * hidden].copy_from_slice(&x[..rows * hidden]);
+        self.linear(&layer.o, &a.attn, rows, &mut a.mid, true, &mut a.low[1]);
+        Ok(())
+    }
+
+    /// Normalises the heads of q and k, leaving their raw values in `a.raw`.
+    fn head_norms(&self, rows: usize, q_norm: usize, k_norm: usize, a: &mut Activations) {
+        let (config, stride) = (self.config, self.config.qkv_width());
+        let (dim, eps) = (config.head_dim(), config.rms_norm_eps);
+        let (q_width, width) = (config.q_width(), config.q_width() + config.kv_width());
+        let raws = a.raw[..rows * width].chunks_exact_mut(width);
+        for (row, raw) in a.qkv[..rows * stride].chunks_exact_mut(stride).zip(raws) {
+            raw.copy_from_slice(&row[..width]);
+            let (q, k) = row[..width].split_at_mut(q_width);
+            rmsnorm(self.rt, &raw[..q_width], self.params.get(q_norm).values(), eps, q, q_width / dim, dim);
+            rmsnorm(self.rt, &raw[q_width..], self.params.get(k_norm).values(), eps, k, (width - q_width) / dim, dim);
+        }
+    }
+
+    /// The gate|up half of the feed-forward: from `a.mid` to `a.gate_up`.
+    pub fn gate_up(&self, index: usize, rows: usize, a: &mut Activations, normed: &mut Vec<f32>) {
+        let layer = &self.params.layout.layers[index];
+        let normed = sized(normed, rows * self.config.hidden_size);
+        self.norm(layer.mlp_norm, &a.mid, rows, normed);
+        self.linear(&layer.gate_up, normed, rows, &mut a.gate_up, false, &mut a.low[2]);
+    }
+
+    /// `act = silu(gate) * up`.
+    pub fn activate(&self, rows: usize, gate_up: &[f32], act: &mut [f32]) {
+        let inner = self.config.intermediate_size;
+        let act = crate::kernels::SharedMut::new(act);
+        self.rt.parallel_ranges(rows, ROW_GRAIN.div_ceil(inner), |range| {
+            for row in range {
+                let (gate, up) = gate_up[row * 2 * inner..(row + 1) * 2 * inner].split_at(inner);
+                // SAFETY: each row is written by one task.
+                silu_mul(self.rt, gate, up, unsafe { act.range(row * inner..(row + 1) * inner) });
+            }
+        });
+    }
+
+    /// The down half of the feed-forward: from `a.mid` and `a.gate_up` to the next residual stream `y`.
+    pub fn down(&self, index: usize, rows: usize, a: &mut Activations, act: &mut Vec<f32>, y: &mut [f32]) {
+        let layer = &self.params.layout.layers[index];
+        let hidden = self.config.hidden_size;
+        let act = sized(act, rows * self.config.intermediate_size);
+        self.activate(rows, &a.gate_up, act);
+        y[..rows * hidden].copy_from_slice(&a.mid[..rows * hidden]);
+        self.linear(&layer.down, act, rows, y, true, &mut a.low[3]);
+    }
+
+    /// What [`Net::down`] leaves in `a`, without the product itself.
+    pub fn low_of_down(&self, index: usize, rows: usize, a: &mut Activations, act: &mut Vec<f32>) {
+        let layer = &self.params.layout.layers[index];
+        if layer.down.lora.is_some() {
+            let act = sized(act, rows * self.config.intermediate_size);
+            self.activate(rows, &a.gate_up, act);
+            self.low(&layer.down, act, rows, &mut a.low[3]);
+        }
+    }
+
+    /// Logits of rows that have passed the final norm.
+    pub fn logits(&self, hidden: &[f32], rows: usize, logits: &mut [f32]) {
+        let head = self.params.get(self.params.layout.head).weight();
+        linear(self.rt, hidden, rows, self.config.hidden_size, head, logits, self.config.vocab_size, false);
+    }
+}
+
+/// Numbers below which element-wise work is not worth a second thread.
+pub(crate) const ROW_GRAIN: usize = 16 * 1024;
+
+/// Runs `tokens`, one row each, through the model; `hidden` receives the rows after the final norm.
+/// `adapter: false` is the reference policy: no adapters, or the frozen copy of a fully trained model.
+pub fn forward_rows(
+    model: &Model,
+    adapter: bool,
+    tokens: &[u32],
+    positions: &[u32],
+    kv: &mut dyn KeyValues,
+    scratch: &mut Scratch,
+    hidden: &mut Vec<f32>,
+) -> Result<()> {
+    let net = model.net(adapter)?;
+    let (rows, width) = (tokens.len(), net.config.hidden_size);
+    if positions.len() != rows {
+        return Err(Error::shape("forward", format!("{rows} tokens, {} positions", positions.len())));
+    }
+    let Scratch { x: [x, next], normed, act, layer } = scratch;
+    let (mut x, mut next) = (sized(x, rows * width), sized(next, rows * width));
+    net.embed(tokens, x);
+    for index in 0..net.config.num_hidden_layers {
+        net.attention(index, x, positions, kv, layer, normed)?;
+        net.gate_up(index, rows, layer, normed);
+        net.down(index, rows, layer, act, next);
+        std::mem::swap(&mut x, &mut next);
+    }
+    net.norm(net.params.layout.norm, x, rows, sized(hidden, rows * width));
+    hidden.truncate(rows * width);
+    Ok(())
+}
+
+/// Logits `[m][vocab_size]` of rows that [`forward_rows`] returned.
+pub fn head_logits(model: &Model, adapter: bool, hidden: &[f32], m: usize, logits: &mut [f32]) -> Result<()> {
+    model.net(adapter)?.logits(hidden, m, logits);
+    Ok(())
+}

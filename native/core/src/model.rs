@@ -1,0 +1,364 @@
+//! The policy: weights, and the verbs `logprobs`, `backward` and `step` on them. (`sample` is the sampler's.)
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::attention::ForestAttention;
+use crate::backward::BackwardScratch;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::forest::Forest;
+use crate::forward::{Activations, Net, Scratch, sized};
+use crate::head::{HeadPlan, HeadScratch};
+use crate::kernels::{RopeTable, RowStats, Runtime};
+use crate::optimizer::{Moments, apply, global_norm};
+use crate::params::{Gradients, Params};
+
+pub use crate::head::Targets;
+pub use crate::optimizer::{AdamW, StepReport};
+pub use crate::params::{Dtype, LoraConfig};
+
+/// Raised by the caller to end a call early; it then returns [`Error::Aborted`].
+pub type AbortFlag = Arc<AtomicBool>;
+
+/// [`Error::Aborted`] if the flag is raised.
+pub fn check_abort(abort: &AbortFlag, op: &'static str) -> Result<()> {
+    if abort.load(Ordering::Relaxed) { Err(Error::Aborted { op }) } else { Ok(()) }
+}
+
+/// How a model is stored and trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    pub dtype: Dtype,
+    /// None: all parameters are trained.
+    pub lora: Option<LoraConfig>,
+    /// Bytes that a kept forward may take for activations; layers beyond it are computed again in `backward`. Their
+    /// inputs are always kept, and one layer at least. It changes no result.
+    pub activation_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { dtype: Dtype::F32, lora: None, activation_bytes: 768 << 20 }
+    }
+}
+
+/// Settings of [`Model::logprobs`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogprobOptions {
+    /// Logits are divided by it.
+    pub temperature: f32,
+    /// Whether to return entropies.
+    pub entropy: bool,
+    /// Whether to keep what `backward` needs.
+    pub keep: bool,
+    /// `false`: the reference policy (no adapters, or the frozen copy of a fully trained model).
+    pub adapter: bool,
+}
+
+impl Default for LogprobOptions {
+    fn default() -> Self {
+        LogprobOptions { temperature: 1.0, entropy: false, keep: false, adapter: true }
+    }
+}
+
+/// Result of [`Model::logprobs`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    /// Per target: `log softmax(logits / temperature)[token]`.
+    pub logprobs: Vec<f32>,
+    /// Per target: entropy of its position's distribution; empty unless asked for.
+    pub entropy: Vec<f32>,
+    /// Names the kept forward for [`Model::backward`].
+    pub id: u64,
+}
+
+/// A forward that waits for its backward.
+struct Kept {
+    id: u64,
+    forest: Forest,
+    plan: HeadPlan,
+    stats: Vec<RowStats>,
+    inverse_temperature: f32,
+    /// Layers before this one are computed again.
+    first_kept: usize,
+}
+
+/// Buffers that live as long as the model, so that a call allocates only when a batch is larger than all before.
+#[derive(Default)]
+pub(crate) struct Work {
+    scratch: Scratch,
+    head: HeadScratch,
+    backward: BackwardScratch,
+    keys: Vec<f32>,
+    /// The residual stream before each layer and after the last, of the kept forward.
+    streams: Vec<Vec<f32>>,
+    /// Activations of the last layers of the kept forward; the first set also serves the recomputed layers.
+    layers: Vec<Activations>,
+}
+
+/// A policy.
+pub struct Model {
+    pub config: ModelConfig,
+    pub rt: Arc<Runtime>,
+    pub(crate) options: Options,
+    pub(crate) params: Params,
+    pub(crate) reference: Option<Params>,
+    pub(crate) gradients: Gradients,
+    pub(crate) moments: Moments,
+    /// Counts changes of the weights.
+    pub(crate) version: u64,
+    rope: RopeTable,
+    work: Work,
+    kept: Option<Kept>,
+    next_id: u64,
+    /// Backward passes since the last step.
+    accumulated: u64,
+}
+
+impl Model {
+    /// A model with random weights, distributed as transformers initialises them.
+    pub fn random(rt: &Arc<Runtime>, config: ModelConfig, seed: u64, options: Options) -> Result<Model> {
+        let params = Params::random(rt, &config, options.dtype, options.lora.as_ref(), seed)?;
+        Ok(Model::assemble(rt, config, params, options))
+    }
+
+    pub(crate) fn assemble(rt: &Arc<Runtime>, config: ModelConfig, params: Params, options: Options) -> Model {
+        let rope = RopeTable::new(f64::from(config.rope_theta), config.head_dim(), config.max_position_embeddings);
+        Model {
+            config,
+            rt: rt.clone(),
+            options,
+            params,
+            reference: None,
+            gradients: Gradients::default(),
+            moments: Moments::default(),
+            version: 0,
+            rope,
+            work: Work::default(),
+            kept: None,
+            next_id: 1,
+            accumulated: 0,
+        }
+    }
+
+    /// The network of the policy, or of the reference policy.
+    pub(crate) fn net(&self, adapter: bool) -> Result<Net<'_>> {
+        let params = match (adapter, &self.options.lora, &self.reference) {
+            (true, ..) | (false, Some(_), _) => &self.params,
+            (false, None, Some(reference)) => reference,
+            (false, None, None) => {
+                let message = "there is no reference policy: call freeze_reference first";
+                return Err(Error::state("logprobs", message));
+            }
+        };
+        Ok(Net { rt: &self.rt, config: &self.config, params, rope: &self.rope, adapter })
+    }
+
+    /// Version of the weights: grows with every step, load and `set_parameter`.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Optimiser steps taken.
+    pub fn steps(&self) -> u64 {
+        self.moments.steps
+    }
+
+    /// How the model is stored and trained.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Makes the present policy the reference: with adapters nothing (the reference is the model without them), else a
+    /// frozen copy in the compute dtype.
+    pub fn freeze_reference(&mut self) {
+        if self.options.lora.is_none() {
+            self.reference = Some(self.params.frozen());
+        }
+    }
+
+    /// Log-probabilities of the targets. With `keep`, a former forward that was kept is dropped.
+    pub fn logprobs(
+        &mut self,
+        forest: &Forest,
+        targets: &Targets,
+        options: LogprobOptions,
+        abort: &AbortFlag,
+    ) -> Result<Forward> {
+        forest.check(&self.config)?;
+        if !(options.temperature.is_finite() && options.temperature > 0.0) {
+            let message = format!("is {}, must be positive and finite", options.temperature);
+            return Err(Error::config("temperature", message));
+        }
+        if options.keep && !options.adapter {
+            return Err(Error::state("logprobs", "the reference policy has no gradient: use keep or adapter: false"));
+        }
+        let plan = HeadPlan::new(forest, targets, self.config.vocab_size)?;
+        let inverse_temperature = 1.0 / options.temperature;
+        let mut work = std::mem::take(&mut self.work);
+        let first_kept = self.first_kept(forest.len());
+        if options.keep {
+            self.kept = None;
+        }
+        let result = self.run_forward(forest, options, first_kept, &mut work, abort).and_then(|()| {
+            let mut logprobs = vec![0.0; plan.targets()];
+            let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];
+            let Work { streams, scratch, head, .. } = &mut work;
+            let x = if options.keep { &streams[self.config.num_hidden_layers] } else { &scratch.x[0] };
+            let out = (&mut logprobs[..], &mut entropy[..]);
+            let stats = self.net(options.adapter)?.head(x, &plan, inverse_temperature, head, abort, out)?;
+            Ok((logprobs, entropy, stats))
+        });
+        self.work = work;
+        let (logprobs, entropy, stats) = result?;
+        let id = self.next_id;
+        self.next_id += 1;
+        if options.keep {
+            self.kept = Some(Kept { id, forest: forest.clone(), plan, stats, inverse_temperature, first_kept });
+        }
+        Ok(Forward { logprobs, entropy, id })
+    }
+
+    /// The first layer whose activations fit into the budget.
+    fn first_kept(&self, rows: usize) -> usize {
+        let layers = &self.params.layout.layers;
+        let stream = rows * self.config.hidden_size * size_of::<f32>();
+        let layer = rows * Activations::width(&self.config, &layers[0]) * size_of::<f32>();
+        let budget = self.options.activation_bytes.saturating_sub(stream * (layers.len() + 1));
+        layers.len() - (budget / layer.max(1)).clamp(1, layers.len())
+    }
+
+    /// All layers. The last residual stream is `work.streams[layers]` if kept, `work.scratch.x[0]` if not.
+    fn run_forward(
+        &self,
+        forest: &Forest,
+        options: LogprobOptions,
+        first_kept: usize,
+        work: &mut Work,
+        abort: &AbortFlag,
+    ) -> Result<()> {
+        let net = self.net(options.adapter)?;
+        let (rows, hidden, layers) = (forest.len(), self.config.hidden_size, self.config.num_hidden_layers);
+        let Work { scratch, keys, streams, layers: sets, .. } = work;
+        let mut attention = ForestAttention::new(&self.config, forest, keys);
+        if options.keep {
+            streams.resize_with(layers + 1, Vec::new);
+            sets.resize_with((layers - first_kept).max(sets.len()), Activations::default);
+            net.embed(forest.tokens(), sized(&mut streams[0], rows * hidden));
+        } else {
+            net.embed(forest.tokens(), sized(&mut scratch.x[0], rows * hidden));
+        }
+        for index in 0..layers {
+            check_abort(abort, "logprobs")?;
+            if options.keep {
+                let (before, after) = streams.split_at_mut(index + 1);
+                let (x, next) = (&before[index], sized(&mut after[0], rows * hidden));
+                let a = &mut sets[index.saturating_sub(first_kept)];
+                net.attention(index, x, forest.positions(), &mut attention, a, &mut scratch.normed)?;
+                net.gate_up(index, rows, a, &mut scratch.normed);
+                net.down(index, rows, a, &mut scratch.act, next);
+            } else {
+                let Scratch { x: [x, next], normed, act, layer } = &mut *scratch;
+                net.attention(index, x, forest.positions(), &mut attention, layer, normed)?;
+                net.gate_up(index, rows, layer, normed);
+                net.down(index, rows, layer, act, sized(next, rows * hidden));
+                std::mem::swap(x, next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of `sum dlogprob · logprob (+ sum dentropy · entropy)` of the kept forward `id` to the
+    /// accumulated gradients, and drops that forward. If it is aborted, all accumulated gradients are dropped.
+    pub fn backward(&mut self, id: u64, dlogprob: &[f32], dentropy: Option<&[f32]>, abort: &AbortFlag) -> Result<()> {
+        let Some(kept) = self.kept.as_ref().filter(|kept| kept.id == id) else {
+            let message = format!("forward {id} is not kept: it was used, superseded, or made with keep: false");
+            return Err(Error::state("backward", message));
+        };
+        let targets = kept.plan.targets();
+        for (name, values) in [("dlogprob", Some(dlogprob)), ("dentropy", dentropy)] {
+            let Some(values) = values else { continue };
+            if values.len() != targets {
+                let message = format!("{name} has {} values for {targets} targets", values.len());
+                return Err(Error::shape("backward", message));
+            }
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                let message = format!("{name}[{at}] is {}", values[at]);
+                return Err(Error::NonFinite { op: "backward", message });
+            }
+        }
+        let Some(kept) = self.kept.take() else { unreachable!("checked above") };
+        let mut work = std::mem::take(&mut self.work);
+        let mut gradients = std::mem::take(&mut self.gradients);
+        let result = self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort);
+        self.work = work;
+        self.gradients = gradients;
+        match result {
+            Ok(()) => self.accumulated += 1,
+            Err(_) => self.zero_grad(),
+        }
+        result
+    }
+
+    fn run_backward(
+        &self,
+        kept: &Kept,
+        dlogprob: &[f32],
+        dentropy: Option<&[f32]>,
+        work: &mut Work,
+        gradients: &mut Gradients,
+        abort: &AbortFlag,
+    ) -> Result<()> {
+        let net = self.net(true)?;
+        let forest = &kept.forest;
+        let (rows, layers) = (forest.len(), self.config.num_hidden_layers);
+        let Work { scratch, head, backward, keys, streams, layers: sets } = work;
+        let dx = sized(&mut backward.dx, rows * self.config.hidden_size);
+        dx.fill(0.0);
+        let plan = (&kept.plan, &kept.stats[..]);
+        let scale = kept.inverse_temperature;
+        net.head_backward(&streams[layers], plan, scale, (dlogprob, dentropy), head, gradients, dx, abort)?;
+        let mut attention = ForestAttention::new(&self.config, forest, keys);
+        let Scratch { normed, act, .. } = scratch;
+        for index in (0..layers).rev() {
+            check_abort(abort, "backward")?;
+            let x = &streams[index];
+            let a = &mut sets[index.saturating_sub(kept.first_kept)];
+            if index < kept.first_kept {
+                net.attention(index, x, forest.positions(), &mut attention, a, normed)?;
+                net.gate_up(index, rows, a, normed);
+                net.low_of_down(index, rows, a, act);
+            }
+            let buffers = (&mut *normed, &mut *act);
+            net.layer_backward(index, x, forest.positions(), a, &mut attention, buffers, backward, gradients);
+        }
+        net.embed_backward(forest.tokens(), &backward.dx, gradients);
+        Ok(())
+    }
+
+    /// One AdamW step on the accumulated gradients, which are then zero. A non-finite norm skips the step.
+    pub fn step(&mut self, settings: AdamW) -> Result<StepReport> {
+        settings.validate()?;
+        if self.accumulated == 0 {
+            return Err(Error::state("step", "there are no gradients: call backward first"));
+        }
+        let grad_norm = global_norm(&self.rt, &self.params, &self.gradients);
+        let skipped = !grad_norm.is_finite();
+        let scale = settings.max_grad_norm.map_or(1.0, |max| (f64::from(max) / (grad_norm + 1e-6)).min(1.0));
+        if !skipped {
+            // A forward that is still kept belongs to the old weights.
+            self.kept = None;
+            apply(&self.rt, &mut self.params, &self.gradients, &mut self.moments, &settings, scale as f32);
+            self.version += 1;
+        }
+        self.zero_grad();
+        Ok(StepReport { grad_norm, clipped: !skipped && scale < 1.0, skipped, version: self.version })
+    }
+
+    /// Drops the accumulated gradients.
+    pub fn zero_grad(&mut self) {
+        self.gradients.zero();
+        self.accumulated = 0;
+    }
+}

@@ -1,0 +1,246 @@
+//! Parameter storage. All parameters of a model stand in one list; the structure of the network refers to them by index.
+//! So gradients and moments are lists of the same length, and whoever walks over all parameters (optimiser, checkpoint,
+//! memory report) needs to know nothing of the network.
+
+mod gradients;
+mod init;
+mod layout;
+
+use std::ops::Range;
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::kernels::{NR, PackedBf16, PackedF32, Runtime, Weight};
+
+pub use gradients::Gradients;
+pub use layout::{Layer, Layout, Linear, Lora, LoraPart};
+
+/// What weights are multiplied in. Accumulation is always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    Bf16,
+}
+
+/// Low-rank adapters, in PEFT's terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraConfig {
+    pub rank: usize,
+    pub alpha: f32,
+    /// Module names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`.
+    pub targets: Vec<String>,
+}
+
+impl LoraConfig {
+    /// Every module an adapter can sit on.
+    pub const MODULES: [&'static str; 7] =
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+    /// Adapters on all linear layers.
+    pub fn all(rank: usize, alpha: f32) -> Self {
+        LoraConfig { rank, alpha, targets: Self::MODULES.map(String::from).to_vec() }
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.rank == 0 || self.rank > 4096 {
+            return Err(Error::config("lora.rank", format!("is {}, must lie between 1 and 4096", self.rank)));
+        }
+        if !self.alpha.is_finite() {
+            return Err(Error::config("lora.alpha", format!("is {}, must be finite", self.alpha)));
+        }
+        if self.targets.is_empty() {
+            return Err(Error::config("lora.targets", "is empty, name at least one module"));
+        }
+        match self.targets.iter().find(|t| !Self::MODULES.contains(&t.as_str())) {
+            Some(unknown) => {
+                let message = format!("`{unknown}` is unknown, use some of {}", Self::MODULES.join(", "));
+                Err(Error::config("lora.targets", message))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Some rows of a [`Parameter`] under the name they have in a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slice {
+    pub name: String,
+    pub rows: Range<usize>,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Init {
+    Zeros,
+    Ones,
+    Normal(f32),
+    /// Uniform in `±1/sqrt(fan in)`: kaiming-uniform with `a = sqrt 5`.
+    Kaiming,
+}
+
+/// A tensor `[n, k]`; a vector (a norm, a bias) has `k = 1`, which makes its panels the plain vector.
+pub struct Parameter {
+    pub slices: Vec<Slice>,
+    pub n: usize,
+    pub k: usize,
+    pub vector: bool,
+    pub trainable: bool,
+    pub(crate) init: Init,
+    dtype: Dtype,
+    /// The f32 values. Absent for what is frozen and computed in bf16.
+    master: Option<PackedF32>,
+    /// What products read when the dtype is bf16.
+    compute: Option<PackedBf16>,
+}
+
+impl Parameter {
+    fn matrix(slices: Vec<Slice>, k: usize, init: Init, trainable: bool, dtype: Dtype) -> Self {
+        let n = slices.last().map_or(0, |slice| slice.rows.end);
+        Parameter { slices, n, k, vector: false, trainable, init, dtype, master: None, compute: None }
+    }
+
+    /// Vectors take part in no product: they stay f32.
+    fn vector(slices: Vec<Slice>, init: Init, trainable: bool) -> Self {
+        Parameter { vector: true, ..Parameter::matrix(slices, 1, init, trainable, Dtype::F32) }
+    }
+
+    /// Gives the parameter its values, and drops those that the dtype does not need.
+    pub(crate) fn assign(&mut self, values: PackedF32) {
+        debug_assert_eq!((values.n, values.k), (self.n, self.k));
+        self.compute = (self.dtype == Dtype::Bf16).then(|| PackedBf16::from_packed_f32(&values));
+        self.master = (self.trainable || self.dtype == Dtype::F32).then_some(values);
+    }
+
+    /// What products of this parameter are computed in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The matrix, as products read it.
+    pub fn weight(&self) -> Weight<'_> {
+        match (&self.compute, &self.master) {
+            (Some(bf16), _) => Weight::Bf16(bf16),
+            (None, Some(f32)) => Weight::F32(f32),
+            (None, None) => unreachable!("{} has no values", self.slices[0].name),
+        }
+    }
+
+    /// The plain values of a vector.
+    pub fn values(&self) -> &[f32] {
+        debug_assert!(self.vector);
+        &self.master.as_ref().expect("vectors are f32").data[..self.n]
+    }
+
+    /// One row, as products read it (an embedding).
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        match self.weight() {
+            Weight::F32(w) => w.get_row(row, out),
+            Weight::Bf16(w) => w.get_row(row, out),
+        }
+    }
+
+    /// f32 and bf16 values for the optimiser: the master and its compute copy.
+    pub(crate) fn values_mut(&mut self) -> (&mut PackedF32, Option<&mut PackedBf16>) {
+        (self.master.as_mut().expect("what is trained has a master"), self.compute.as_mut())
+    }
+
+    /// Row-major values of some rows, from the f32 master if there is one.
+    pub fn read_rows(&self, rows: Range<usize>) -> Vec<f32> {
+        match (&self.master, &self.compute) {
+            (Some(w), _) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
+            (None, Some(w)) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
+            (None, None) => unreachable!("{} has no values", self.slices[0].name),
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.master.as_ref().map_or(0, |w| size_of_val(&*w.data)) + self.compute.as_ref().map_or(0, |w| size_of_val(&*w.data))
+    }
+
+    /// A frozen copy that holds only what products read.
+    fn frozen(&self) -> Parameter {
+        let master = if self.compute.is_some() { None } else { self.master.clone() };
+        let (slices, compute) = (self.slices.clone(), self.compute.clone());
+        Parameter { slices, trainable: false, master, compute, ..*self }
+    }
+}
+
+/// Row-major copies of rows that `get` reads.
+pub(crate) fn read_rows(k: usize, rows: Range<usize>, get: impl Fn(usize, &mut [f32])) -> Vec<f32> {
+    let mut values = vec![0.0; rows.len() * k];
+    for (row, out) in rows.zip(values.chunks_exact_mut(k)) {
+        get(row, out);
+    }
+    values
+}
+
+/// All parameters of a model and how the network uses them.
+pub struct Params {
+    pub list: Vec<Parameter>,
+    pub layout: Layout,
+}
+
+impl Params {
+    /// Draws every parameter from `seed`. What a tensor starts with depends on its name alone, so adapters or another
+    /// dtype do not change the base.
+    pub fn random(rt: &Runtime, config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>, seed: u64) -> Result<Self> {
+        let mut params = Params::empty(config, dtype, lora)?;
+        for parameter in &mut params.list {
+            let values = init::draw(rt, parameter, seed);
+            parameter.assign(values);
+        }
+        Ok(params)
+    }
+
+    /// The list without values.
+    fn empty(config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>) -> Result<Self> {
+        config.validate()?;
+        if let Some(lora) = lora {
+            lora.validate()?;
+        }
+        let (list, layout) = layout::build(config, dtype, lora);
+        Ok(Params { list, layout })
+    }
+
+    /// The parameter at an index of the layout.
+    pub fn get(&self, index: usize) -> &Parameter {
+        &self.list[index]
+    }
+
+    /// Where a checkpoint name lives: index of the parameter, its rows.
+    pub fn find(&self, name: &str) -> Option<(usize, Range<usize>)> {
+        self.list.iter().enumerate().find_map(|(index, parameter)| {
+            parameter.slices.iter().find(|slice| slice.name == name).map(|slice| (index, slice.rows.clone()))
+        })
+    }
+
+    /// Overwrites rows of a parameter with row-major values.
+    pub fn write_rows(&mut self, index: usize, rows: Range<usize>, values: &[f32]) {
+        let parameter = &mut self.list[index];
+        let mut whole = match (parameter.master.take(), &parameter.compute) {
+            (Some(master), _) => master,
+            (None, Some(compute)) => PackedF32::from_rows(&compute.to_rows(), parameter.n, parameter.k),
+            (None, None) => PackedF32::zeros(parameter.n, parameter.k),
+        };
+        for (row, values) in rows.zip(values.chunks_exact(parameter.k)) {
+            whole.set_row(row, values);
+        }
+        parameter.assign(whole);
+    }
+
+    /// A frozen copy in the compute dtype.
+    pub fn frozen(&self) -> Params {
+        Params { list: self.list.iter().map(Parameter::frozen).collect(), layout: self.layout.clone() }
+    }
+
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.list.iter().map(Parameter::bytes).sum()
+    }
+}
+
+/// f32 numbers that the panels of a tensor `[n, k]` take.
+pub(crate) fn packed_len(n: usize, k: usize) -> usize {
+    n.div_ceil(NR) * NR * k
+}
