@@ -128,7 +128,8 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     const step = position.step + 1
     position = { ...position, step, cursor: batch.next!, tokens: position.tokens + report.tokens.forward }
     const last = step === options.steps
-    if (last || step % (options.evaluateEvery ?? 10) === 0) heldOut = yield* evaluate
+    const evaluated = last || step % (options.evaluateEvery ?? 10) === 0
+    if (evaluated) heldOut = yield* evaluate
     const seconds = (performance.now() - begun) / 1000
     const metrics = {
       step,
@@ -143,7 +144,7 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
       step_time: seconds,
       ...prefixed("timing_s/", report.seconds),
       "timing_s/rollout_and_reward": seconds - report.seconds.total,
-      ...(heldOut === undefined ? {} : { eval_reward: heldOut.reward, eval_accuracy: heldOut.accuracy })
+      ...(evaluated && heldOut !== undefined ? { eval_reward: heldOut.reward, eval_accuracy: heldOut.accuracy } : {})
     }
     yield* run.metrics(metrics)
     const every = options.recordEvery ?? 1
