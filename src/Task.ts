@@ -1,8 +1,21 @@
-import type * as Effect from "effect/Effect"
+/**
+ * Tasks and where they come from: arrays, JSONL files, procedural generators; split into training and held-out tasks,
+ * and drawn as a stream that can resume at any draw.
+ *
+ * ```ts
+ * const { heldOut, train } = Task.split(Task.jsonl("tasks.jsonl"), { heldOut: 0.1, seed: 1 })
+ * const draws = Task.stream(train, { seed: 1, from: 320 })   // Stream<Drawn>
+ * ```
+ */
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import type * as Stream from "effect/Stream"
+import * as SchemaIssue from "effect/SchemaIssue"
+import * as Stream from "effect/Stream"
+import * as Fs from "node:fs/promises"
+import { permutation } from "./internal/random.ts"
 
-/** One problem: what the policy is asked, and the data its verifiers need. */
+/** One turn of a conversation. */
 export interface Message {
   readonly role: "system" | "user" | "assistant" | "tool"
   readonly content: string
@@ -11,6 +24,7 @@ export interface Message {
 /** Text, a conversation, or token ids that are used as they are. */
 export type Prompt = string | ReadonlyArray<Message> | Uint32Array
 
+/** One problem: what the policy is asked, and the data its verifiers need. */
 export interface Task<out Data = unknown> {
   /** Unique within its source; keys the random numbers of its samples. */
   readonly id: string
@@ -18,15 +32,23 @@ export interface Task<out Data = unknown> {
   readonly data: Data
 }
 
+/** A source that cannot be used as it is; says where, what was found and what to do. */
 export class TaskError extends Schema.TaggedError<TaskError>()("TaskError", {
   source: Schema.String,
-  /** Line (JSONL, from 1) or index (from 0) of the offending task; -1 when it is the source as a whole. */
-  at: Schema.Number,
+  /** `line 3` of a file, `index 3` of an array, or empty for the source as a whole. */
+  place: Schema.String,
   field: Schema.String,
   value: Schema.String,
   problem: Schema.String,
   remedy: Schema.String
-}) {}
+}) {
+  override get message(): string {
+    const place = this.place === "" ? "" : `, ${this.place}`
+    const field = this.field === "" ? "" : `, field ${this.field}`
+    const value = this.value === "" ? "" : ` (found ${this.value})`
+    return `${this.source}${place}${field}: ${this.problem}${value}. ${this.remedy}.`
+  }
+}
 
 /** Tasks by number: `at` is pure, so that a run can resume at any of them without making those before it. */
 export interface Tasks<out Data = unknown> {
@@ -47,17 +69,276 @@ export interface Drawn<out Data = unknown> {
   readonly task: Task<Data>
   /** Which pass over the source, from 0. */
   readonly epoch: number
-  /** Draws before this one; a stream `from` cursor + 1 continues right after it. */
+  /** Position in the stream; a stream `from` cursor + 1 continues right after it. */
   readonly cursor: number
 }
 
-export declare const fromArray: <Data>(tasks: ReadonlyArray<Task<Data>>, name?: string) => Source<Data>
-export declare const generate: <Data>(name: string, at: (index: number) => Task<Data>) => Source<Data>
-export declare const split: <Data>(
+const shorten = (text: string): string => (text.length > 120 ? `${text.slice(0, 117)}...` : text)
+
+const show = (value: unknown): string => {
+  try {
+    return shorten(JSON.stringify(value) ?? String(value))
+  } catch {
+    return shorten(String(value))
+  }
+}
+
+const finite = Effect.fnUntraced(function* <Data>(
+  source: string,
+  tasks: ReadonlyArray<Task<Data>>,
+  place: (index: number) => string
+): Effect.fn.Return<Tasks<Data>, TaskError> {
+  const seen = new Map<string, number>()
+  for (const [index, { id }] of tasks.entries()) {
+    const earlier = seen.get(id)
+    if (earlier !== undefined) {
+      return yield* new TaskError({
+        source,
+        place: place(index),
+        field: "id",
+        value: show(id),
+        problem: `the id was used before, at ${place(earlier)}`,
+        remedy: "Give every task an id of its own: it keys the random numbers of its samples"
+      })
+    }
+    seen.set(id, index)
+  }
+  return { length: tasks.length, at: (index) => tasks[index] }
+})
+
+/** Tasks at hand. A duplicate id is refused when the source is loaded. */
+export const fromArray = <Data>(tasks: ReadonlyArray<Task<Data>>, name = "array"): Source<Data> => ({
+  name,
+  load: Effect.suspend(() => finite(name, tasks, (index) => `index ${index}`))
+})
+
+/**
+ * An endless source: `at(index)` makes a task and must be pure in `index`, since a resumed run calls it again. A stream
+ * takes its indexes in order: the generator is what shuffles.
+ *
+ * ```ts
+ * const sums = Task.generate("sums", (index) => ({ id: `sum-${index}`, prompt: `${index % 9}+4=?`, data: (index % 9) + 4 }))
+ * ```
+ */
+export const generate = <Data>(name: string, at: (index: number) => Task<Data>): Source<Data> => ({
+  name,
+  load: Effect.succeed({ length: Infinity, at })
+})
+
+const PromptField = Schema.Union([
+  Schema.String,
+  Schema.Array(
+    Schema.Struct({ role: Schema.Literals(["system", "user", "assistant", "tool"]), content: Schema.String })
+  ),
+  Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffffffff })))
+])
+const Row = Schema.Record(Schema.String, Schema.Unknown)
+const decodeRow = Schema.decodeUnknownResult(Row)
+const decodePrompt = Schema.decodeUnknownResult(PromptField)
+const decodeId = Schema.decodeUnknownResult(Schema.Union([Schema.String, Schema.Finite]))
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+export interface JsonlOptions<in Data> {
+  /** Field that holds the id, a string or a number. Default `id`; where it is absent, the line's number. */
+  readonly id?: string
+  /** Field that holds the prompt (text, messages or token ids), or how to make it. Default `prompt`. */
+  readonly prompt?: string | ((data: Data) => Prompt)
+}
+
+/**
+ * One task a line: a JSON object with `prompt`, perhaps `id`, and the data of its verifiers. `schema` decodes the whole
+ * object to that data; without one the data is the object itself. Blank lines are passed over. Everything is read and
+ * checked when the source is loaded; an error names the file, the line, the field, the value and what to do.
+ *
+ * ```ts
+ * const tasks = Task.jsonl("train.jsonl", Schema.Struct({ answer: Schema.Int }))   // Source<{ answer: number }>
+ * ```
+ */
+export const jsonl: {
+  (path: string): Source<Readonly<Record<string, unknown>>>
+  <Data>(path: string, schema: Schema.Decoder<Data>, options?: JsonlOptions<Data>): Source<Data>
+} = (path: string, schema: Schema.Decoder<any> = Row, options: JsonlOptions<any> = {}): Source<any> => {
+  const { id: idField = "id", prompt: promptField = "prompt" } = options
+  const decodeData = Schema.decodeUnknownResult(schema)
+
+  const parse = Effect.fnUntraced(function* (line: string, place: string): Effect.fn.Return<Task<any>, TaskError> {
+    const fail = (field: string, value: unknown, problem: string, remedy: string) =>
+      new TaskError({ source: path, place, field, value: value === undefined ? "" : show(value), problem, remedy })
+    const decode = <A>(result: Result.Result<A, Schema.SchemaError>, value: unknown, at: string, remedy: string) =>
+      Effect.mapError(Effect.fromResult(result), (error) => {
+        const [issue] = issuesOf(error.issue).issues
+        const keys = (issue?.path ?? []).map((key) => (typeof key === "object" ? key.key : key))
+        // The value that is wrong, not the object around it.
+        const found = keys.reduce<any>((inner, key) => inner?.[key], value)
+        return fail([at, ...keys.map(String)].filter((part) => part !== "").join("."), found, issue?.message ?? error.message, remedy)
+      })
+
+    const json = yield* Effect.try({
+      try: () => JSON.parse(line) as unknown,
+      catch: (cause) => fail("", line, `not JSON: ${String(cause)}`, "Write one JSON object per line")
+    })
+    const row = yield* decode(decodeRow(json), json, "", "Write one JSON object per line")
+    const data = yield* decode(decodeData(json), json, "", "Correct the line, or the schema given to Task.jsonl")
+    const id = row[idField] === undefined
+      ? place
+      : String(yield* decode(decodeId(row[idField]), row[idField], idField, "Make it a string or a number"))
+    if (typeof promptField !== "string") return { id, prompt: promptField(data), data }
+    const prompt = yield* decode(
+      decodePrompt(row[promptField]),
+      row[promptField],
+      promptField,
+      "Give text, an array of { role, content } or an array of token ids; name another field with options.prompt"
+    )
+    const isTokens = typeof prompt !== "string" && typeof prompt[0] === "number"
+    return { id, prompt: isTokens ? Uint32Array.from(prompt as ReadonlyArray<number>) : (prompt as Prompt), data }
+  })
+
+  const load = Effect.gen(function* () {
+    const text = yield* Effect.tryPromise({
+      try: (signal) => Fs.readFile(path, { encoding: "utf8", signal }),
+      catch: (cause) =>
+        new TaskError({
+          source: path,
+          place: "",
+          field: "",
+          value: "",
+          problem: `cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`,
+          remedy: "Check the path; it is relative to the working directory"
+        })
+    })
+    const places: Array<string> = []
+    const tasks: Array<Task<any>> = []
+    for (const [index, line] of text.split("\n").entries()) {
+      if (line.trim() === "") continue
+      const place = `line ${index + 1}`
+      tasks.push(yield* parse(line, place))
+      places.push(place)
+    }
+    return yield* finite(path, tasks, (index) => places[index]!)
+  })
+  return { name: path, load }
+}
+
+/** Two tasks are the same problem when prompt and data are; `undefined` for data that JSON cannot tell apart. */
+const problemOf = (task: Task): string | undefined => {
+  try {
+    return JSON.stringify([task.prompt, task.data])
+  } catch {
+    return undefined
+  }
+}
+
+export interface SplitOptions {
+  /** A share between 0 and 1, or a number of tasks from 1. Of an endless source only a number. */
+  readonly heldOut: number
+  readonly seed: number
+}
+
+/**
+ * Keeps tasks aside for evaluation: drawn at random from a finite source, the first ones of an endless one. A training
+ * task that is the same problem as a held-out one (same prompt, same data), as generators of small spaces make them, is
+ * passed over, so what is measured was never trained on.
+ */
+export const split = <Data>(
   source: Source<Data>,
-  options: { readonly heldOut: number; readonly seed: number }
-) => { readonly train: Source<Data>; readonly heldOut: Source<Data> }
-export declare const stream: <Data>(
-  source: Source<Data>,
-  options: { readonly seed: number; readonly epochs?: number; readonly from?: number }
-) => Stream.Stream<Drawn<Data>, TaskError>
+  { heldOut, seed }: SplitOptions
+): { readonly train: Source<Data>; readonly heldOut: Source<Data> } => {
+  const parts = Effect.gen(function* () {
+    const tasks = yield* source.load
+    const fail = (problem: string, remedy: string) =>
+      new TaskError({ source: source.name, place: "", field: "heldOut", value: String(heldOut), problem, remedy })
+    const count = heldOut < 1 ? Math.round(heldOut * tasks.length) : heldOut
+    if (!Number.isInteger(count)) {
+      return yield* fail("an endless source has no share to hold out", "Give the number of tasks, for instance 100")
+    }
+    if (count < 1 || count >= tasks.length) {
+      return yield* fail(`a split of ${tasks.length} tasks leaves one side empty`, "Hold out at least one, and not all")
+    }
+    const endless = tasks.length === Infinity
+    const order = endless ? undefined : permutation(tasks.length, `split ${seed}`)
+    // In the order of the source, so that a held-out table reads like the file it comes from.
+    const aside = order === undefined ? Uint32Array.from({ length: count }, (_, i) => i) : order.slice(0, count).sort()
+    const rest = order?.slice(count).sort()
+    const chosen: Array<Task<Data>> = []
+    for (const index of aside) {
+      const task = tasks.at(index)
+      if (task !== undefined) chosen.push(task)
+    }
+    const reserved = new Set(chosen.map(problemOf))
+    reserved.delete(undefined)
+    const train: Tasks<Data> = {
+      length: tasks.length - count,
+      at: (index) => {
+        const original = rest === undefined ? count + index : rest[index]
+        const task = original === undefined ? undefined : tasks.at(original)
+        return task === undefined || reserved.has(problemOf(task)) ? undefined : task
+      }
+    }
+    return { train, heldOut: yield* finite(source.name, chosen, (index) => `index ${aside[index]}`) }
+  })
+  return {
+    train: { name: `${source.name} (train)`, load: Effect.map(parts, (both) => both.train) },
+    heldOut: { name: `${source.name} (held out)`, load: Effect.map(parts, (both) => both.heldOut) }
+  }
+}
+
+/** The order of epoch `epoch` over `length` things; depends on nothing else, on any platform. */
+export const shuffled = (length: number, seed: number, epoch: number): ReadonlyArray<number> =>
+  Array.from(permutation(length, `epoch ${epoch} of ${seed}`))
+
+export interface StreamOptions {
+  readonly seed: number
+  /** Passes over a finite source. Default: without end. */
+  readonly epochs?: number
+  /** First position; those before it are neither made nor drawn. Default 0. */
+  readonly from?: number
+  /** Another order in every epoch; only finite sources are shuffled. Default true. */
+  readonly shuffle?: boolean
+}
+
+// A source that keeps passing over its tasks is broken, not slow.
+const MAX_PASSED_OVER = 100_000
+
+/**
+ * Draws tasks, epoch after epoch, each in an order of its own that depends on `seed` and the epoch alone. The stream
+ * makes one task at a time and none ahead.
+ */
+export const stream = <Data>(source: Source<Data>, options: StreamOptions): Stream.Stream<Drawn<Data>, TaskError> => {
+  const { epochs = Infinity, from = 0, seed, shuffle = true } = options
+  const fail = (problem: string, remedy: string) =>
+    new TaskError({ source: source.name, place: "", field: "", value: "", problem, remedy })
+  return Stream.unwrap(
+    Effect.gen(function* () {
+      const { at, length } = yield* source.load
+      if (length === 0) return yield* fail("holds no task", "Add one")
+      let orderEpoch = -1
+      let order: ReadonlyArray<number> = []
+      const indexAt = (cursor: number): number => {
+        if (length === Infinity) return cursor
+        if (!shuffle) return cursor % length
+        const epoch = Math.floor(cursor / length)
+        if (epoch !== orderEpoch) {
+          order = shuffled(length, seed, epoch)
+          orderEpoch = epoch
+        }
+        return order[cursor % length]!
+      }
+      return Stream.unfold(from, (start) =>
+        Effect.suspend((): Effect.Effect<readonly [Drawn<Data>, number] | undefined, TaskError> => {
+          for (let cursor = start; cursor < start + MAX_PASSED_OVER; cursor++) {
+            const epoch = length === Infinity ? 0 : Math.floor(cursor / length)
+            if (epoch >= epochs) return Effect.undefined
+            const task = at(indexAt(cursor))
+            if (task !== undefined) return Effect.succeed([{ task, epoch, cursor }, cursor + 1])
+          }
+          return Effect.fail(
+            fail(
+              `none of ${MAX_PASSED_OVER} positions from ${start} on holds a task`,
+              "Hold out fewer tasks, or enlarge the generator's space"
+            )
+          )
+        })
+      )
+    })
+  )
+}

@@ -1,7 +1,9 @@
 /**
  * Text to token ids and back. A `Tokenizer` is a plain value, not a service: it is pure, and several can be in use at
- * once. Token ids are the only truth of a trajectory; text is derived from them for verifiers and people.
+ * once. Token ids are the only truth of a trajectory; text is derived from them for verifiers and people. Two small
+ * vocabularies are here: `characters` for toy problems, `bytes` for any text.
  */
+import * as Schema from "effect/Schema"
 import type { Message } from "./Task.ts"
 
 export interface Tokenizer {
@@ -18,4 +20,118 @@ export interface Tokenizer {
   readonly bytes: (token: number) => Uint8Array
   /** Renders a conversation up to where the assistant's next turn begins. */
   readonly render: (messages: ReadonlyArray<Message>) => Uint32Array
+}
+
+/** Text that a vocabulary cannot express. Thrown by `encode` and `render`; a rollout turns it into a failed episode. */
+export class UnknownText extends Schema.TaggedError<UnknownText>()("UnknownText", {
+  tokenizer: Schema.String,
+  /** The first character without a token. */
+  character: Schema.String,
+  /** Its position in the text, in UTF-16 units. */
+  position: Schema.Int
+}) {
+  override get message(): string {
+    return `${this.tokenizer} has no token for ${JSON.stringify(this.character)} at position ${this.position}: ` +
+      "add it to the alphabet, or use Tokenizer.bytes()"
+  }
+}
+
+const encoder = new TextEncoder()
+// ignoreBOM keeps a byte order mark in the text; the default drops it, and text would not survive the round trip.
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+const empty = new Uint8Array()
+const REPLACEMENT = "\uFFFD"
+
+/**
+ * One token per character (code point) of `alphabet`, numbered in its order, then the end of text: `vocabularySize` is
+ * the alphabet's size + 1. A conversation is rendered as its contents, each followed by a line feed if the alphabet has
+ * one: roles have no tokens, so single messages are what this vocabulary is for.
+ *
+ * ```ts
+ * const digits = Tokenizer.characters("0123456789+=?")
+ * digits.encode("12+7=?")   // Uint32Array [1, 2, 10, 7, 11, 12]
+ * ```
+ */
+export const characters = (alphabet: string): Tokenizer => {
+  const symbols = Array.from(alphabet)
+  const ids = new Map(symbols.map((symbol, id) => [symbol, id]))
+  if (ids.size !== symbols.length) {
+    const twice = symbols.find((symbol, id) => ids.get(symbol) !== id)
+    throw new RangeError(`Tokenizer.characters: ${JSON.stringify(twice)} occurs twice in the alphabet; remove one`)
+  }
+  const endOfText = symbols.length
+  const name = `characters(${symbols.length})`
+  const symbolBytes = symbols.map((symbol) => encoder.encode(symbol))
+  const encode = (text: string): Uint32Array => {
+    const tokens: Array<number> = []
+    let position = 0
+    for (const character of text) {
+      const id = ids.get(character)
+      if (id === undefined) throw new UnknownText({ tokenizer: name, character, position })
+      tokens.push(id)
+      position += character.length
+    }
+    return Uint32Array.from(tokens)
+  }
+  const separator = ids.has("\n") ? "\n" : ""
+  return {
+    name,
+    vocabularySize: symbols.length + 1,
+    endOfText,
+    encode,
+    decode: (tokens) =>
+      Array.from(tokens, (token) => (token === endOfText ? "" : (symbols[token] ?? REPLACEMENT))).join(""),
+    bytes: (token) => symbolBytes[token] ?? empty,
+    render: (messages) => encode(messages.map(({ content }) => content + separator).join(""))
+  }
+}
+
+const END_OF_TEXT = 256
+const roles = { system: 257, user: 258, assistant: 259, tool: 260 } as const
+
+/**
+ * One token per byte of UTF-8 (0 to 255), the end of text (256), and one token per role: system 257, user 258, assistant
+ * 259, tool 260. A conversation is rendered as role, content, end of text for each message, then the assistant's role.
+ */
+export const bytes = (): Tokenizer => {
+  const name = "bytes(256)"
+  const table = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte))
+  const encode = (text: string): Uint32Array => {
+    if (!text.isWellFormed()) {
+      // Half of a surrogate pair is no character: UTF-8 has no bytes for it, and encoders silently write U+FFFD.
+      const position = text.search(/\p{Surrogate}/u)
+      throw new UnknownText({ tokenizer: name, character: text.charAt(position), position })
+    }
+    return Uint32Array.from(encoder.encode(text))
+  }
+  return {
+    name,
+    vocabularySize: 261,
+    endOfText: END_OF_TEXT,
+    encode,
+    decode: (tokens) => {
+      let text = ""
+      let run: Array<number> = []
+      const flush = () => {
+        if (run.length > 0) text += decoder.decode(Uint8Array.from(run))
+        run = []
+      }
+      for (let i = 0; i < tokens.length; i++) {
+        const token = tokens[i]!
+        if (token < 256) run.push(token)
+        else {
+          flush()
+          if (token > roles.tool) text += REPLACEMENT
+        }
+      }
+      flush()
+      return text
+    },
+    bytes: (token) => table[token] ?? empty,
+    render: (messages) =>
+      Uint32Array.from([
+        ...messages.flatMap(({ content, role }) => [roles[role], ...encode(content), END_OF_TEXT]),
+        roles.assistant
+      ])
+  }
 }
