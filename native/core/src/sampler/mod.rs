@@ -1,4 +1,16 @@
-//! Tokens out of prompts: continuous batching over a paged key-value cache.
+//! Tokens out of prompts: continuous batching over a paged key-value cache, on a thread of its own.
 
-pub mod choose;
-pub mod pages;
+mod batch;
+mod choose;
+mod draw;
+mod engine;
+mod paged;
+mod pages;
+mod request;
+mod sequence;
+
+pub use batch::Options;
+pub use choose::Choice;
+pub use engine::Sampler;
+pub use pages::PageCounts;
+pub use request::{Events, Reason, Request, Sink, Vocabulary};

@@ -1,0 +1,377 @@
+//! Continuous batching: which rows each step computes, and what becomes of them.
+//!
+//! Every sequence is tokens of which the first `stored` have keys and values in pages. A step computes the missing ones:
+//! one for a sequence that is decoding, a bounded chunk for one that is not (a new prompt, or a sequence that had to give
+//! its pages away). Whoever has none missing after it draws a token. Order among sequences is age: the youngest gives way
+//! when pages run out and is computed anew later, with the same result. The oldest can always go on, because a request
+//! that could not run alone is refused.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::draw::{Draw, Drawer};
+use super::paged::{Paged, Place, Work};
+use super::pages::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
+use super::request::{Events, Reason, Request, Sink, Vocabulary};
+use super::sequence::{Sequence, pages_for, room_for};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::forward::{Scratch, forward_rows};
+use crate::model::Model;
+
+/// Bounds of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Size of the key-value cache.
+    pub cache_bytes: usize,
+    /// Sequences that decode at once.
+    pub max_sequences: usize,
+    /// Prompt tokens computed in one step, so that a long prompt does not stall those who decode.
+    pub prefill_rows: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 512 << 20, max_sequences: 256, prefill_rows: 256 }
+    }
+}
+
+/// The layout of a model's pages.
+pub(super) fn page_layout(config: &ModelConfig) -> PageLayout {
+    PageLayout { layers: config.num_hidden_layers, kv_heads: config.kv_heads(), head_dim: config.head_dim() }
+}
+
+struct Job {
+    request: Request,
+    vocabulary: Option<Arc<Vocabulary>>,
+    sink: Sink,
+    /// Samples without pages, the first to run first.
+    pending: VecDeque<Sequence>,
+    unfinished: u32,
+    /// One of its sequences is computing the prompt: the others wait for it.
+    led: bool,
+    events: Events,
+}
+
+/// Memory kept from step to step.
+#[derive(Default)]
+struct Buffers {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    work: Vec<Work>,
+    table: Vec<PageId>,
+    places: Vec<Place>,
+    forward: Scratch,
+    hidden: Vec<f32>,
+    selected: Vec<f32>,
+    draws: Vec<Draw>,
+    drawer: Drawer,
+    planned: HashSet<(ChainId, [u32; PAGE])>,
+}
+
+/// The state of the engine between steps.
+pub(super) struct Batch {
+    options: Options,
+    pages: Pages,
+    jobs: BTreeMap<u64, Job>,
+    /// Jobs with pending samples, the first to be served first.
+    queue: VecDeque<u64>,
+    /// By age.
+    running: Vec<Sequence>,
+    version: u64,
+    buffers: Buffers,
+}
+
+impl Batch {
+    pub fn new(config: &ModelConfig, options: Options) -> Result<Self> {
+        Ok(Self {
+            options,
+            pages: Pages::new(page_layout(config), options.cache_bytes)?,
+            jobs: BTreeMap::new(),
+            queue: VecDeque::new(),
+            running: Vec::new(),
+            version: 0,
+            buffers: Buffers::default(),
+        })
+    }
+
+    pub fn counts(&self) -> PageCounts {
+        self.pages.counts()
+    }
+
+    /// Nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    pub fn add(&mut self, id: u64, request: Request, vocabulary: Option<Arc<Vocabulary>>, sink: Sink) {
+        let sequence = |sample| Sequence { job: id, sample, tokens: request.prompt.clone(), ..Sequence::default() };
+        let pending = (0..request.samples).map(sequence).collect();
+        let unfinished = request.samples;
+        let job = Job { request, vocabulary, sink, pending, unfinished, led: false, events: Events::default() };
+        self.jobs.insert(id, job);
+        self.queue.push_back(id);
+    }
+
+    /// Ends what is left of a request.
+    pub fn cancel(&mut self, id: u64) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let running = self.running.iter().filter(|sequence| sequence.job == id).map(|sequence| sequence.sample);
+        let rest = job.pending.iter().map(|sequence| sequence.sample).chain(running);
+        job.events.finished.extend(rest.map(|sample| (sample, Reason::Abort)));
+        self.close(id, None);
+    }
+
+    /// Starts afresh after a panic: no page is trusted.
+    pub fn reset(&mut self, config: &ModelConfig, error: &Error) {
+        self.fail_all(error);
+        self.running.clear();
+        if let Ok(pages) = Pages::new(page_layout(config), self.options.cache_bytes) {
+            self.pages = pages;
+        }
+    }
+
+    /// Ends every request with `error`.
+    pub fn fail_all(&mut self, error: &Error) {
+        while let Some((&id, _)) = self.jobs.first_key_value() {
+            self.close(id, Some(error.clone()));
+        }
+    }
+
+    /// Takes a job out, gives its pages back and sends its last events.
+    fn close(&mut self, id: u64, error: Option<Error>) {
+        let Some(mut job) = self.jobs.remove(&id) else { return };
+        self.queue.retain(|&queued| queued != id);
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.job == id) {
+            self.pages.release_all(&mut sequence.pages);
+            sequence.finished = true;
+        }
+        self.running.retain(|sequence| sequence.job != id);
+        job.events.version = self.version;
+        job.events.done = true;
+        job.events.error = error;
+        (job.sink)(job.events);
+    }
+
+    /// Computes one step for everybody. Events wait for [`deliver`](Self::deliver).
+    pub fn step(&mut self, model: &Model) -> Result<()> {
+        if self.version != model.version() {
+            self.version = model.version();
+            self.pages.forget();
+        }
+        self.admit();
+        self.plan();
+        let result = model.rt.run(|| self.compute(model));
+        self.running.retain(|sequence| !sequence.finished);
+        result
+    }
+
+    /// Sends what the last step gave.
+    pub fn deliver(&mut self) {
+        let version = self.version;
+        for job in self.jobs.values_mut().filter(|job| job.unfinished == 0 || !job.events.tokens.is_empty()) {
+            let mut events = std::mem::take(&mut job.events);
+            events.version = version;
+            events.done = job.unfinished == 0;
+            (job.sink)(events);
+        }
+        self.jobs.retain(|_, job| job.unfinished > 0);
+    }
+
+    /// Lets waiting sequences in while there is room, in the order of their requests: nobody is overtaken for ever.
+    fn admit(&mut self) {
+        let (mut room, mut at) = (room_for(&self.pages, &self.running), 0);
+        while self.running.len() < self.options.max_sequences
+            && let Some(id) = self.queue.get(at)
+        {
+            let Some(job) = self.jobs.get_mut(id).filter(|job| !job.pending.is_empty()) else {
+                self.queue.remove(at);
+                continue;
+            };
+            if job.led {
+                at += 1;
+                continue;
+            }
+            let need = job.pending.front().map_or(0, |next| pages_for(next.tokens.len() + 1)) as isize;
+            if need > room && !self.running.is_empty() {
+                break;
+            }
+            room -= need;
+            if let Some(mut sequence) = job.pending.pop_front() {
+                sequence.version = self.version;
+                sequence.leads = sequence.tokens.len() == job.request.prompt.len();
+                job.led = sequence.leads;
+                self.running.push(sequence);
+            }
+        }
+    }
+
+    /// Decides the rows of the step and finds their pages.
+    fn plan(&mut self) {
+        let Buffers { tokens, positions, work, table, planned, .. } = &mut self.buffers;
+        tokens.clear();
+        positions.clear();
+        work.clear();
+        table.clear();
+        planned.clear();
+        let (mut budget, mut index) = (self.options.prefill_rows, 0);
+        while index < self.running.len() {
+            self.running[index].reuse(&mut self.pages, self.version);
+            let missing = self.running[index].tokens.len() - self.running[index].stored;
+            let wanted = if missing == 1 { 1 } else { missing.min(budget) };
+            if wanted > 0 && !self.has_twin(index, missing) {
+                let rows = self.reserve(index, wanted);
+                if rows == 0 {
+                    self.preempt();
+                    break;
+                }
+                budget -= if missing == 1 { 0 } else { rows };
+                self.enter(index, rows);
+            }
+            index += 1;
+        }
+    }
+
+    /// Whether an older sequence computes the same page in this very step: then it is found in the next one.
+    fn has_twin(&mut self, index: usize, missing: usize) -> bool {
+        let sequence = &self.running[index];
+        let page = sequence.next_page(self.version).filter(|_| missing > PAGE);
+        page.is_some_and(|tokens| !self.buffers.planned.insert((sequence.chain, tokens)))
+    }
+
+    /// Finds pages for up to `wanted` more positions, taking them from younger sequences if need be; gives how many fit.
+    fn reserve(&mut self, index: usize, wanted: usize) -> usize {
+        let target = pages_for(self.running[index].stored + wanted);
+        while self.running[index].pages.len() < target {
+            match self.pages.allocate() {
+                Some(page) => self.running[index].pages.push(page),
+                None if index + 1 < self.running.len() => self.preempt(),
+                None => break,
+            }
+        }
+        let sequence = &self.running[index];
+        wanted.min(sequence.pages.len() * PAGE - sequence.stored)
+    }
+
+    /// Sends the youngest sequence back to wait; its pages are computed anew when there is room.
+    fn preempt(&mut self) {
+        let Some(mut sequence) = self.running.pop() else { return };
+        sequence.vacate(&mut self.pages);
+        let id = sequence.job;
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.led &= !sequence.leads;
+            job.pending.push_front(sequence);
+        }
+        if !self.queue.contains(&id) {
+            self.queue.push_front(id);
+        }
+    }
+
+    /// Puts the next `rows` positions of a sequence into the step.
+    fn enter(&mut self, index: usize, rows: usize) {
+        let Buffers { tokens, positions, work, table, .. } = &mut self.buffers;
+        let sequence = &self.running[index];
+        let range = sequence.stored..sequence.stored + rows;
+        work.push(Work { sequence: index, row: tokens.len(), rows, position: range.start, table: table.len() });
+        tokens.extend_from_slice(&sequence.tokens[range.clone()]);
+        positions.extend(range.map(|position| position as u32));
+        table.extend_from_slice(&sequence.pages);
+    }
+
+    fn compute(&mut self, model: &Model) -> Result<()> {
+        let Buffers { tokens, positions, work, table, places, forward, hidden, .. } = &mut self.buffers;
+        if work.is_empty() {
+            return Ok(());
+        }
+        let group = model.config.group();
+        let mut cache = Paged { pages: &mut self.pages, work, table, group, places };
+        forward_rows(model, true, tokens, positions, &mut cache, forward, hidden)?;
+        self.advance(model.config.hidden_size);
+        self.draw(model)
+    }
+
+    /// Notes what was stored, publishes full pages, and lists the tokens to draw.
+    fn advance(&mut self, width: usize) {
+        let Buffers { work, hidden, selected, draws, .. } = &mut self.buffers;
+        selected.clear();
+        draws.clear();
+        let mut room = None;
+        for work in work.iter() {
+            let sequence = &mut self.running[work.sequence];
+            sequence.advance(work.rows, &mut self.pages, self.version);
+            if sequence.stored < sequence.tokens.len() {
+                continue;
+            }
+            let row = selected.len() / width;
+            let last = work.row + work.rows - 1;
+            selected.extend_from_slice(&hidden[last * width..(last + 1) * width]);
+            let leads = std::mem::take(&mut sequence.leads);
+            let Some(job) = self.jobs.get_mut(&sequence.job) else { continue };
+            draws.push(Draw::new(work.sequence, row, sequence, &job.request));
+            if !leads {
+                continue;
+            }
+            job.led = false;
+            let partial = !sequence.stored.is_multiple_of(PAGE);
+            let need = 1 + isize::from(partial);
+            let room = room.get_or_insert_with(|| room_for(&self.pages, &self.running));
+            while self.running.len() < self.options.max_sequences
+                && *room >= need
+                && job.pending.front().is_some_and(|next| next.tokens.len() == job.request.prompt.len())
+                && let Some(sibling) = job.pending.pop_front()
+            {
+                *room -= need;
+                let own = if partial { self.pages.allocate() } else { None };
+                let forked = self.running[work.sequence].fork(sibling, own, &mut self.pages);
+                draws.push(Draw::new(self.running.len(), row, &forked, &job.request));
+                self.running.push(forked);
+            }
+        }
+    }
+
+    /// Draws the listed tokens.
+    fn draw(&mut self, model: &Model) -> Result<()> {
+        let mut draws = std::mem::take(&mut self.buffers.draws);
+        let mut drawer = std::mem::take(&mut self.buffers.drawer);
+        let selected = std::mem::take(&mut self.buffers.selected);
+        let mut failed = BTreeMap::new();
+        let result = drawer.draw(model, &selected, &draws, |draw, outcome| match outcome {
+            Ok((token, logprob)) => self.accept(draw.sequence, token, logprob, model.config.max_position_embeddings),
+            Err(error) => drop(failed.insert(self.running[draw.sequence].job, error)),
+        });
+        draws.clear();
+        (self.buffers.draws, self.buffers.drawer, self.buffers.selected) = (draws, drawer, selected);
+        for (id, error) in failed {
+            self.close(id, Some(error));
+        }
+        result
+    }
+
+    /// Appends a token to a sequence and ends it where a stop condition says so.
+    fn accept(&mut self, index: usize, token: u32, logprob: f32, context: usize) {
+        let sequence = &mut self.running[index];
+        let Some(job) = self.jobs.get_mut(&sequence.job) else { return };
+        let Job { request, vocabulary, events, .. } = job;
+        sequence.tokens.push(token);
+        events.samples.push(sequence.sample);
+        events.tokens.push(token);
+        events.logprobs.push(logprob);
+        let stops = request.stop_tokens.contains(&token)
+            || vocabulary
+                .as_ref()
+                .is_some_and(|vocabulary| sequence.tail.completes(vocabulary.bytes(token), &request.stop_strings));
+        let reason = if stops {
+            Reason::Stop
+        } else if sequence.tokens.len() - request.prompt.len() >= request.max_tokens as usize {
+            Reason::Length
+        } else if sequence.tokens.len() >= context {
+            Reason::Context
+        } else {
+            return;
+        };
+        events.finished.push((sequence.sample, reason));
+        job.unfinished -= 1;
+        sequence.finished = true;
+        self.pages.release_all(&mut sequence.pages);
+    }
+}

@@ -1,0 +1,91 @@
+//! A sample under way: its tokens, and which pages hold its keys and values.
+
+use super::pages::{ChainId, PAGE, PageId, Pages, ROOT};
+use super::request::Tail;
+
+/// Pages that `tokens` positions take.
+pub(super) fn pages_for(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE)
+}
+
+/// One sample.
+#[derive(Debug, Default)]
+pub(super) struct Sequence {
+    pub job: u64,
+    /// Offset in its request.
+    pub sample: u32,
+    /// The prompt and what was drawn.
+    pub tokens: Vec<u32>,
+    /// Positions whose keys and values are in `pages`.
+    pub stored: usize,
+    pub pages: Vec<PageId>,
+    /// Full pages published so far, and the chain they make.
+    pub published: usize,
+    pub chain: ChainId,
+    /// The weights that `pages` were computed with.
+    pub version: u64,
+    pub tail: Tail,
+    /// Computes the prompt for its siblings, which wait.
+    pub leads: bool,
+    pub finished: bool,
+}
+
+impl Sequence {
+    /// The full page of tokens from `stored` on, where a page begins there and can be shared.
+    pub fn next_page(&self, version: u64) -> Option<[u32; PAGE]> {
+        let shared = self.version == version && self.stored.is_multiple_of(PAGE);
+        let tokens = self.tokens.get(self.stored..self.stored + PAGE).filter(|_| shared)?;
+        tokens.try_into().ok()
+    }
+
+    /// Another sample of the same prompt, which has been computed: shares the full pages, and copies the last, partial one
+    /// to `own`.
+    pub fn fork(&self, mut sibling: Sequence, own: Option<PageId>, pages: &mut Pages) -> Sequence {
+        let shared = &self.pages[..self.stored / PAGE];
+        shared.iter().for_each(|&page| pages.retain(page));
+        sibling.pages.extend_from_slice(shared);
+        if let (Some(own), Some(&last)) = (own, self.pages.last()) {
+            pages.copy(last, own);
+            sibling.pages.push(own);
+        }
+        let (stored, published, chain, version) = (self.stored, self.published, self.chain, self.version);
+        Sequence { stored, published, chain, version, ..sibling }
+    }
+
+    /// Takes published pages that continue it; its last token is always computed, for its logits.
+    pub fn reuse(&mut self, pages: &mut Pages, version: u64) {
+        while self.stored + PAGE < self.tokens.len()
+            && let Some(tokens) = self.next_page(version)
+            && let Some((page, chain)) = pages.find(self.chain, &tokens)
+        {
+            self.pages.push(page);
+            self.chain = chain;
+            self.published += 1;
+            self.stored += PAGE;
+        }
+    }
+
+    /// Notes that `rows` more positions are stored, and publishes the pages that they filled.
+    pub fn advance(&mut self, rows: usize, pages: &mut Pages, version: u64) {
+        self.stored += rows;
+        while (self.published + 1) * PAGE <= self.stored && self.version == version {
+            let start = self.published * PAGE;
+            let Ok(tokens) = self.tokens[start..start + PAGE].try_into() else { break };
+            let page = &mut self.pages[self.published];
+            (*page, self.chain) = pages.publish(*page, self.chain, tokens);
+            self.published += 1;
+        }
+    }
+
+    /// Gives all pages back.
+    pub fn vacate(&mut self, pages: &mut Pages) {
+        pages.release_all(&mut self.pages);
+        (self.stored, self.published, self.chain) = (0, 0, ROOT);
+    }
+}
+
+/// Pages not yet spoken for: those available, less what each running sequence needs for its tokens and one more.
+pub(super) fn room_for(pages: &Pages, running: &[Sequence]) -> isize {
+    let owed = |sequence: &Sequence| pages_for(sequence.tokens.len() + 1).saturating_sub(sequence.pages.len());
+    pages.available() as isize - running.iter().map(owed).sum::<usize>() as isize
+}
