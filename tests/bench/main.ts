@@ -1,0 +1,72 @@
+/**
+ * `npm run bench`: kernels with their share of the machine's roof, one GRPO step at the shape of SmolLM2-135M in both
+ * dtypes, and the verifier pool. Each part runs in a process of its own, one after the other.
+ *
+ *     npm run bench                 all parts
+ *     npm run bench -- step pool    some of them
+ */
+import { execFileSync } from "node:child_process"
+import { availableParallelism, cpus } from "node:os"
+import { fileURLToPath } from "node:url"
+
+const root = fileURLToPath(new URL("../../", import.meta.url))
+
+const node = (file: string, ...args: ReadonlyArray<string>): string =>
+  execFileSync(process.execPath, ["--conditions=quintain-source", `${root}tests/bench/${file}`, ...args], {
+    cwd: root,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"]
+  })
+
+interface StepFigures {
+  readonly dtype: string
+  readonly prefillTokensPerSecond: number
+  readonly decodeTokensPerSecond: number
+  readonly updateTokensPerSecond: number
+  readonly generateSeconds: number
+  readonly updateSeconds: number
+  readonly stepSeconds: number
+  readonly mismatch: number
+  readonly peakBytes: number
+  readonly info: { readonly device: string }
+}
+
+const parts: Readonly<Record<string, () => void>> = {
+  kernels: () => {
+    execFileSync("cargo", ["run", "--release", "--quiet", "--locked", "--example", "roof"], {
+      cwd: `${root}native/core`,
+      stdio: ["ignore", "inherit", "inherit"]
+    })
+  },
+  step: () => {
+    console.log("one GRPO step, SmolLM2-135M shape, LoRA rank 16: 2 prompts of 128 tokens x 8 completions of 64")
+    console.table(["f32", "bf16"].map((dtype) => {
+      const figures = JSON.parse(node("step.ts", dtype)) as StepFigures
+      return {
+        dtype,
+        "prefill tokens/s": Math.round(figures.prefillTokensPerSecond),
+        "decode tokens/s": Math.round(figures.decodeTokensPerSecond),
+        "update tokens/s": Math.round(figures.updateTokensPerSecond),
+        "generate s": Number(figures.generateSeconds.toFixed(2)),
+        "update s": Number(figures.updateSeconds.toFixed(2)),
+        "step s": Number(figures.stepSeconds.toFixed(2)),
+        "peak GB": Number((figures.peakBytes / 1e9).toFixed(2)),
+        "max |sampler - policy| logprob": figures.mismatch
+      }
+    }))
+  },
+  pool: () => {
+    process.stdout.write(node("verifiers.ts"))
+  }
+}
+
+const wanted = process.argv.slice(2)
+for (const name of wanted) {
+  if (!(name in parts)) throw new Error(`no part is called ${name}; there are ${Object.keys(parts).join(", ")}`)
+}
+console.log(`${cpus()[0]?.model ?? "unknown processor"}, ${availableParallelism()} cores, Node ${process.version}`)
+for (const [name, run] of Object.entries(parts)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue
+  console.log(`\n== ${name}`)
+  run()
+}
