@@ -163,6 +163,24 @@ describe("package", () => {
     assert.isObject(JSON.parse(out))
   })
 
+  it("runs a verifier of the project in a worker, from dist", () => {
+    const project = path.join(scratch, "project")
+    fs.writeFileSync(path.join(project, "proof.js"), "export const proof = ({ task }) => task.data.score\n")
+    fs.writeFileSync(
+      path.join(project, "pool.js"),
+      `import * as Effect from "effect/Effect"
+      import { Verifier, VerifierPool } from "quintain"
+      const proof = Verifier.worker({ module: new URL("./proof.js", import.meta.url), export: "proof" })
+      const task = { id: "a", prompt: "", data: { score: 0.75 } }
+      const trajectory = { taskId: "a", index: 0, tokens: new Uint32Array(0), text: "", turns: [], info: {}, metrics: {} }
+      const verdict = VerifierPool.VerifierPool.use((pool) => pool.call(proof, { task, trajectory })).pipe(
+        Effect.provide(VerifierPool.layer({ workers: 1 }))
+      )
+      console.log(await Effect.runPromise(verdict))\n`
+    )
+    assert.strictEqual(run(process.execPath, ["pool.js"], project).trim(), "0.75")
+  })
+
   it("gives a strict TypeScript project its types", () => {
     const project = path.join(scratch, "project")
     const imports = Object.keys(entries).map((name, index) => `import * as m${index} from "${name}"`)
