@@ -2,6 +2,7 @@
 
 mod attention;
 mod backward;
+mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod forest;
@@ -12,3 +13,5 @@ pub mod model;
 pub mod optimizer;
 pub mod params;
 pub mod philox;
+pub mod sampler;
+mod tensors;

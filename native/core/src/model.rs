@@ -356,6 +356,19 @@ impl Model {
         Ok(StepReport { grad_norm, clipped: !skipped && scale < 1.0, skipped, version: self.version })
     }
 
+    /// Whether gradients wait for a step.
+    pub fn has_gradients(&self) -> bool {
+        self.accumulated > 0
+    }
+
+    /// New weights came from outside: nothing computed from the old ones may be used, and the version must be one that
+    /// no cache has seen, `version` itself if it is.
+    pub(crate) fn weights_replaced(&mut self, version: u64) {
+        self.kept = None;
+        self.zero_grad();
+        self.version = version.max(self.version + 1);
+    }
+
     /// Drops the accumulated gradients.
     pub fn zero_grad(&mut self) {
         self.gradients.zero();

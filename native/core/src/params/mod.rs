@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::kernels::{NR, PackedBf16, PackedF32, Runtime, Weight};
+use crate::kernels::{PackedBf16, PackedF32, Runtime, Weight};
 
 pub use gradients::Gradients;
 pub use layout::{Layer, Layout, Linear, Lora, LoraPart};
@@ -111,6 +111,17 @@ impl Parameter {
         self.master = (self.trainable || self.dtype == Dtype::F32).then_some(values);
     }
 
+    /// Gives the parameter its random start.
+    pub(crate) fn draw(&mut self, rt: &Runtime, seed: u64) {
+        let values = init::draw(rt, self, seed);
+        self.assign(values);
+    }
+
+    /// Shape of a slice in a checkpoint.
+    pub fn shape(&self, slice: &Slice) -> Vec<usize> {
+        if self.vector { vec![slice.rows.len()] } else { vec![slice.rows.len(), self.k] }
+    }
+
     /// What products of this parameter are computed in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
@@ -186,15 +197,12 @@ impl Params {
     /// dtype do not change the base.
     pub fn random(rt: &Runtime, config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>, seed: u64) -> Result<Self> {
         let mut params = Params::empty(config, dtype, lora)?;
-        for parameter in &mut params.list {
-            let values = init::draw(rt, parameter, seed);
-            parameter.assign(values);
-        }
+        params.list.iter_mut().for_each(|parameter| parameter.draw(rt, seed));
         Ok(params)
     }
 
     /// The list without values.
-    fn empty(config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>) -> Result<Self> {
+    pub(crate) fn empty(config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>) -> Result<Self> {
         config.validate()?;
         if let Some(lora) = lora {
             lora.validate()?;
@@ -206,13 +214,6 @@ impl Params {
     /// The parameter at an index of the layout.
     pub fn get(&self, index: usize) -> &Parameter {
         &self.list[index]
-    }
-
-    /// Where a checkpoint name lives: index of the parameter, its rows.
-    pub fn find(&self, name: &str) -> Option<(usize, Range<usize>)> {
-        self.list.iter().enumerate().find_map(|(index, parameter)| {
-            parameter.slices.iter().find(|slice| slice.name == name).map(|slice| (index, slice.rows.clone()))
-        })
     }
 
     /// Overwrites rows of a parameter with row-major values.
@@ -238,9 +239,4 @@ impl Params {
     pub fn bytes(&self) -> usize {
         self.list.iter().map(Parameter::bytes).sum()
     }
-}
-
-/// f32 numbers that the panels of a tensor `[n, k]` take.
-pub(crate) fn packed_len(n: usize, k: usize) -> usize {
-    n.div_ceil(NR) * NR * k
 }
