@@ -6,7 +6,6 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import { availableParallelism } from "node:os"
@@ -136,39 +135,37 @@ export const make = Effect.fnUntraced(function* (options: VerifierPoolOptions = 
     Effect.sync(() => Array.from({ length: workers }, () => makeLane({ memoryMb, startDeadline }))),
     (lanes) => Effect.promise(() => Promise.all(lanes.map((lane) => lane.close())))
   )
-  const idle = yield* Queue.unbounded<VerifierThread.Thread>()
-  yield* Queue.offerAll(idle, lanes)
+  const idle = handOver(lanes)
   const admission = yield* Semaphore.make(workers + queue)
   const counts = { calls: 0, timeouts: 0, crashes: 0, errors: 0, replaced: 0, running: 0, waiting: 0 }
   const latency = recent()
   const wait = recent()
 
+  const run = (lane: VerifierThread.Thread, call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
+    Effect.suspend(() => {
+      counts.running++
+      const start = performance.now()
+      return Effect.promise((signal) => lane.run(call, limit, signal)).pipe(
+        Effect.tap((answer) =>
+          Effect.sync(() => {
+            latency.add((performance.now() - start) / 1000)
+            if (answer._tag === "Timeout" || answer._tag === "Crash") counts.replaced++
+          })
+        ),
+        Effect.ensuring(Effect.sync(() => counts.running--))
+      )
+    })
+
   /** One attempt on one lane; the lane goes back however it ends. */
   const attempt = (call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
-    Effect.acquireUseRelease(
-      Effect.suspend(() => {
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
         counts.waiting++
         const queued = performance.now()
-        return Queue.take(idle).pipe(
-          Effect.orDie,
-          Effect.tap(() => Effect.sync(() => wait.add((performance.now() - queued) / 1000))),
-          Effect.ensuring(Effect.sync(() => counts.waiting--))
-        )
-      }),
-      (lane) =>
-        Effect.suspend(() => {
-          counts.running++
-          const start = performance.now()
-          return Effect.tap(
-            Effect.promise((signal) => lane.run(call, limit, signal)),
-            (answer) =>
-              Effect.sync(() => {
-                latency.add((performance.now() - start) / 1000)
-                if (answer._tag === "Timeout" || answer._tag === "Crash") counts.replaced++
-              })
-          ).pipe(Effect.ensuring(Effect.sync(() => counts.running--)))
-        }),
-      (lane) => Queue.offer(idle, lane)
+        const lane = yield* Effect.ensuring(restore(idle.take), Effect.sync(() => counts.waiting--))
+        wait.add((performance.now() - queued) / 1000)
+        return yield* Effect.ensuring(restore(run(lane, call, limit)), Effect.sync(() => idle.give(lane)))
+      })
     )
 
   const call = Effect.fnUntraced(function* (verifier: Verifier.WorkerVerifier, input: VerifierCallInput) {
@@ -245,6 +242,34 @@ const keyOf = (verifier: Verifier.WorkerVerifier): string => {
 const positive = (name: string, value: number): number => {
   if (!(value > 0)) throw new RangeError(`VerifierPool: ${name} must be positive, got ${value}`)
   return value
+}
+
+/** Gives free items to those who wait, first come first served. (An effect `Queue` lets who comes next overtake them.) */
+const handOver = <A>(items: ReadonlyArray<A>) => {
+  const free = [...items]
+  const waiting = new Set<(item: A) => void>()
+  const give = (item: A): void => {
+    for (const first of waiting) {
+      waiting.delete(first)
+      return first(item)
+    }
+    free.push(item)
+  }
+  const take = Effect.callback<A>((resume) => {
+    let given: { readonly item: A } | undefined
+    const receive = (item: A): void => {
+      given = { item }
+      resume(Effect.succeed(item))
+    }
+    if (free.length > 0) receive(free.pop()!)
+    else waiting.add(receive)
+    return Effect.sync(() => {
+      // interrupted: out of the line, or what was handed over meanwhile goes back
+      if (given === undefined) waiting.delete(receive)
+      else give(given.item)
+    })
+  })
+  return { take, give }
 }
 
 /** Quantiles of the last 1024 values. */
