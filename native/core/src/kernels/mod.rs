@@ -14,6 +14,11 @@ mod isa;
 mod packed;
 pub mod reference;
 mod runtime;
+mod simd;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_pairs;
+mod transpose;
 
 pub use aligned::AlignedVec;
 pub use attention::{GradSpan, KeySpan, Queries, attend, attend_backward, attend_rows, attend_rows_backward};

@@ -29,6 +29,12 @@ impl Runtime {
         Ok(Arc::new(Runtime { isa, threads, pool }))
     }
 
+    /// Runs `work` on one of the runtime's threads. Within it, [`parallel`](Self::parallel) starts without a handover: for
+    /// many short operations in a row.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
     /// Runs `body(0) .. body(tasks - 1)`, in any order, on the runtime's threads; returns when all are done.
     pub fn parallel(&self, tasks: usize, body: impl Fn(usize) + Sync) {
         use rayon::prelude::*;

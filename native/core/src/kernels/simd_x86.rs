@@ -1,0 +1,216 @@
+//! AVX2 (two registers of eight lanes) and AVX-512 (one of sixteen).
+
+use super::Simd;
+use std::arch::x86_64::*;
+
+/// AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub struct Avx2;
+
+/// AVX-512 F, BW, DQ, VL.
+#[derive(Clone, Copy)]
+pub struct Avx512;
+
+/// Masks of the first `n` of eight lanes, read at `8 - n`.
+static FIRST: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[inline(always)]
+unsafe fn first(n: usize) -> __m256i {
+    // SAFETY: the offset lies in 0..=8, so eight numbers remain.
+    unsafe { _mm256_loadu_si256(FIRST.as_ptr().add(8 - n.min(8)).cast()) }
+}
+
+/// Both halves of a sixteen-lane vector through an eight-lane operation.
+macro_rules! halves {
+    ($op:ident($($v:expr),+)) => {
+        // SAFETY: the caller vouches for AVX2 and FMA.
+        unsafe { [$op($($v[0]),+), $op($($v[1]),+)] }
+    };
+}
+
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+    const ROWS: usize = 6;
+    const VECTORS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::V {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for sixteen lanes.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller vouches for sixteen lanes.
+        unsafe {
+            _mm256_storeu_ps(to, v[0]);
+            _mm256_storeu_ps(to.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self::V {
+        // SAFETY: masked lanes are not read; `wrapping_add` because the second half may lie outside.
+        unsafe {
+            [_mm256_maskload_ps(from, first(n)), _mm256_maskload_ps(from.wrapping_add(8), first(n.saturating_sub(8)))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: masked lanes are not written.
+        unsafe {
+            _mm256_maskstore_ps(to, first(n), v[0]);
+            _mm256_maskstore_ps(to.wrapping_add(8), first(n.saturating_sub(8)), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        halves!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    unsafe fn round(v: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX2.
+        v.map(|v| unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) })
+    }
+    #[inline(always)]
+    unsafe fn exp2(n: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX2.
+        n.map(|n| unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V) {
+        // SAFETY: the caller vouches for thirty-two numbers.
+        unsafe {
+            let pairs = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())];
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            (
+                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
+                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, high))),
+            )
+        }
+    }
+}
+
+#[inline(always)]
+fn mask(n: usize) -> __mmask16 {
+    ((1_u32 << n.min(16)) - 1) as __mmask16
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const ROWS: usize = 12;
+    const VECTORS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for sixteen lanes.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller vouches for sixteen lanes.
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> Self::V {
+        // SAFETY: masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_ps(mask(n), from) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to, mask(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn round(v: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    unsafe fn exp2(n: Self::V) -> Self::V {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V) {
+        // SAFETY: the caller vouches for thirty-two numbers.
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.cast());
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(_mm512_and_si512(pairs, high)))
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The kernels against their oracle.
+
+mod common;
+mod gemm;
