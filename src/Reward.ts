@@ -10,6 +10,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import type { EnvironmentError } from "./Environment.ts"
 import type { Task } from "./Task.ts"
 import type { Group, Trajectory } from "./Trajectory.ts"
 import * as Verifier from "./Verifier.ts"
@@ -33,6 +34,9 @@ export interface ScoredGroup<out Data = unknown> {
   readonly task: Task<Data>
   /** In the order of the group's trajectories. */
   readonly trajectories: ReadonlyArray<ScoredTrajectory>
+  /** As of the {@link Group}: which draw this is, and which trajectories its environment lost. */
+  readonly cursor?: number
+  readonly failures?: ReadonlyArray<EnvironmentError>
 }
 
 /** Scores all trajectories of a group at once: one verdict each, in their order. */
@@ -203,7 +207,7 @@ export const scoreGroup = <Data, R, D extends Data>(
     }
     const evaluated = yield* evaluate(root, root.judge._tag === "All" ? "" : "score", context)
     return {
-      task: group.task,
+      ...group,
       trajectories: group.trajectories.map((trajectory, row): ScoredTrajectory => {
         const own = evaluated[row]!
         const value = own.value
