@@ -121,15 +121,14 @@ export const opo = (): Advantage =>
   })
 
 /** Pass@k (verl's `grpo_passk`): only the best trajectory is paid, by its lead over the second best. */
-export const passK = ({ epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Advantage => {
-  const relative = byGroup((rewards) => {
+export const passK = ({ epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Advantage =>
+  byGroup((rewards) => {
     const best = Math.max(...rewards)
     const second = rewards.toSorted((a, b) => b - a)[1]!
     const lead = (best - second) / (deviation(rewards) + epsilon)
+    // Two best trajectories lead by nothing.
     return (reward) => (reward === best ? lead : 0)
   })
-  return relative
-}
 
 export interface Gdpo {
   /** Weight of each verifier, by its name in the reward. */
