@@ -14,7 +14,7 @@ import type { Tokenizer } from "./Tokenizer.ts"
 export interface EvaluateOptions<Data, R = never> {
   readonly tasks: Task.Source<Data>
   readonly environment: Environment<Data>
-  readonly reward: Reward.Reward<Data, R>
+  readonly reward: Reward.Part<Data, R>
   readonly tokenizer: Tokenizer
   /** Tasks to evaluate, from the first. Default: all of a finite source, 256 of an infinite one. */
   readonly count?: number
@@ -47,7 +47,7 @@ const fullReward = (scored: Reward.ScoredTrajectory): boolean =>
 export const run = Effect.fn("Evaluate.run")(function*<Data, R>(options: EvaluateOptions<Data, R>) {
   const tasks = yield* options.tasks.load
   const count = options.count ?? (Number.isFinite(tasks.length) ? tasks.length : 256)
-  const groups = yield* Stream.range(0, count - 1).pipe(
+  const scored = yield* Stream.range(0, count - 1).pipe(
     Stream.map((index) => ({ task: tasks.at(index), epoch: 0, cursor: index })),
     Stream.filter((drawn): drawn is Task.Drawn<Data> => drawn.task !== undefined),
     Rollout.groups({
@@ -62,6 +62,8 @@ export const run = Effect.fn("Evaluate.run")(function*<Data, R>(options: Evaluat
     Reward.score(options.reward),
     Stream.runCollect
   )
+  // Groups are scored out of order; the sums below must not depend on it.
+  const groups = scored.toSorted((a, b) => a.cursor! - b.cursor!)
   const all = groups.flatMap((group) => group.trajectories)
   const scorable = all.filter((scored) => scored.reward !== undefined)
   const correct = options.correct ?? fullReward

@@ -24,7 +24,7 @@ import * as Update from "./Update.ts"
 export interface GrpoOptions<Data, R = never> {
   readonly tasks: Task.Source<Data>
   readonly environment: Environment<Data>
-  readonly reward: Reward.Reward<Data, R>
+  readonly reward: Reward.Part<Data, R>
   readonly tokenizer: Tokenizer
   readonly steps: number
   /** Tasks per step. Default 16. */
@@ -131,7 +131,7 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     const evaluated = last || step % (options.evaluateEvery ?? 10) === 0
     if (evaluated) heldOut = yield* evaluate
     const seconds = (performance.now() - begun) / 1000
-    const metrics = {
+    const metrics: Record<string, number> = {
       step,
       ...Batch.metrics(batch),
       ...report.metrics,

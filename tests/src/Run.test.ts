@@ -69,7 +69,7 @@ describe("Run", () => {
     Effect.gen(function*() {
       const directory = yield* temporary
       yield* steps(directory, 1, 1)
-      const error = yield* Effect.flip(Run.open({ directory, config: { seed: 2 } }))
+      const error = yield* Effect.flip(Effect.scoped(Run.open({ directory, config: { seed: 2 } })))
       assert.match(error.message, /`seed` was 1 and is now 2/)
       const run = yield* Run.open({ directory, config: { seed: 2 }, mayChange: ["seed"] })
       assert.strictEqual(run.resumed?.position.step, 1)
