@@ -65,6 +65,13 @@ impl Error {
         Error::Format { path: path.into(), message: message.into() }
     }
 
+    /// A [`Error::Internal`] from what a caught panic carried.
+    pub fn panicked(op: &'static str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into());
+        Error::Internal { op, message }
+    }
+
     /// A [`Error::State`].
     pub fn state(op: &'static str, message: impl Into<String>) -> Self {
         Error::State { op, message: message.into() }
