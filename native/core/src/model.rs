@@ -12,7 +12,7 @@ use crate::forward::{Activations, Net, Scratch, sized};
 use crate::head::{HeadPlan, HeadScratch};
 use crate::kernels::{RopeTable, RowStats, Runtime};
 use crate::optimizer::{Moments, apply, global_norm};
-use crate::params::{Gradients, Params};
+use crate::params::{Gradients, Layer, Params};
 
 pub use crate::head::Targets;
 pub use crate::optimizer::{AdamW, StepReport};
@@ -97,6 +97,25 @@ pub(crate) struct Work {
     layers: Vec<Activations>,
 }
 
+impl Work {
+    /// Bytes of the kept forward, and of everything else.
+    pub fn bytes(&self) -> (usize, usize) {
+        let size = |buffer: &Vec<f32>| buffer.capacity() * size_of::<f32>();
+        let streams = self.streams.iter().map(size).sum::<usize>();
+        let layers = self.layers.iter().map(Activations::bytes).sum::<usize>();
+        (streams + layers, self.scratch.bytes() + self.head.bytes() + self.backward.bytes() + size(&self.keys))
+    }
+}
+
+/// The first layer whose activations fit into the budget.
+pub(crate) fn first_kept(config: &ModelConfig, options: &Options, layer: &Layer, rows: usize) -> usize {
+    let layers = config.num_hidden_layers;
+    let stream = rows * config.hidden_size * size_of::<f32>();
+    let layer = rows * Activations::width(config, layer) * size_of::<f32>();
+    let budget = options.activation_bytes.saturating_sub(stream * (layers + 1));
+    layers - (budget / layer.max(1)).clamp(1, layers)
+}
+
 /// A policy.
 pub struct Model {
     pub config: ModelConfig,
@@ -109,7 +128,7 @@ pub struct Model {
     /// Counts changes of the weights.
     pub(crate) version: u64,
     rope: RopeTable,
-    work: Work,
+    pub(crate) work: Work,
     kept: Option<Kept>,
     next_id: u64,
     /// Backward passes since the last step.
@@ -197,7 +216,7 @@ impl Model {
         let plan = HeadPlan::new(forest, targets, self.config.vocab_size)?;
         let inverse_temperature = 1.0 / options.temperature;
         let mut work = std::mem::take(&mut self.work);
-        let first_kept = self.first_kept(forest.len());
+        let first_kept = first_kept(&self.config, &self.options, &self.params.layout.layers[0], forest.len());
         if options.keep {
             self.kept = None;
         }
@@ -218,15 +237,6 @@ impl Model {
             self.kept = Some(Kept { id, forest: forest.clone(), plan, stats, inverse_temperature, first_kept });
         }
         Ok(Forward { logprobs, entropy, id })
-    }
-
-    /// The first layer whose activations fit into the budget.
-    fn first_kept(&self, rows: usize) -> usize {
-        let layers = &self.params.layout.layers;
-        let stream = rows * self.config.hidden_size * size_of::<f32>();
-        let layer = rows * Activations::width(&self.config, &layers[0]) * size_of::<f32>();
-        let budget = self.options.activation_bytes.saturating_sub(stream * (layers.len() + 1));
-        layers.len() - (budget / layer.max(1)).clamp(1, layers.len())
     }
 
     /// All layers. The last residual stream is `work.streams[layers]` if kept, `work.scratch.x[0]` if not.
@@ -335,6 +345,11 @@ impl Model {
         }
         net.embed_backward(forest.tokens(), &backward.dx, gradients);
         Ok(())
+    }
+
+    /// Drops the kept forward `id`, if it is still kept.
+    pub fn release(&mut self, id: u64) {
+        self.kept.take_if(|kept| kept.id == id);
     }
 
     /// One AdamW step on the accumulated gradients, which are then zero. A non-finite norm skips the step.
