@@ -1,0 +1,5 @@
+/** Environments and procedural task generators: what to learn, without a data set. */
+export * as DigitCompletion from "./DigitCompletion.ts"
+export { digitCompletion } from "./DigitCompletion.ts"
+export * as Lookup from "./Lookup.ts"
+export { lookup } from "./Lookup.ts"

@@ -1,0 +1,43 @@
+/** Dense credit for text that has one right form: how far from its start the policy's text agrees with the answer. */
+import type { Tokenizer } from "../../src/Tokenizer.ts"
+import { Producer, type Trajectory } from "../../src/Trajectory.ts"
+import type { Scored } from "../../src/Verifier.ts"
+
+/**
+ * Score: the share of the answer's characters, and of its end when `end` is set, that the policy produced from the
+ * start without a mistake, in [0, 1]. Token scores: what each policy token added to it, so credit stays where it was
+ * earned. Tokens are compared by the text that each stands for, so any tokenizer will do.
+ */
+export const score = (
+  trajectory: Trajectory,
+  tokenizer: Tokenizer,
+  answer: string,
+  options: { readonly end: boolean }
+): Omit<Scored, "_tag"> => {
+  const parts = answer.length + (options.end ? 1 : 0)
+  const tokenScores: Array<number> = []
+  let matched = 0
+  let right = true
+  trajectory.tokens.forEach((token, position) => {
+    if (trajectory.producer[position] !== Producer.Policy) return
+    const before = matched
+    if (right && token === tokenizer.endOfText) {
+      if (options.end && matched === answer.length) matched++
+      right = false
+    } else if (right) {
+      const text = tokenizer.decode([token])
+      let agreed = 0
+      while (agreed < text.length && matched < answer.length && text[agreed] === answer[matched]) {
+        agreed++
+        matched++
+      }
+      right = text.length > 0 && agreed === text.length
+    }
+    tokenScores.push((matched - before) / parts)
+  })
+  return {
+    score: matched / parts,
+    tokenScores,
+    ...(matched === parts ? {} : { reason: `${matched} of ${parts} matched, expected ${JSON.stringify(answer)}` })
+  }
+}
