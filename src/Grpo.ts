@@ -11,7 +11,7 @@ import type { Environment } from "./Environment.ts"
 import * as Evaluate from "./Evaluate.ts"
 import * as Loss from "./Loss.ts"
 import type { Aggregate } from "./Pack.ts"
-import { Policy } from "./Policy.ts"
+import { Policy, type PolicyInfo } from "./Policy.ts"
 import * as Progress from "./Progress.ts"
 import * as Reward from "./Reward.ts"
 import * as Rollout from "./Rollout.ts"
@@ -206,7 +206,7 @@ const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Rec
   Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]))
 
 /** What a resumed run must share with the one it continues. Functions are left to the user's honesty. */
-const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: unknown): Record<string, unknown> => ({
+const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: PolicyInfo): Record<string, unknown> => ({
   algorithm: "grpo",
   steps: options.steps,
   tasks: options.tasks.name,
@@ -223,5 +223,6 @@ const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: unknown): Reco
   update: { ...options.update, learningRate: String(options.update.learningRate) },
   evaluateEvery: options.evaluateEvery ?? 10,
   checkpointEvery: options.checkpointEvery ?? 50,
-  policy
+  // Not the device: a run may go on elsewhere, though bit for bit only on the same kind of machine.
+  policy: { ...policy, device: undefined }
 })

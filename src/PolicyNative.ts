@@ -94,7 +94,7 @@ export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, Pol
 const open = Effect.fnUntraced(function*(options: NativeOptions) {
   const invalid = (field: string) => (error: { readonly message: string }) =>
     new PolicyError({ operation: "open", code: "CONFIG", detail: `${field}: ${error.message}` })
-  const settings = {
+  const settings: Native.NativeSettings = {
     seed: options.seed ?? 0,
     dtype: options.dtype ?? "f32",
     ...(options.lora === undefined
@@ -137,6 +137,19 @@ const vocabulary = (tokenizer: Tokenizer): { readonly bytes: Uint8Array; readonl
   return { bytes, offsets }
 }
 
+const policyInfo = (model: Native.NativeModel): PolicyInfo => {
+  const info = JSON.parse(model.info()) as Native.NativeInfo
+  return {
+    engine: info.engine,
+    dtype: info.dtype,
+    device: `${info.device} ${info.isa}, ${info.threads} threads`,
+    parameters: info.parameters,
+    trainable: info.trainable,
+    vocabularySize: info.vocabularySize,
+    contextLength: info.contextLength
+  }
+}
+
 const policy = (model: Native.NativeModel): Policy["Service"] => {
   const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
     Effect.tryPromise({ try: run, catch: (cause) => new PolicyError(failure(operation, cause)) })
@@ -157,7 +170,7 @@ const policy = (model: Native.NativeModel): Policy["Service"] => {
       })
     })
   return {
-    info: JSON.parse(model.info()) as PolicyInfo,
+    info: policyInfo(model),
     logprobs: (forest, options = {}) =>
       abortable("logprobs", (abort) =>
         model.logprobs(forest, {
@@ -195,7 +208,7 @@ const sampler = (model: Native.NativeModel): Sampler["Service"] => ({
         const id = model.sample(nativeRequest(request), (error, events) => {
           if (error !== null) return resume(Effect.fail(new SamplerError(failure("sample", error))))
           gathered.add(events)
-          if (gathered.complete) resume(Effect.succeed(gathered.completions()))
+          if (events.done) resume(gathered.completions())
         })
         return Effect.sync(() => model.cancel(id))
       } catch (cause) {
@@ -221,42 +234,40 @@ const nativeRequest = (request: SampleRequest): Native.SampleRequest => ({
 
 /** Collects the events of one request, one call per decode step, into completions. */
 class Gathered {
-  readonly #tokens: Array<Array<number>>
-  readonly #logprobs: Array<Array<number>>
-  readonly #reasons: Array<Completion["stopReason"] | undefined>
-  #left: number
-  #version = 0
+  readonly #samples: ReadonlyArray<{
+    readonly tokens: Array<number>
+    readonly logprobs: Array<number>
+    reason: Native.StopReason
+  }>
+  #version: number | undefined
 
   constructor(request: SampleRequest) {
-    this.#tokens = Array.from({ length: request.count }, () => [])
-    this.#logprobs = Array.from({ length: request.count }, () => [])
-    this.#reasons = Array.from({ length: request.count })
-    this.#left = request.count
-  }
-
-  get complete(): boolean {
-    return this.#left === 0
+    this.#samples = Array.from({ length: request.count }, () => ({ tokens: [], logprobs: [], reason: "abort" }))
   }
 
   add(events: Native.SampleEvents): void {
-    this.#version = events.version
+    this.#version ??= events.version
     for (let i = 0; i < events.sample.length; i++) {
-      const sample = events.sample[i]!
-      this.#tokens[sample]!.push(events.token[i]!)
-      this.#logprobs[sample]!.push(events.logprob[i]!)
+      const sample = this.#samples[events.sample[i]!]!
+      sample.tokens.push(events.token[i]!)
+      sample.logprobs.push(events.logprob[i]!)
     }
-    for (const { reason, sample } of events.finished) {
-      this.#reasons[sample] = reason
-      this.#left -= 1
-    }
+    for (const { reason, sample } of events.finished) this.#samples[sample]!.reason = reason
   }
 
-  completions(): ReadonlyArray<Completion> {
-    return this.#tokens.map((tokens, i) => ({
-      tokens: Uint32Array.from(tokens),
-      logprobs: Float32Array.from(this.#logprobs[i]!),
-      stopReason: this.#reasons[i]!,
-      policyVersion: this.#version
-    }))
+  completions(): Effect.Effect<ReadonlyArray<Completion>, SamplerError> {
+    const completions: Array<Completion> = []
+    for (const { logprobs, reason, tokens } of this.#samples) {
+      if (reason === "abort") {
+        return Effect.fail(new SamplerError({ operation: "sample", code: "ABORTED", detail: "the model was closed" }))
+      }
+      completions.push({
+        tokens: Uint32Array.from(tokens),
+        logprobs: Float32Array.from(logprobs),
+        stopReason: reason,
+        policyVersion: this.#version ?? 0
+      })
+    }
+    return Effect.succeed(completions)
   }
 }
