@@ -89,12 +89,15 @@ const kindOf = (group: ScoredGroup, advantage: Advantage, good: number): Kind =>
   return first.reward! > good ? "allGood" : "allBad"
 }
 
-/** Sorts groups into those that make the batch and those that do not. */
-const accumulator = <Data>(options: CollectOptions) => {
-  const { advantage = groupRelative(), dropConstant = true, fill = false, good = 0.5, groups, maxDraws = 10 } = options
+const check = ({ groups, maxDraws = 10 }: CollectOptions): void => {
   if (!Number.isInteger(groups) || groups < 1 || !(maxDraws >= 1)) {
     throw new RangeError(`Batch: groups is ${groups} and maxDraws ${maxDraws}; both must be at least 1`)
   }
+}
+
+/** Sorts groups into those that make the batch and those that do not. */
+const accumulator = <Data>(options: CollectOptions) => {
+  const { advantage = groupRelative(), dropConstant = true, fill = false, good = 0.5, groups, maxDraws = 10 } = options
   const limit = Math.ceil(groups * maxDraws)
   const used: Array<ScoredGroup<Data>> = []
   const left: Array<{ readonly group: ScoredGroup<Data>; readonly kind: Kind }> = []
@@ -152,12 +155,12 @@ const accumulator = <Data>(options: CollectOptions) => {
  * )
  * ```
  */
-export const rounds =
-  <Data, E2, R2>(
-    options: CollectOptions,
-    pipeline: (draws: Stream.Stream<Drawn<Data>>) => Stream.Stream<ScoredGroup<Data>, E2, R2>
-  ) =>
-  <E, R>(draws: Stream.Stream<Drawn<Data>, E, R>): Stream.Stream<Batch<Data>, E | E2, R | R2> =>
+export const rounds = <Data, E2, R2>(
+  options: CollectOptions,
+  pipeline: (draws: Stream.Stream<Drawn<Data>>) => Stream.Stream<ScoredGroup<Data>, E2, R2>
+) => {
+  check(options)
+  return <E, R>(draws: Stream.Stream<Drawn<Data>, E, R>): Stream.Stream<Batch<Data>, E | E2, R | R2> =>
     Stream.transformPull(draws, (upstream) =>
       Effect.sync(() => {
         let waiting: Array<Drawn<Data>> = []
@@ -193,14 +196,15 @@ export const rounds =
         })
       })
     )
+}
 
 /**
  * The plain stage: takes groups in the order they arrive, and gives a batch when it is full or the bound on draws is
  * reached; at the end of the stream the last batch may be smaller.
  */
-export const collect =
-  (options: CollectOptions) =>
-  <Data, E, R>(groups: Stream.Stream<ScoredGroup<Data>, E, R>): Stream.Stream<Batch<Data>, E, R> =>
+export const collect = (options: CollectOptions) => {
+  check(options)
+  return <Data, E, R>(groups: Stream.Stream<ScoredGroup<Data>, E, R>): Stream.Stream<Batch<Data>, E, R> =>
     Stream.mapAccum(
       groups,
       () => accumulator<Data>(options),
@@ -211,6 +215,7 @@ export const collect =
       },
       { onHalt: (batch) => (batch.empty() ? [] : [batch.finish(undefined)]) }
     )
+}
 
 export interface PackOptions extends Pack.PackOptions {
   /**
