@@ -264,7 +264,7 @@ fn training_meanwhile_disturbs_nobody() {
 fn cancelled_requests_leave_no_page_behind() {
     let model = model("llama", Dtype::F32, false, Isa::detect().unwrap(), 2);
     let options = SamplerOptions { cache_bytes: 20 * 2 * 4 * 2 * 16 * 12 * 4, prefill_rows: 7, ..SMALL };
-    let mut sampler = Sampler::start(model, options).unwrap();
+    let sampler = Sampler::start(model, options).unwrap();
     for round in 0..30 {
         let pending: Vec<(u64, Pending)> =
             (0..5).map(|seed| submit(&sampler, &request(seed, 30, 3, 90, Choice::temperature(1.0)))).collect();

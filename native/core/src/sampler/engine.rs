@@ -1,7 +1,7 @@
 //! The engine's thread: takes requests between steps, and holds the model only while it computes one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -26,11 +26,12 @@ enum Command {
 /// ones; [`Events::version`](super::Events) tells which weights drew a token).
 pub struct Sampler {
     commands: Sender<Command>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     config: ModelConfig,
     options: Options,
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
     next: AtomicU64,
+    cache_taken: Arc<AtomicUsize>,
 }
 
 impl Sampler {
@@ -42,12 +43,14 @@ impl Sampler {
         let config = model.read().map_err(|_| broken())?.config.clone();
         let batch = Batch::new(&config, options)?;
         let (commands, inbox) = channel();
+        let cache_taken = Arc::new(AtomicUsize::new(0));
+        let taken = cache_taken.clone();
         let thread = std::thread::Builder::new()
             .name("quintain-sampler".into())
-            .spawn(move || Engine { model, batch, inbox }.run())
+            .spawn(move || Engine { model, batch, inbox, cache_taken: taken }.run())
             .map_err(|error| Error::Internal { op: "sampler", message: error.to_string() })?;
         let (vocabulary, next) = (Mutex::new(None), AtomicU64::new(1));
-        Ok(Self { commands, thread: Some(thread), config, options, vocabulary, next })
+        Ok(Self { commands, thread: Mutex::new(Some(thread)), config, options, vocabulary, next, cache_taken })
     }
 
     /// Gives the bytes of the tokens, which stop strings need. Counts for requests submitted from now on.
@@ -75,7 +78,8 @@ impl Sampler {
         Ok(id)
     }
 
-    /// Ends a request; what is left of it finishes with [`Reason::Abort`](super::Reason::Abort). Unknown ids are ignored: it may just have ended.
+    /// Ends a request; what is left of it finishes with [`Reason::Abort`](super::Reason::Abort). An unknown id is ignored:
+    /// it may just have ended.
     pub fn cancel(&self, id: u64) {
         let _ = self.send(Command::Cancel(id));
     }
@@ -87,10 +91,16 @@ impl Sampler {
         answer.recv().map_err(|_| closed())
     }
 
+    /// Bytes of the cache that were ever used; the rest is only reserved.
+    pub fn cache_taken(&self) -> usize {
+        self.cache_taken.load(Ordering::Relaxed)
+    }
+
     /// Aborts every request and joins the thread.
-    pub fn close(&mut self) {
+    pub fn close(&self) {
         let _ = self.send(Command::Close);
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
@@ -119,6 +129,7 @@ struct Engine {
     model: Arc<RwLock<Model>>,
     batch: Batch,
     inbox: Receiver<Command>,
+    cache_taken: Arc<AtomicUsize>,
 }
 
 impl Engine {
@@ -151,6 +162,7 @@ impl Engine {
         if let Err(panic) = &result {
             self.batch.reset(&model.config, &Error::panicked("sample", &**panic));
         }
+        self.cache_taken.store(self.batch.counts().touched * page_layout(&model.config).bytes(), Ordering::Relaxed);
         drop(model);
         match result {
             Ok(Err(error)) => self.batch.fail_all(&error),

@@ -1,0 +1,239 @@
+/**
+ * The native addon: its types, stated by hand, and its loader. Only `PolicyNative` imports this.
+ *
+ * Every method that returns a promise runs off the JavaScript thread; training calls of one model run one after another
+ * in the order they were made. Typed arrays are copied when a call is made. Errors are `Error`s with a `code` (see
+ * {@link describe}); a promise is rejected, and what can be told at once is thrown.
+ */
+import { existsSync } from "node:fs"
+import { createRequire } from "node:module"
+import { dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+
+/** The JSON of {@link NativeModule}'s `create` (with `config`) and `open` (without). */
+export interface NativeSettings {
+  /** In the field names of a Hugging Face `config.json`. */
+  readonly config?: object
+  /** Of random weights and adapters. Default 0. */
+  readonly seed?: number
+  /** Default f32. */
+  readonly dtype?: "f32" | "bf16"
+  readonly lora?: { readonly rank: number; readonly alpha?: number; readonly targets?: ReadonlyArray<string> }
+  /** Activations kept for backward; the rest is recomputed. Default 768 MiB. */
+  readonly activationBytes?: number
+  /** Default: all cores. */
+  readonly threads?: number
+  /** `reference`, `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`. Default: the best this machine has. */
+  readonly isa?: string
+  /** Key-value cache of the sampler; taken as it is used. Default 512 MiB. */
+  readonly cacheBytes?: number
+  /** Samples that decode at once. Default 256. */
+  readonly maxSequences?: number
+  /** Prompt tokens computed between two tokens of those who decode. Default 256. */
+  readonly prefillRows?: number
+}
+
+/** Token trees: `Forest` of Policy.ts. Shapes: T tokens, S segments, N targets. */
+export interface Batch {
+  /** [T] */
+  readonly tokens: Uint32Array
+  /** [S] */
+  readonly segmentStart: Uint32Array
+  /** [S] */
+  readonly segmentLength: Uint32Array
+  /** [S] an earlier segment, or -1. */
+  readonly segmentParent: Int32Array
+  /** [N] */
+  readonly targetPosition: Uint32Array
+  /** [N] */
+  readonly targetToken: Uint32Array
+}
+
+export interface LogprobSettings {
+  readonly temperature: number
+  readonly entropy: boolean
+  /** Keep what `backward` needs. A model keeps one forward: the one before is dropped. */
+  readonly keep: boolean
+  readonly weights: "policy" | "reference"
+}
+
+export interface Forward {
+  readonly id: number
+  /** [N] */
+  readonly logprobs: Float32Array
+  /** [N], or empty when not asked for. */
+  readonly entropy: Float32Array
+}
+
+export interface StepSettings {
+  readonly learningRate: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly epsilon: number
+  readonly weightDecay: number
+  /** 0 does not clip. */
+  readonly maxGradNorm: number
+}
+
+export interface StepReport {
+  /** Before clipping. */
+  readonly gradNorm: number
+  readonly clipped: boolean
+  /** The gradient was not finite: nothing was updated, the gradient was dropped. */
+  readonly skipped: boolean
+  readonly version: number
+}
+
+export interface Tensor {
+  readonly shape: ReadonlyArray<number>
+  /** Row-major. */
+  readonly values: Float32Array
+}
+
+/** `count` continuations of one prompt. Token `position` (prompt included) is drawn with Philox(seed, stream, index, position). */
+export interface SampleRequest {
+  readonly prompt: Uint32Array
+  readonly count: number
+  readonly seed: bigint
+  readonly stream: bigint
+  /** Index of the first of the `count` samples. */
+  readonly firstIndex: number
+  readonly maxTokens: number
+  /** 0 is greedy, and records log-probabilities at temperature 1. */
+  readonly temperature: number
+  /** 0 is off. The filters apply in the order top-k, top-p, min-p, as in Hugging Face, and restrict only the draw. */
+  readonly topK: number
+  /** 1 is off. */
+  readonly topP: number
+  /** 0 is off. */
+  readonly minP: number
+  readonly stopTokens: Uint32Array
+  /** Matched on bytes; needs `setVocabulary`. The token that completes one is the sample's last. */
+  readonly stopStrings: ReadonlyArray<string>
+}
+
+export type StopReason = "stop" | "length" | "context" | "abort"
+
+/** What one step of the engine gave one request. */
+export interface SampleEvents {
+  /** Version of the weights that the tokens were drawn from. */
+  readonly version: number
+  /** Offset of the sample in its request, for each token. */
+  readonly sample: Uint32Array
+  readonly token: Uint32Array
+  /** log_softmax(logits / temperature) at the token, over the whole vocabulary. */
+  readonly logprob: Float32Array
+  readonly finished: ReadonlyArray<{ readonly sample: number; readonly reason: StopReason }>
+  /** No more events come. */
+  readonly done: boolean
+}
+
+export interface NativeModel {
+  /** Facts about the model, as JSON ({@link NativeInfo}). Never waits. */
+  info(): string
+  /** Token `i` is `bytes[offsets[i]..offsets[i + 1]]`; counts for requests made from now on. */
+  setVocabulary(bytes: Uint8Array, offsets: Uint32Array): void
+  /**
+   * Queues a request and gives its id. `onEvents` is called at most once for each step of the engine; after an error, or
+   * after `done`, no more. Requests in flight keep the process alive.
+   */
+  sample(request: SampleRequest, onEvents: (error: Error | null, events: SampleEvents) => void): number
+  /** Ends a request: what is left of it finishes with reason `abort`. An id that has ended is ignored. */
+  cancel(id: number): void
+  logprobs(batch: Batch, settings: LogprobSettings, abort?: NativeAbort | null): Promise<Forward>
+  backward(id: number, dLogprobs: Float32Array, dEntropy: Float32Array | null, abort?: NativeAbort | null): Promise<void>
+  /** Drops a kept forward. */
+  release(id: number): Promise<void>
+  step(settings: StepSettings): Promise<StepReport>
+  zeroGradients(): Promise<void>
+  freezeReference(): Promise<void>
+  save(directory: string, options: { readonly optimizer: boolean }): Promise<void>
+  load(directory: string): Promise<void>
+  parameter(name: string): Promise<Tensor>
+  setParameter(name: string, values: Float32Array): Promise<void>
+  gradient(name: string): Promise<Float32Array>
+  /** Waits for the calls made before, aborts requests, joins the sampler's thread, frees the memory. */
+  close(): Promise<void>
+}
+
+/** The JSON of `info`. */
+export interface NativeInfo {
+  readonly engine: "native"
+  readonly device: "cpu"
+  readonly isa: string
+  readonly threads: number
+  readonly dtype: "f32" | "bf16"
+  readonly lora: { readonly rank: number; readonly alpha: number; readonly targets: ReadonlyArray<string> } | null
+  readonly config: { readonly [field: string]: unknown }
+  readonly vocabularySize: number
+  readonly contextLength: number
+  readonly parameters: number
+  readonly trainable: number
+  readonly parameterNames: ReadonlyArray<string>
+  readonly version: number
+  readonly steps: number
+  /** Bytes. */
+  readonly memory: {
+    readonly [category in
+      | "weights"
+      | "reference"
+      | "gradients"
+      | "moments"
+      | "activations"
+      | "buffers"
+      | "cache"
+      | "total"]: number
+  }
+}
+
+/** Ends the call it was given to, which is then rejected with `ABORTED`. */
+export interface NativeAbort {
+  abort(): void
+}
+
+export interface NativeModule {
+  readonly NativeModel: {
+    create(settings: string): Promise<NativeModel>
+    open(directory: string, settings: string): Promise<NativeModel>
+  }
+  readonly NativeAbort: new() => NativeAbort
+}
+
+/** The package's own directory, whether this file runs from src/ or from dist/src/. */
+const packageRoot = (): string => {
+  let directory = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(directory, "package.json"))) {
+    const parent = dirname(directory)
+    if (parent === directory) throw new Error(`no package.json above ${fileURLToPath(import.meta.url)}`)
+    directory = parent
+  }
+  return directory
+}
+
+let loaded: NativeModule | undefined
+
+/** The addon; loaded at the first call. */
+export const load = (): NativeModule => (loaded ??= open())
+
+const open = (): NativeModule => {
+  const target = `${process.platform}-${process.arch}`
+  const path = join(packageRoot(), "native", "prebuilt", `quintain.${target}.node`)
+  try {
+    return createRequire(import.meta.url)(path) as NativeModule
+  } catch (cause) {
+    const reason = existsSync(path) ? `could not be loaded: ${(cause as Error).message}` : "does not exist"
+    throw new Error(
+      `The native addon for ${target} is not available: ${path} ${reason}.\n` +
+        "Build it with: npm run build:native (it needs Rust, https://rustup.rs)",
+      { cause }
+    )
+  }
+}
+
+/** The kind of an error of the addon (`SHAPE`, `CONFIG`, `STATE`, `ABORTED`, ...) and what to do about it. */
+export const describe = (cause: unknown): { readonly code: string; readonly detail: string } => {
+  if (!(cause instanceof Error)) return { code: "INTERNAL", detail: String(cause) }
+  const code = "code" in cause && typeof cause.code === "string" ? cause.code : "INTERNAL"
+  // napi's own word for an argument of the wrong type.
+  return { code: /^[A-Z_]+$/.test(code) ? code : "ARGUMENT", detail: cause.message }
+}
