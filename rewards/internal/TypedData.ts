@@ -1,0 +1,142 @@
+/**
+ * Values as text that keeps their exact types: what goes into the sandbox and comes out of it. The sandbox has its own
+ * writer and reader of the same format (isolatePrelude.ts), in a realm that model-written code shares; this side trusts
+ * nothing that it reads.
+ *
+ * JSON stands for itself except that an array is tagged: `["a", ...items]`, `["o", key, value, ...]`, `["u"]` undefined,
+ * `["n", "NaN" | "Infinity" | "-Infinity" | "-0"]`, `["i", digits]` bigint, `["d", ms]` Date, `["m", key, value, ...]` Map,
+ * `["s", ...items]` Set, `["h"]` a hole, `["x", kind]` what is no data (a function, a class instance, an accessor).
+ */
+
+/** A value that is no data, such as a function: equal to nothing. */
+export class Opaque {
+  readonly kind: string
+  constructor(kind: string) {
+    this.kind = kind
+  }
+}
+
+const maxDepth = 200
+
+/** Throws a `TypeError` for values that have no exact form, such as functions. */
+export const encode = (value: unknown): string => JSON.stringify(toTagged(value, 0))
+
+const toTagged = (value: unknown, depth: number): unknown => {
+  if (depth > maxDepth) throw new TypeError("nested too deeply")
+  const next = (item: unknown) => toTagged(item, depth + 1)
+  switch (typeof value) {
+    case "string":
+    case "boolean":
+      return value
+    case "undefined":
+      return ["u"]
+    case "bigint":
+      return ["i", String(value)]
+    case "number":
+      return Number.isFinite(value) && !Object.is(value, -0) ? value : ["n", Object.is(value, -0) ? "-0" : String(value)]
+    case "object":
+      break
+    default:
+      throw new TypeError(`a ${typeof value} is no data`)
+  }
+  if (value === null) return null
+  if (Array.isArray(value)) return ["a", ...Array.from(value, (item, index) => (index in value ? next(item) : ["h"]))]
+  if (value instanceof Date) return ["d", value.getTime()]
+  if (value instanceof Map) return ["m", ...[...value].flatMap(([key, item]) => [next(key), next(item)])]
+  if (value instanceof Set) return ["s", ...[...value].map(next)]
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype !== Object.prototype && prototype !== null) throw new TypeError("an instance of a class is no data")
+  return ["o", ...Object.entries(value).flatMap(([key, item]) => [key, next(item)])]
+}
+
+/** Throws for text that is not in the format: the sandbox was tampered with. */
+export const decode = (text: string): unknown => fromTagged(JSON.parse(text), 0)
+
+const fromTagged = (tagged: unknown, depth: number): unknown => {
+  if (!Array.isArray(tagged)) {
+    if (typeof tagged === "object" && tagged !== null) throw new TypeError("an untagged object")
+    return tagged
+  }
+  if (depth > maxDepth) throw new TypeError("nested too deeply")
+  const [tag, ...items] = tagged as Array<unknown>
+  const next = (item: unknown) => fromTagged(item, depth + 1)
+  switch (tag) {
+    case "u":
+      return undefined
+    case "n":
+      return Number(items[0])
+    case "i":
+      return BigInt(String(items[0]))
+    case "d":
+      return new Date(Number(items[0]))
+    case "a": {
+      const array = new Array<unknown>(items.length)
+      items.forEach((item, index) => {
+        if (!(Array.isArray(item) && item[0] === "h")) array[index] = next(item)
+      })
+      return array
+    }
+    case "s":
+      return new Set(items.map(next))
+    case "m":
+      return new Map(pairs(items).map(([key, item]) => [next(key), next(item)]))
+    case "o":
+      // fromEntries defines own properties: a key named __proto__ is a key
+      return Object.fromEntries(pairs(items).map(([key, item]) => [String(key), next(item)]))
+    case "x":
+      return new Opaque(String(items[0]).slice(0, 40))
+    default:
+      throw new TypeError("an unknown tag")
+  }
+}
+
+const pairs = (items: ReadonlyArray<unknown>): Array<readonly [unknown, unknown]> =>
+  Array.from({ length: items.length >> 1 }, (_, index) => [items[2 * index], items[2 * index + 1]] as const)
+
+/**
+ * Equality of data: same type, same value, no coercion. NaN equals NaN and 0 equals -0; the order of keys in objects, of
+ * entries in maps and of members in sets does not matter; a missing key differs from one that holds `undefined`.
+ */
+export const equals = (left: unknown, right: unknown): boolean => {
+  if (left === right) return true
+  if (typeof left !== "object" || typeof right !== "object" || left === null || right === null) {
+    return Number.isNaN(left) && Number.isNaN(right)
+  }
+  if (left instanceof Opaque || right instanceof Opaque) return false
+  if (Array.isArray(left)) {
+    return (
+      Array.isArray(right) &&
+      left.length === right.length &&
+      left.every((item, index) => index in right && equals(item, right[index])) &&
+      right.every((_, index) => index in left)
+    )
+  }
+  if (left instanceof Date) return right instanceof Date && Object.is(left.getTime(), right.getTime())
+  if (left instanceof Map) {
+    return right instanceof Map && left.size === right.size && matches([...left], [...right])
+  }
+  if (left instanceof Set) {
+    return right instanceof Set && left.size === right.size && matches([...left], [...right])
+  }
+  if (Array.isArray(right) || right instanceof Date || right instanceof Map || right instanceof Set) return false
+  const keys = Object.keys(left)
+  return (
+    keys.length === Object.keys(right).length &&
+    keys.every(
+      (key) =>
+        Object.hasOwn(right, key) &&
+        equals((left as Record<string, unknown>)[key], (right as Record<string, unknown>)[key])
+    )
+  )
+}
+
+/** Every item of one has its own equal in the other. */
+const matches = (left: ReadonlyArray<unknown>, right: Array<unknown>): boolean => {
+  const rest = new Map(right.map((item, index) => [index, item]))
+  return left.every((item) => {
+    for (const [index, other] of rest) {
+      if (equals(item, other)) return rest.delete(index)
+    }
+    return false
+  })
+}
