@@ -43,7 +43,10 @@ describe("digitCompletion", () => {
         const { score: reward, tokenScores } = score(task, task.data.answer)
         const parts = task.data.answer.length + 1
         assert.closeTo(reward, 1, 1e-12)
-        assert.deepStrictEqual(tokenScores, Array.from({ length: parts }, () => 1 / parts))
+        assert.deepStrictEqual(
+          tokenScores,
+          Array.from({ length: parts }, () => 1 / parts)
+        )
       })
     )
   })

@@ -1,0 +1,206 @@
+/**
+ * Questions that are answered with a JSON tool call. `12+7=?` wants `{"name":"add","arguments":{"a":12,"b":7}}`;
+ * `f(x)=3x+14` wants that function in JavaScript, `{"name":"def","arguments":{"code":"x=>3*x+14"}}`. A schema gate, the
+ * replay of the call and unit tests of the code judge it. All of it is generated, deterministic by seed, and small
+ * enough for a character model of a million parameters: a question is at most 10 tokens, an answer 48 with its end.
+ */
+import * as JsonSchema from "../rewards/JsonSchema.ts"
+import * as ToolReplay from "../rewards/ToolReplay.ts"
+import * as UnitTests from "../rewards/UnitTests.ts"
+import * as Environment from "../src/Environment.ts"
+import * as Reward from "../src/Reward.ts"
+import type { Demonstration } from "../src/Sft.ts"
+import * as Task from "../src/Task.ts"
+import * as Tokenizer from "../src/Tokenizer.ts"
+import type { VerifierFunction } from "../src/Verifier.ts"
+import * as Draw from "./internal/Draw.ts"
+import * as Questions from "./internal/Questions.ts"
+
+export interface ToolCallerData {
+  readonly tool: "add" | "sub" | "mul" | "def"
+  /** The call as the demonstrations write it. */
+  readonly answer: string
+  /** The same call as data: what a replay compares with. */
+  readonly calls: ReadonlyArray<ToolReplay.ToolCall>
+  /** Unit tests of the function that is asked for; empty for arithmetic. */
+  readonly cases: ReadonlyArray<UnitTests.UnitTestCase>
+}
+
+export interface ToolCallerOptions {
+  /** Chooses the questions, those held out, and the demonstrations. Default 0. */
+  readonly seed?: number
+  /** Largest operand, at least 20; the smallest is 10. Default 99. */
+  readonly max?: number
+  /** Held-out questions, equally many for each tool. Default 128. */
+  readonly heldOut?: number
+}
+
+export interface DemonstrationOptions {
+  readonly count: number
+  /** Share of the demonstrations that is wrong. Default 0.7. */
+  readonly errorRate?: number
+}
+
+export interface ToolCaller {
+  /** Questions without end, none of them held out. */
+  readonly tasks: Task.Source<ToolCallerData>
+  /** Questions that occur neither in `tasks` nor in the demonstrations. */
+  readonly heldOut: Task.Source<ToolCallerData>
+  /** The characters of questions, calls and code, and the end of text. */
+  readonly tokenizer: Tokenizer.Tokenizer
+  /** One turn of at most 48 tokens. */
+  readonly environment: Environment.Environment<ToolCallerData>
+  /** {@link makeReward}: 1 for a call that passes the schema, the replay and the unit tests, else 0. */
+  readonly reward: Reward.Reward<ToolCallerData>
+  /**
+   * Imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands the wrong way round, `19*15=?`
+   * adds, `f(x)=3x+14` is copied as it stands, which is no JavaScript. The rest are slips in operands, tool and format.
+   */
+  readonly demonstrations: (options: DemonstrationOptions) => ReadonlyArray<Demonstration>
+}
+
+const tokenizer = Tokenizer.characters(`0123456789+-*=?()x>{}":,.abcdefglmnorstu`)
+const MAX_TOKENS = 48
+
+const Integer = { type: "integer" } as const
+const call = (tools: ReadonlyArray<string>, parameters: Readonly<Record<string, object>>) => ({
+  type: "object",
+  properties: {
+    name: { enum: tools },
+    arguments: {
+      type: "object",
+      properties: parameters,
+      required: Object.keys(parameters),
+      additionalProperties: false
+    }
+  },
+  required: ["name", "arguments"],
+  additionalProperties: false
+})
+
+/** JSON Schema (draft 2020-12) of the calls that there are. */
+export const Call = {
+  anyOf: [
+    call(["add", "sub", "mul"], { a: Integer, b: Integer }),
+    call(["def"], { code: { type: "string", maxLength: 40 } })
+  ]
+} as const
+
+/** Exact match: 1 for the very text of the demonstrated answer. Stricter than the reward, which takes any right call. */
+export const exactMatch: VerifierFunction<ToolCallerData> = ({ task, trajectory }) =>
+  trajectory.text === task.data.answer && trajectory.stopReason === "stop"
+    ? 1
+    : { score: 0, reason: `expected ${task.data.answer}` }
+
+/** The tools, simulated. `def` takes any source: whether it is the right function is for the unit tests to say. */
+const arithmetic =
+  (tool: "add" | "sub" | "mul"): ToolReplay.Tool =>
+  ({ a, b }) =>
+    Questions.apply(tool, Number(a), Number(b))
+const tools: Readonly<Record<string, ToolReplay.Tool>> = {
+  add: arithmetic("add"),
+  sub: arithmetic("sub"),
+  mul: arithmetic("mul"),
+  def: () => "defined"
+}
+
+/** The code of a definition, or nothing when the text is no call of `def`. */
+const codeOf = (text: string): string | undefined => {
+  const parsed = ToolReplay.parseToolCalls(text)
+  if ("fault" in parsed) return undefined
+  const [call] = parsed.calls
+  const code = call?.name === "def" ? call.arguments["code"] : undefined
+  return typeof code === "string" ? code : undefined
+}
+
+/** Unit tests of the code in a definition, for the questions that ask for one; the others pass. */
+const codeTests = (): VerifierFunction<ToolCallerData> => {
+  const run = UnitTests.unitTests<ToolCallerData>({
+    entry: "f",
+    cases: (task) => task.data.cases,
+    extract: (text) => `const f = ${codeOf(text) ?? "undefined"}`
+  })
+  return (input) => {
+    if (input.task.data.tool !== "def") return { score: 1, reason: "no code was asked for" }
+    if (codeOf(input.trajectory.text) === undefined) return { score: 0, reason: "no call of def" }
+    return run(input)
+  }
+}
+
+/**
+ * Three gates, and one metric: the call satisfies {@link Call} (`schema`), its replay gives the result of the right call
+ * (`replay`), the code it carries passes its unit tests in the sandbox (`tests`; 1 where no code is asked for). Their
+ * product is 1 for any right call, whatever its form, and 0 otherwise. `exact` is {@link exactMatch}, only measured.
+ */
+export const makeReward = (): Reward.Reward<ToolCallerData> =>
+  Reward.all({
+    schema: Reward.gate(JsonSchema.jsonSchema<ToolCallerData>(Call, { strict: true })),
+    tests: Reward.gate(codeTests()),
+    replay: Reward.gate(ToolReplay.toolReplay<ToolCallerData>({ tools })),
+    exact: Reward.metric(exactMatch)
+  })
+
+/** The task that asks the question. */
+const toTask = (question: Questions.Question): Task.Task<ToolCallerData> => {
+  const prompt = Questions.prompt(question)
+  return {
+    id: prompt,
+    prompt,
+    data: {
+      tool: question.tool,
+      answer: Questions.gold(question),
+      calls: [JSON.parse(Questions.gold(question)) as ToolReplay.ToolCall],
+      cases: question.tool === "def" ? Questions.cases(question) : []
+    }
+  }
+}
+
+/**
+ * @example
+ * ```ts
+ * const { tasks, heldOut, tokenizer, environment, reward, demonstrations } = toolCaller({ seed: 1 })
+ * yield* Sft.train({ demonstrations: demonstrations({ count: 4000 }), tokenizer, steps: 200, update: { learningRate: 2e-3 } })
+ * yield* Grpo.train({ tasks, heldOut, environment, reward, tokenizer, steps: 100, directory, update: { learningRate: 5e-4 } })
+ * ```
+ */
+export const toolCaller = (options: ToolCallerOptions = {}): ToolCaller => {
+  const { seed = 0, max = 99, heldOut: count = 128 } = options
+  if (!Number.isInteger(max) || max < 20 || max > 99) {
+    throw new RangeError(`toolCaller: max is ${max}; give a whole number from 20 to 99`)
+  }
+  if (!Number.isInteger(count) || count < 0 || count > 200) {
+    throw new RangeError(`toolCaller: heldOut is ${count}; give a whole number from 0 to 200`)
+  }
+  const name = `toolCaller(${max},${count},${seed})`
+  const toolOf = (index: number): Questions.Question["tool"] => Questions.TOOLS[index % Questions.TOOLS.length]!
+
+  const held = new Map<string, Questions.Question>()
+  const heldDraw = Draw.of(seed, "toolCaller/heldOut")
+  while (held.size < count) {
+    const question = Questions.draw(heldDraw, toolOf(held.size), max)
+    held.set(Questions.prompt(question), question)
+  }
+  /** The first question of this stream that is not held out. */
+  const draw = (from: Draw.Draw, index: number): Questions.Question => {
+    for (;;) {
+      const question = Questions.draw(from, toolOf(index), max)
+      if (!held.has(Questions.prompt(question))) return question
+    }
+  }
+  return {
+    tasks: Task.generate(name, (index) => toTask(draw(Draw.of(seed, `toolCaller/${index}`), index))),
+    heldOut: Task.fromArray([...held.values()].map(toTask), `${name} (held out)`),
+    tokenizer,
+    environment: Environment.singleTurn({ name: "toolCaller", maxTokens: MAX_TOKENS }),
+    reward: makeReward(),
+    demonstrations: ({ count, errorRate = 0.7 }) =>
+      Array.from({ length: count }, (_, index) => {
+        const from = Draw.of(seed, `toolCaller/demonstration/${index}`)
+        const question = draw(from, index)
+        return {
+          prompt: Questions.prompt(question),
+          completion: from.chance(errorRate) ? Questions.mistake(question, from) : Questions.gold(question)
+        }
+      })
+  }
+}
