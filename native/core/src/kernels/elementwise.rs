@@ -1,6 +1,6 @@
 //! Operations on rows and elements: norms, rotary embeddings, the gated activation, softmax statistics.
 
-use super::{Isa, Runtime, SharedMut, reference};
+use super::{Isa, Runtime, SharedMut, reference, rows};
 use std::ops::Range;
 
 /// Elements a task should at least work on: below this, waking a thread costs more than it saves.
@@ -19,7 +19,12 @@ pub fn rmsnorm(rt: &Runtime, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32],
         for row in range {
             // SAFETY: each row is written by one task.
             let y = unsafe { y.range(row * h..(row + 1) * h) };
-            reference::rmsnorm(&x[row * h..(row + 1) * h], weight, eps, y);
+            let x = &x[row * h..(row + 1) * h];
+            match rt.isa {
+                Isa::Reference => reference::rmsnorm(x, weight, eps, y),
+                // SAFETY: the runtime's instruction set is supported; the rows have one length.
+                isa => unsafe { rows::rmsnorm(isa, x, weight, eps, y) },
+            }
         }
     });
 }
@@ -33,16 +38,43 @@ pub fn rmsnorm_backward(
     weight: &[f32],
     eps: f32,
     dx: &mut [f32],
-    mut dweight: Option<&mut [f32]>,
+    dweight: Option<&mut [f32]>,
     rows: usize,
     h: usize,
 ) {
-    let _ = rt;
-    for row in 0..rows {
-        let at = row * h..(row + 1) * h;
-        let dweight = dweight.as_deref_mut();
-        reference::rmsnorm_backward(&dy[at.clone()], &x[at.clone()], weight, eps, &mut dx[at], dweight);
-    }
+    let fits = dy.len() >= rows * h && x.len() >= rows * h && dx.len() >= rows * h && weight.len() == h;
+    assert!(fits, "rmsnorm_backward: {rows} x {h}");
+    let mut inverses = vec![0.0; rows];
+    let (dx, shared) = (SharedMut::new(dx), SharedMut::new(&mut inverses));
+    rows_parallel(rt, rows, h, |range| {
+        for row in range {
+            let at = row * h..(row + 1) * h;
+            let (dy, x) = (&dy[at.clone()], &x[at.clone()]);
+            // SAFETY: each row is written by one task.
+            let (dx, inverse) = unsafe { (dx.range(at), &mut shared.range(row..row + 1)[0]) };
+            *inverse = match rt.isa {
+                Isa::Reference => {
+                    reference::rmsnorm_backward(dy, x, weight, eps, dx, None);
+                    reference::inverse_rms(x, eps)
+                }
+                // SAFETY: the runtime's instruction set is supported; the rows have one length.
+                isa => unsafe { rows::rmsnorm_backward(isa, dy, x, weight, eps, dx) },
+            };
+        }
+    });
+    let Some(dweight) = dweight else { return };
+    assert_eq!(dweight.len(), h, "rmsnorm_backward: dweight");
+    let dweight = SharedMut::new(dweight);
+    rows_parallel(rt, h, rows, |range| {
+        // SAFETY: ranges are disjoint.
+        let dweight = unsafe { dweight.range(range.clone()) };
+        for (row, inverse) in inverses.iter().enumerate() {
+            let at = row * h + range.start..row * h + range.end;
+            for ((sum, dy), x) in dweight.iter_mut().zip(&dy[at.clone()]).zip(&x[at]) {
+                *sum += dy * (x * inverse);
+            }
+        }
+    });
 }
 
 /// Cosines and sines of the rotary angles for every position up to a maximum.
@@ -96,7 +128,13 @@ pub fn rope(
             let (cos, sin) = table.angles(positions[row]);
             // SAFETY: each row is written by one task.
             let row = unsafe { x.range(row * stride..row * stride + width) };
-            row.chunks_exact_mut(table.head_dim).for_each(|head| reference::rope(head, cos, sin, inverse));
+            for head in row.chunks_exact_mut(table.head_dim) {
+                match rt.isa {
+                    Isa::Reference => reference::rope(head, cos, sin, inverse),
+                    // SAFETY: the runtime's instruction set is supported; a head is two halves of the angles' length.
+                    isa => unsafe { rows::rope(isa, head, cos, sin, inverse) },
+                }
+            }
         }
     });
 }
@@ -108,8 +146,15 @@ pub fn silu_mul(rt: &Runtime, gate: &[f32], up: &[f32], out: &mut [f32]) {
     rows_parallel(rt, gate.len(), 1, |range| {
         // SAFETY: ranges are disjoint.
         let out = unsafe { out.range(range.clone()) };
-        for (out, i) in out.iter_mut().zip(range) {
-            *out = reference::silu_mul(gate[i], up[i]);
+        let (gate, up) = (&gate[range.clone()], &up[range]);
+        match rt.isa {
+            Isa::Reference => {
+                for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                    *out = reference::silu_mul(*gate, *up);
+                }
+            }
+            // SAFETY: the runtime's instruction set is supported; the slices have one length.
+            isa => unsafe { rows::silu_mul(isa, gate, up, out) },
         }
     });
 }
@@ -122,8 +167,15 @@ pub fn silu_mul_backward(rt: &Runtime, gate: &[f32], up: &[f32], dout: &[f32], d
     rows_parallel(rt, len, 1, |range| {
         // SAFETY: ranges are disjoint.
         let (dgate, dup) = unsafe { (dgate.range(range.clone()), dup.range(range.clone())) };
-        for (at, i) in range.enumerate() {
-            (dgate[at], dup[at]) = reference::silu_mul_backward(gate[i], up[i], dout[i]);
+        let (gate, up, dout) = (&gate[range.clone()], &up[range.clone()], &dout[range]);
+        match rt.isa {
+            Isa::Reference => {
+                for at in 0..gate.len() {
+                    (dgate[at], dup[at]) = reference::silu_mul_backward(gate[at], up[at], dout[at]);
+                }
+            }
+            // SAFETY: the runtime's instruction set is supported; the slices have one length.
+            isa => unsafe { rows::silu_mul_backward(isa, gate, up, dout, dgate, dup) },
         }
     });
 }
@@ -166,8 +218,12 @@ pub struct RowStats {
 
 /// One pass over a row of logits.
 pub fn row_stats(isa: Isa, logits: &[f32], inverse_temperature: f32) -> RowStats {
-    let _ = isa;
-    let (max, lse, entropy) = reference::row_stats(logits, inverse_temperature);
+    assert!(isa.is_supported());
+    let (max, lse, entropy) = match isa {
+        Isa::Reference => reference::row_stats(logits, inverse_temperature),
+        // SAFETY: just checked.
+        isa => unsafe { rows::row_stats(isa, logits, inverse_temperature) },
+    };
     RowStats { max, lse, entropy }
 }
 
@@ -181,6 +237,14 @@ pub fn dlogits(
     targets: &[(u32, f32)],
     dentropy: f32,
 ) {
-    let _ = isa;
-    reference::dlogits(logits, inverse_temperature, (stats.lse, stats.entropy), targets, dentropy);
+    assert!(isa.is_supported());
+    if isa == Isa::Reference {
+        return reference::dlogits(logits, inverse_temperature, (stats.lse, stats.entropy), targets, dentropy);
+    }
+    let total = targets.iter().map(|(_, dlogp)| dlogp).sum();
+    // SAFETY: just checked.
+    unsafe { rows::dlogits(isa, logits, inverse_temperature, stats.lse, stats.entropy, total, dentropy) };
+    for (token, dlogp) in targets {
+        logits[*token as usize] += dlogp * inverse_temperature;
+    }
 }

@@ -211,7 +211,7 @@ pub fn linear_dx(
         Weight::F32(w) => {
             let panel = |at, ns: Range<usize>, scratch: &mut AlignedVec<f32>| {
                 let b = scratch.reserve(BLOCK * NR);
-                transpose::panel_f32(w, at, ns, b);
+                transpose::panel_f32(rt.isa, w, at, ns, b);
                 Block { b: b.as_ptr(), step: NR }
             };
             drive(rt, &product(dy.as_ptr(), ldy), panel, tile_f32);
@@ -327,7 +327,7 @@ mod pairs {
             transpose::round_to_bf16(rt, dy, m, n, ldy, a, padded(n));
             let panel = |at, ns: Range<usize>, scratch: &mut AlignedVec<u16>| {
                 let b = scratch.reserve(PAIR_BLOCK * NR);
-                transpose::panel_pairs(w, at, ns, b);
+                transpose::panel_pairs(rt.isa, w, at, ns, b);
                 Block { b: b.as_ptr(), step: NR * 2 }
             };
             drive(rt, &product(m, k, n, a, output, 0), panel, tile_pairs);
@@ -342,7 +342,7 @@ mod pairs {
             transpose::columns_to_bf16(rt, x, m, k, ldx, a, padded(m));
             let panel = |at: usize, ms: Range<usize>, scratch: &mut AlignedVec<u16>| {
                 let b = scratch.reserve(PAIR_BLOCK * NR);
-                transpose::rows_to_pairs(dy, ms, m, at * NR..n.min(at * NR + NR), ldy, b);
+                transpose::rows_to_pairs(rt.isa, dy, ms, m, at * NR..n.min(at * NR + NR), ldy, b);
                 Block { b: b.as_ptr(), step: NR * 2 }
             };
             drive(rt, &product(k, n, m, a, output, 0), panel, tile_pairs);

@@ -13,6 +13,7 @@ mod gemm;
 mod isa;
 mod packed;
 pub mod reference;
+mod rows;
 mod runtime;
 mod simd;
 mod tile;

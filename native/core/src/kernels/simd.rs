@@ -61,6 +61,17 @@ pub trait Simd: Copy {
         lanes[0]
     }
 
+    /// Transposes a block of 16 x 16 numbers of 32 bits; rows are `from_row` and `to_row` apart.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for row in 0..LANES {
+            for column in 0..LANES {
+                // SAFETY: the caller vouches for both blocks.
+                unsafe { *to.add(column * to_row + row) = *from.add(row * from_row + column) };
+            }
+        }
+    }
+
     /// The largest lane.
     #[inline(always)]
     unsafe fn largest(v: Self::V) -> f32 {

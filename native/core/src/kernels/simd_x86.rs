@@ -213,4 +213,34 @@ impl Simd for Avx512 {
             (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(_mm512_and_si512(pairs, high)))
         }
     }
+
+    /// Four stages: neighbours interleaved by 32 and 64 bits, then 128-bit quarters gathered twice.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: the caller vouches for AVX-512 and for both blocks.
+        unsafe {
+            let rows: [__m512; 16] = std::array::from_fn(|row| _mm512_loadu_ps(from.add(row * from_row)));
+            let pairs: [__m512; 16] = std::array::from_fn(|i| {
+                let (a, b) = (rows[i & !1], rows[i | 1]);
+                if i & 1 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+            });
+            // Row 4q + j: columns 4l + j (l = lane of 128 bits) of rows 4q .. 4q + 4.
+            let quads: [__m512; 16] = std::array::from_fn(|i| {
+                let (q, j) = (i & !3, i & 3);
+                let a = _mm512_castps_pd(pairs[q + j / 2]);
+                let b = _mm512_castps_pd(pairs[q + 2 + j / 2]);
+                _mm512_castpd_ps(if j & 1 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+            });
+            for j in 0..4 {
+                let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
+                let low = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];
+                let high = [_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d)];
+                for (l, [ab, cd]) in [low, high].into_iter().enumerate() {
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                    _mm512_storeu_ps(to.add((l * 8 + j) * to_row), even);
+                    _mm512_storeu_ps(to.add((l * 8 + 4 + j) * to_row), odd);
+                }
+            }
+        }
+    }
 }

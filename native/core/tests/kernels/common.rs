@@ -48,3 +48,30 @@ pub fn every_runtime() -> Vec<Arc<Runtime>> {
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
+
+/// Every instruction set but the oracle.
+pub fn isas() -> impl Iterator<Item = Isa> {
+    Isa::supported().filter(|isa| *isa != Isa::Reference)
+}
+
+/// Within `tolerance`, relative to values above 1.
+pub fn assert_close(fast: &[f32], slow: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(fast.len(), slow.len(), "{what}");
+    for (i, (a, b)) in fast.iter().zip(slow).enumerate() {
+        let allowed = tolerance * b.abs().max(1.0);
+        assert!((a - b).abs() <= allowed, "{what} [{i}]: {a} against {b}, allowed {allowed:e}");
+    }
+}
+
+/// Central differences in f64: with step 1e-5 and values of order 1 they err by about 1e-10.
+pub fn check_gradient(x: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) -> f64) {
+    const STEP: f64 = 1e-5;
+    for i in 0..x.len() {
+        let mut moved = x.to_vec();
+        moved[i] = x[i] + STEP;
+        let above = loss(&moved);
+        moved[i] = x[i] - STEP;
+        let slope = (above - loss(&moved)) / (2.0 * STEP);
+        assert!((slope - gradient[i]).abs() < 1e-7 * slope.abs().max(1.0), "[{i}]: {} against {slope}", gradient[i]);
+    }
+}

@@ -1,4 +1,6 @@
 //! The kernels against their oracle.
 
+mod attention;
 mod common;
+mod elementwise;
 mod gemm;
