@@ -108,7 +108,9 @@ if (!upToDate || process.argv.includes("--force")) {
     process.exit(process.env.npm_lifecycle_event === "build:native" ? 1 : 0)
   }
   const started = Date.now()
-  console.log(`Building the native addon for ${platform}-${arch} (release, about a minute the first time)`)
+  console.log(
+    `Building the native addon for ${platform}-${arch} (release, one to two minutes of processor time the first time)`
+  )
   const code = await compile()
   if (code !== 0) {
     console.error(`\nThe native addon did not compile: cargo build ended with ${code}, its output is above.`)

@@ -37,7 +37,7 @@ if (reason !== undefined) {
   const flags = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--foreground-scripts"]
   const { status } = spawnSync("npm", flags, { cwd: root, stdio: "inherit", shell: process.platform === "win32" })
   if (status !== 0) {
-    console.error("npm ci failed: see above. The registry must be reachable for the first installation.")
+    console.error("npm ci failed: its reason is above.")
     process.exit(status ?? 1)
   }
 }
