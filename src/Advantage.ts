@@ -142,32 +142,34 @@ export interface Gdpo {
  * are summed by weight, so that one of small variance is not drowned; the sums are then normalised over the batch. A
  * trajectory that one verifier could not score goes without that verifier's share.
  */
-export const gdpo = ({ epsilon = 1e-4, weights }: Gdpo): Advantage => (groups) => {
-  const sums = groups.map((group) => {
-    const sum = group.trajectories.map(({ reward }) => (reward === undefined ? undefined : 0))
-    for (const [name, weight] of Object.entries(weights)) {
-      const scores = group.trajectories.map(({ outcomes }, i) => {
-        const outcome = sum[i] === undefined ? undefined : outcomes[name]
-        return outcome?._tag === "Scored" ? outcome.score : undefined
-      })
-      const scored = scores.filter((score) => score !== undefined)
-      if (scored.length < 2) continue
-      const center = mean(scored)
-      const divisor = deviation(scored) + epsilon
-      scores.forEach((score, i) => {
-        if (score !== undefined) sum[i]! += (weight * (score - center)) / divisor
-      })
-    }
-    return sum
-  })
-  const all = sums.flat().filter((sum) => sum !== undefined)
-  const center = mean(all)
-  const divisor = deviation(all) + epsilon
-  return groups.map((group, g) => ({
-    ...group,
-    advantages: sums[g]!.map((sum) => (sum === undefined || all.length < 2 ? 0 : (sum - center) / divisor))
-  }))
-}
+export const gdpo =
+  ({ epsilon = 1e-4, weights }: Gdpo): Advantage =>
+  (groups) => {
+    const sums = groups.map((group) => {
+      const sum = group.trajectories.map(({ reward }) => (reward === undefined ? undefined : 0))
+      for (const [name, weight] of Object.entries(weights)) {
+        const scores = group.trajectories.map(({ outcomes }, i) => {
+          const outcome = sum[i] === undefined ? undefined : outcomes[name]
+          return outcome?._tag === "Scored" ? outcome.score : undefined
+        })
+        const scored = scores.filter((score) => score !== undefined)
+        if (scored.length < 2) continue
+        const center = mean(scored)
+        const divisor = deviation(scored) + epsilon
+        scores.forEach((score, i) => {
+          if (score !== undefined) sum[i]! += (weight * (score - center)) / divisor
+        })
+      }
+      return sum
+    })
+    const all = sums.flat().filter((sum) => sum !== undefined)
+    const center = mean(all)
+    const divisor = deviation(all) + epsilon
+    return groups.map((group, g) => ({
+      ...group,
+      advantages: sums[g]!.map((sum) => (sum === undefined || all.length < 2 ? 0 : (sum - center) / divisor))
+    }))
+  }
 
 /** Reward of each policy token: where it was earned if that is known, else all of it on the last one. */
 const rewardByToken = ({ reward, tokenRewards, trajectory }: ScoredTrajectory): Float64Array => {
@@ -200,29 +202,31 @@ export interface ReinforcePlusPlus {
 }
 
 /** REINFORCE++ (Hu 2025): returns by token, whitened with mean and deviation over all policy tokens of the batch. */
-export const reinforcePlusPlus = ({ baseline = false, gamma = 1 }: ReinforcePlusPlus = {}): Advantage => (groups) => {
-  const returns = baseline
-    ? groups.map((group) => {
-        const rewards = rewardsOf(group)
-        // A lone reward is kept, as in verl: the batch is its baseline.
-        const center = rewards.length < 2 ? 0 : mean(rewards)
-        return group.trajectories.map(({ reward, trajectory }) =>
-          reward === undefined ? undefined : new Float64Array(policyTokens(trajectory)).fill(reward - center)
-        )
-      })
-    : returnsOf(groups, gamma)
-  let count = 0
-  let sum = 0
-  for (const row of returns.flat()) for (const value of row ?? []) sum += (count++, value)
-  const center = sum / count
-  let squares = 0
-  for (const row of returns.flat()) for (const value of row ?? []) squares += (value - center) ** 2
-  const factor = count < 2 ? 0 : 1 / Math.sqrt(squares / (count - 1) + 1e-8)
-  return groups.map((group, g) => ({
-    ...group,
-    advantages: returns[g]!.map((row) => (row === undefined ? 0 : row.map((value) => (value - center) * factor)))
-  }))
-}
+export const reinforcePlusPlus =
+  ({ baseline = false, gamma = 1 }: ReinforcePlusPlus = {}): Advantage =>
+  (groups) => {
+    const returns = baseline
+      ? groups.map((group) => {
+          const rewards = rewardsOf(group)
+          // A lone reward is kept, as in verl: the batch is its baseline.
+          const center = rewards.length < 2 ? 0 : mean(rewards)
+          return group.trajectories.map(({ reward, trajectory }) =>
+            reward === undefined ? undefined : new Float64Array(policyTokens(trajectory)).fill(reward - center)
+          )
+        })
+      : returnsOf(groups, gamma)
+    let count = 0
+    let sum = 0
+    for (const row of returns.flat()) for (const value of row ?? []) sum += (count++, value)
+    const center = sum / count
+    let squares = 0
+    for (const row of returns.flat()) for (const value of row ?? []) squares += (value - center) ** 2
+    const factor = count < 2 ? 0 : 1 / Math.sqrt(squares / (count - 1) + 1e-8)
+    return groups.map((group, g) => ({
+      ...group,
+      advantages: returns[g]!.map((row) => (row === undefined ? 0 : row.map((value) => (value - center) * factor)))
+    }))
+  }
 
 export interface TokenLevel {
   /** Discount per policy token. Default 1. */

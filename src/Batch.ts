@@ -167,12 +167,9 @@ export const rounds = <Data, E2, R2>(
         let ended = false
         const take = Effect.fnUntraced(function* (count: number): Effect.fn.Return<Array<Drawn<Data>>, E> {
           while (waiting.length < count && !ended) {
-            const more = yield* upstream.pipe(
-              Pull.catchDone(() => {
-                ended = true
-                return Effect.succeed<ReadonlyArray<Drawn<Data>>>([])
-              })
-            )
+            const more = yield* upstream.pipe(Pull.catchDone(() => Effect.succeed<ReadonlyArray<Drawn<Data>>>([])))
+            // A pull never gives an empty array.
+            ended = more.length === 0
             waiting.push(...more)
           }
           const taken = waiting.slice(0, count)

@@ -68,7 +68,10 @@ export const metrics = (batch: Batch): Record<string, number> => {
     const truncated = ({ stopReason }: { stopReason: string }) => stopReason === "length" || stopReason === "context"
     const lengths = scored.map(({ trajectory }) => policyTokens(trajectory))
     const terminated = lengths.filter((_, i) => !truncated(scored[i]!.trajectory))
-    for (const [suffix, values] of [["length", lengths], ["terminated_length", terminated]] as const) {
+    for (const [suffix, values] of [
+      ["length", lengths],
+      ["terminated_length", terminated]
+    ] as const) {
       if (values.length === 0) continue
       out[`completions/mean_${suffix}`] = mean(values)
       out[`completions/min_${suffix}`] = least(values)

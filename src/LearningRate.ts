@@ -21,7 +21,9 @@ const decay =
   ({ floor = 0, peak, steps, warmup: rise = 0 }: Decay) => {
     const rising = warmup(peak, rise)
     return (step: number): number =>
-      step < rise ? rising(step) : floor + (peak - floor) * shape(Math.min(1, (step - rise) / Math.max(1, steps - rise)))
+      step < rise
+        ? rising(step)
+        : floor + (peak - floor) * shape(Math.min(1, (step - rise) / Math.max(1, steps - rise)))
   }
 
 /** Falls linearly from `peak` to `floor`. */

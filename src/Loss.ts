@@ -261,9 +261,7 @@ export const sapo = (options: { readonly positive?: number; readonly negative?: 
  * DPPO with a total-variation mask (prime-rl's default): -A r against the sampler, tokens dropped whose probability has
  * moved by more than `low` / `high` in the direction of their advantage, plus tau (logprob - sampler logprob)^2.
  */
-export const dppo = (
-  options: { readonly low?: number; readonly high?: number; readonly tau?: number } = {}
-): Loss => {
+export const dppo = (options: { readonly low?: number; readonly high?: number; readonly tau?: number } = {}): Loss => {
   const { high = 0.2, low = 0.2, tau = 1e-3 } = options
   return (input) => {
     let dropped = 0
@@ -322,7 +320,8 @@ export const withKl = (loss: Loss, options: KlOptions): Loss => {
   const { biasCorrection = false, coefficient, estimator = "k3", straightThrough = false } = options
   const added = (input: LossInput): LossOutput => {
     const reference = input.referenceLogprobs
-    if (reference === undefined) throw new Error("Loss.withKl needs referenceLogprobs; Update computes them by `reference`")
+    if (reference === undefined)
+      throw new Error("Loss.withKl needs referenceLogprobs; Update computes them by `reference`")
     const inner = loss(input)
     const dLogprobs = Float64Array.from(inner.dLogprobs)
     let penalty = 0

@@ -78,7 +78,10 @@ const itemsOf = (groups: ReadonlyArray<PackGroup>): Array<Array<Item>> =>
             "nothing predicts a first token, give the prompt at least one"
         )
       }
-      for (const [name, values] of [["advantage", source.advantage], ["samplerLogprobs", source.samplerLogprobs]] as const) {
+      for (const [name, values] of [
+        ["advantage", source.advantage],
+        ["samplerLogprobs", source.samplerLogprobs]
+      ] as const) {
         if (typeof values === "object" && values.length !== targets.length) {
           throw new RangeError(
             `Pack.pack: ${name} of sequence ${sequence} of group ${group} has ${values.length} numbers for ` +

@@ -8,7 +8,7 @@
  * ```
  */
 import * as Effect from "effect/Effect"
-import * as Result from "effect/Result"
+import type * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import * as Stream from "effect/Stream"
@@ -157,11 +157,11 @@ export interface JsonlOptions<in Data> {
 export const jsonl: {
   (path: string): Source<Readonly<Record<string, unknown>>>
   <Data>(path: string, schema: Schema.Decoder<Data>, options?: JsonlOptions<Data>): Source<Data>
-} = (path: string, schema: Schema.Decoder<any> = Row, options: JsonlOptions<any> = {}): Source<any> => {
+} = (path: string, schema: Schema.Decoder<unknown> = Row, options: JsonlOptions<never> = {}): Source<never> => {
   const { id: idField = "id", prompt: promptField = "prompt" } = options
   const decodeData = Schema.decodeUnknownResult(schema)
 
-  const parse = Effect.fnUntraced(function* (line: string, place: string): Effect.fn.Return<Task<any>, TaskError> {
+  const parse = Effect.fnUntraced(function* (line: string, place: string): Effect.fn.Return<Task<never>, TaskError> {
     const fail = (field: string, value: unknown, problem: string, remedy: string) =>
       new TaskError({ source: path, place, field, value: value === undefined ? "" : show(value), problem, remedy })
     const decode = <A>(result: Result.Result<A, Schema.SchemaError>, value: unknown, at: string, remedy: string) =>
@@ -169,8 +169,13 @@ export const jsonl: {
         const [issue] = issuesOf(error.issue).issues
         const keys = (issue?.path ?? []).map((key) => (typeof key === "object" ? key.key : key))
         // The value that is wrong, not the object around it.
-        const found = keys.reduce<any>((inner, key) => inner?.[key], value)
-        return fail([at, ...keys.map(String)].filter((part) => part !== "").join("."), found, issue?.message ?? error.message, remedy)
+        const found = keys.reduce((inner, key) => (inner as Record<PropertyKey, unknown> | undefined)?.[key], value)
+        return fail(
+          [at, ...keys.map(String)].filter((part) => part !== "").join("."),
+          found,
+          issue?.message ?? error.message,
+          remedy
+        )
       })
 
     const json = yield* Effect.try({
@@ -178,10 +183,17 @@ export const jsonl: {
       catch: (cause) => fail("", line, `not JSON: ${String(cause)}`, "Write one JSON object per line")
     })
     const row = yield* decode(decodeRow(json), json, "", "Write one JSON object per line")
-    const data = yield* decode(decodeData(json), json, "", "Correct the line, or the schema given to Task.jsonl")
-    const id = row[idField] === undefined
-      ? place
-      : String(yield* decode(decodeId(row[idField]), row[idField], idField, "Make it a string or a number"))
+    // What `schema` decodes to; the overloads know its type.
+    const data = (yield* decode(
+      decodeData(json),
+      json,
+      "",
+      "Correct the line, or the schema given to Task.jsonl"
+    )) as never
+    const id =
+      row[idField] === undefined
+        ? place
+        : String(yield* decode(decodeId(row[idField]), row[idField], idField, "Make it a string or a number"))
     if (typeof promptField !== "string") return { id, prompt: promptField(data), data }
     const prompt = yield* decode(
       decodePrompt(row[promptField]),
@@ -207,7 +219,7 @@ export const jsonl: {
         })
     })
     const places: Array<string> = []
-    const tasks: Array<Task<any>> = []
+    const tasks: Array<Task<never>> = []
     for (const [index, line] of text.split("\n").entries()) {
       if (line.trim() === "") continue
       const place = `line ${index + 1}`
@@ -257,8 +269,9 @@ export const split = <Data>(
     const endless = tasks.length === Infinity
     const order = endless ? undefined : permutation(tasks.length, `split ${seed}`)
     // In the order of the source, so that a held-out table reads like the file it comes from.
-    const aside = order === undefined ? Uint32Array.from({ length: count }, (_, i) => i) : order.slice(0, count).sort()
-    const rest = order?.slice(count).sort()
+    const aside =
+      order === undefined ? Uint32Array.from({ length: count }, (_, i) => i) : order.slice(0, count).toSorted()
+    const rest = order?.slice(count).toSorted()
     const chosen: Array<Task<Data>> = []
     for (const index of aside) {
       const task = tasks.at(index)

@@ -31,8 +31,10 @@ export class UnknownText extends Schema.TaggedError<UnknownText>()("UnknownText"
   position: Schema.Int
 }) {
   override get message(): string {
-    return `${this.tokenizer} has no token for ${JSON.stringify(this.character)} at position ${this.position}: ` +
+    return (
+      `${this.tokenizer} has no token for ${JSON.stringify(this.character)} at position ${this.position}: ` +
       "add it to the alphabet, or use Tokenizer.bytes()"
+    )
   }
 }
 

@@ -146,7 +146,10 @@ const measureSampler = (into: Gather, sampler: Float32Array, policy: ArrayLike<n
 const evaluate = (loss: Loss, input: LossInput) => {
   const output: LossOutput = loss(input)
   const targets = input.logprobs.length
-  for (const [name, values] of [["dLogprobs", output.dLogprobs], ["dEntropy", output.dEntropy]] as const) {
+  for (const [name, values] of [
+    ["dLogprobs", output.dLogprobs],
+    ["dEntropy", output.dEntropy]
+  ] as const) {
     if (values !== undefined && values.length !== targets) {
       throw new RangeError(`the loss returned ${values.length} numbers as ${name} for ${targets} targets`)
     }
@@ -239,7 +242,10 @@ export const make = (settings: UpdateSettings): Updater => {
           weights: pack.weights,
           sequenceStart: pack.sequenceStart
         }
-        const result = yield* timed("loss", Effect.sync(() => evaluate(loss, input)))
+        const result = yield* timed(
+          "loss",
+          Effect.sync(() => evaluate(loss, input))
+        )
         if (result === undefined) return false
         yield* timed("backward", policy.backward(kept.id, result.dLogprobs, result.dEntropy))
         const weight = logprobs.length
@@ -248,7 +254,8 @@ export const make = (settings: UpdateSettings): Updater => {
         for (const [name, value] of Object.entries(result.output.metrics)) {
           measures.add(name, typeof value === "number" ? { by: "mean", value, weight } : { weight, ...value })
         }
-        if (first) measureSampler(measures, pack.samplerLogprobs, old === pack.samplerLogprobs ? logprobs : input.oldLogprobs)
+        if (first)
+          measureSampler(measures, pack.samplerLogprobs, old === pack.samplerLogprobs ? logprobs : input.oldLogprobs)
         return true
       })
       // Between the forward and its backward the engine holds activations that only we can free.
@@ -349,7 +356,8 @@ export const make = (settings: UpdateSettings): Updater => {
         seconds.pack = (performance.now() - begun) / 1000
         return run(parts, epochs, step, seconds, batch)
       }),
-    packs: (packs, step) => Effect.suspend(() => run(packs.length === 0 ? [] : [packs], 1, step, noSeconds(), undefined))
+    packs: (packs, step) =>
+      Effect.suspend(() => run(packs.length === 0 ? [] : [packs], 1, step, noSeconds(), undefined))
   }
 }
 
@@ -368,7 +376,9 @@ export interface Updated<out Data = unknown> {
  */
 export const stage = (settings: UpdateSettings, { from = 0 }: { readonly from?: number } = {}) => {
   const updater = make(settings)
-  return <Data, E, R>(batches: Stream.Stream<Batch<Data>, E, R>): Stream.Stream<Updated<Data>, E | PolicyError, R | Policy> =>
+  return <Data, E, R>(
+    batches: Stream.Stream<Batch<Data>, E, R>
+  ): Stream.Stream<Updated<Data>, E | PolicyError, R | Policy> =>
     Stream.mapEffect(batches, (batch, index) =>
       Effect.map(updater.batch(batch, from + index), (report) => ({ batch, report }))
     )

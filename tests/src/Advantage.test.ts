@@ -82,24 +82,27 @@ describe("unscorable trajectories and groups of one", () => {
   }
   const reward = fc.option(fc.double({ min: -2, max: 2, noNaN: true }), { nil: undefined })
 
-  it.each(Object.entries(estimators))("%s leaves unscorable ones out of the baseline and gives them 0", (_, estimator) => {
-    fc.assert(
-      fc.property(fc.array(reward, { minLength: 1, maxLength: 8 }), (rewards) => {
-        const [all] = estimator([rewarded(...rewards)])
-        const scored = rewards.filter((value) => value !== undefined)
-        const [some] = estimator([rewarded(...scored)])
-        let next = 0
-        rewards.forEach((value, i) => {
-          if (value === undefined) assert.strictEqual(all!.advantages[i], 0)
-          else assert.deepStrictEqual(all!.advantages[i], some!.advantages[next++])
-        })
-        for (const value of all!.advantages) {
-          assert.isTrue(typeof value === "number" ? Number.isFinite(value) : value.every(Number.isFinite))
-        }
-      }),
-      { seed: 1 }
-    )
-  })
+  it.each(Object.entries(estimators))(
+    "%s leaves unscorable ones out of the baseline and gives them 0",
+    (_, estimator) => {
+      fc.assert(
+        fc.property(fc.array(reward, { minLength: 1, maxLength: 8 }), (rewards) => {
+          const [all] = estimator([rewarded(...rewards)])
+          const scored = rewards.filter((value) => value !== undefined)
+          const [some] = estimator([rewarded(...scored)])
+          let next = 0
+          rewards.forEach((value, i) => {
+            if (value === undefined) assert.strictEqual(all!.advantages[i], 0)
+            else assert.deepStrictEqual(all!.advantages[i], some!.advantages[next++])
+          })
+          for (const value of all!.advantages) {
+            assert.isTrue(typeof value === "number" ? Number.isFinite(value) : value.every(Number.isFinite))
+          }
+        }),
+        { seed: 1 }
+      )
+    }
+  )
 
   it.each(Object.entries(estimators))("%s gives a lone trajectory 0", (_, estimator) => {
     assert.deepStrictEqual(estimator([rewarded(0.7, undefined)])[0]!.advantages, [0, 0])
@@ -115,7 +118,11 @@ describe("properties", () => {
         for (const scale of ["std", "none"] as const) {
           const estimator = Advantage.groupRelative({ scale })
           const own = flat(estimator, [rewarded(...values)])
-          assert.closeTo(own.reduce((a, b) => a + b, 0), 0, 1e-8)
+          assert.closeTo(
+            own.reduce((a, b) => a + b, 0),
+            0,
+            1e-8
+          )
           assertClose(flat(estimator, [rewarded(...values.map((value) => value + shift))]), own, 1e-6)
         }
       }),
@@ -137,22 +144,36 @@ describe("properties", () => {
   })
 
   it("OPO's baseline weighs rewards by length", () => {
-    const group = scoredGroup([{ reward: 1, tokens: [1] }, { reward: 0, tokens: [1, 2, 3] }])
+    const group = scoredGroup([
+      { reward: 1, tokens: [1] },
+      { reward: 0, tokens: [1, 2, 3] }
+    ])
     assertClose(flat(Advantage.opo(), [group]), [0.75, -0.25])
   })
 
   it("REINFORCE++ discounts by token, and its advantages have mean 0 and deviation 1", () => {
     const groups = [
-      scoredGroup([{ reward: 1, tokens: [1, 2, 3] }, { reward: 0, tokens: [1, 2] }]),
+      scoredGroup([
+        { reward: 1, tokens: [1, 2, 3] },
+        { reward: 0, tokens: [1, 2] }
+      ]),
       scoredGroup([{ reward: 0.5, tokens: [4] }])
     ]
     const returns = [0.25, 0.5, 1, 0, 0, 0.5]
     const center = returns.reduce((a, b) => a + b, 0) / 6
     const std = Math.sqrt(returns.reduce((sum, value) => sum + (value - center) ** 2, 0) / 5)
     const actual = flat(Advantage.reinforcePlusPlus({ gamma: 0.5 }), groups)
-    assertClose(actual, returns.map((value) => (value - center) / std), 1e-7)
+    assertClose(
+      actual,
+      returns.map((value) => (value - center) / std),
+      1e-7
+    )
     const baseline = flat(Advantage.reinforcePlusPlus({ baseline: true }), groups)
-    assert.closeTo(baseline.reduce((a, b) => a + b, 0), 0, 1e-9)
+    assert.closeTo(
+      baseline.reduce((a, b) => a + b, 0),
+      0,
+      1e-9
+    )
     assert.isAbove(baseline[0]!, baseline[3]!)
   })
 })
@@ -189,7 +210,11 @@ describe("token level", () => {
     fc.assert(
       fc.property(fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 2, maxLength: 6 }), (rewards) => {
         const group = rewarded(...rewards)
-        const plain = flat(Advantage.groupRelative({ scale: "none" }), [group]).flatMap((value) => [value, value, value])
+        const plain = flat(Advantage.groupRelative({ scale: "none" }), [group]).flatMap((value) => [
+          value,
+          value,
+          value
+        ])
         assertClose(flat(Advantage.tokenLevel(), [group]), plain)
       }),
       { seed: 4 }

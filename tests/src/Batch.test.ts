@@ -20,7 +20,10 @@ describe("collect", () => {
     Effect.gen(function* () {
       const groups = [mixed(), allGood(), allBad(), unscorable(), rewarded(0, 1, undefined), allBad(), mixed()]
       const batches = yield* collect(groups, { groups: 2 })
-      assert.deepStrictEqual(batches.map((batch) => batch.groups.length), [2, 1])
+      assert.deepStrictEqual(
+        batches.map((batch) => batch.groups.length),
+        [2, 1]
+      )
       assert.strictEqual(batches[0]!.drawn, 5)
       assert.deepStrictEqual(batches[0]!.dropped, {
         allGood: 1,
@@ -31,7 +34,8 @@ describe("collect", () => {
       })
       assert.strictEqual(batches[0]!.unused.length, 3)
       assert.strictEqual(batches[1]!.drawn, 2)
-    }))
+    })
+  )
 
   it.effect("is bounded: at the limit it goes on with what it has, or fills up", () =>
     Effect.gen(function* () {
@@ -42,11 +46,15 @@ describe("collect", () => {
       const [full] = yield* collect(groups, { groups: 2, maxDraws: 2, fill: true })
       assert.strictEqual(full!.groups.length, 2)
       assert.strictEqual(full!.constant, 1)
-      assert.deepStrictEqual(full!.groups.map(({ advantages }) => advantages.some((a) => a !== 0)), [true, false])
+      assert.deepStrictEqual(
+        full!.groups.map(({ advantages }) => advantages.some((a) => a !== 0)),
+        [true, false]
+      )
       assert.strictEqual(full!.dropped.allGood, 0)
       const [nothing] = yield* collect([allBad(), allGood()], { groups: 1, maxDraws: 2 })
       assert.strictEqual(nothing!.groups.length, 0)
-    }))
+    })
+  )
 
   it.effect("keeps constant groups when told so, but never those without a score", () =>
     Effect.gen(function* () {
@@ -54,7 +62,8 @@ describe("collect", () => {
       assert.strictEqual(batch!.groups.length, 2)
       assert.strictEqual(batch!.constant, 1)
       assert.strictEqual(batch!.dropped.unscorable, 1)
-    }))
+    })
+  )
 
   it.effect("judges by the advantage: equal rewards earned at different tokens are worth keeping by token only", () =>
     Effect.gen(function* () {
@@ -69,7 +78,8 @@ describe("collect", () => {
       // Equal up to rounding is equal.
       const [rounding] = yield* collect([rewarded(0.1 + 0.2, 0.3)], { groups: 1 })
       assert.strictEqual(rounding!.groups.length, 0)
-    }))
+    })
+  )
 
   it("refuses a batch of no groups, when it is made", () => {
     assert.throws(() => Batch.collect({ groups: 0 }), /groups is 0/)
@@ -112,7 +122,8 @@ describe("rounds", () => {
         "round of 2",
         "7,8,10,11 next 12"
       ])
-    }))
+    })
+  )
 
   it.effect("resumes at `next` as if never stopped", () =>
     Effect.gen(function* () {
@@ -125,7 +136,8 @@ describe("rounds", () => {
       const whole = yield* from(0, 4)
       const resumed = yield* from(whole[1]!.next!, 2)
       assert.deepStrictEqual(resumed.map(taken), whole.slice(2).map(taken))
-    }))
+    })
+  )
 
   it.effect("ends with the tasks, giving the last batch as it is", () =>
     Effect.gen(function* () {
@@ -135,8 +147,12 @@ describe("rounds", () => {
         Stream.runCollect
       )
       assert.deepStrictEqual(batches.map(taken), [[1, 2, 4], [5]])
-      assert.deepStrictEqual(batches.map(({ next }) => next), [5, 7])
-    }))
+      assert.deepStrictEqual(
+        batches.map(({ next }) => next),
+        [5, 7]
+      )
+    })
+  )
 
   it.effect("passes on a failure of the pipeline", () =>
     Effect.gen(function* () {
@@ -146,7 +162,8 @@ describe("rounds", () => {
         Effect.flip
       )
       assert.strictEqual(error, "broken")
-    }))
+    })
+  )
 })
 
 describe("metrics", () => {
@@ -178,7 +195,8 @@ describe("metrics", () => {
         "batch/unscorable_trajectories": 1
       }
       for (const [name, value] of Object.entries(expected)) assert.closeTo(metrics[name]!, value, 1e-12, name)
-    }))
+    })
+  )
 
   it.effect("leaves out what has no value", () =>
     Effect.gen(function* () {
@@ -186,5 +204,6 @@ describe("metrics", () => {
       const metrics = Batch.metrics(batch!)
       assert.notProperty(metrics, "reward")
       assert.isTrue(Object.values(metrics).every(Number.isFinite))
-    }))
+    })
+  )
 })

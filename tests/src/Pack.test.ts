@@ -6,21 +6,19 @@ import { Producer } from "../../src/Trajectory.ts"
 import { type Made, scoredGroup } from "../fixtures/groups.ts"
 
 const token = fc.integer({ min: 0, max: 30 })
-const sequence = fc
-  .array(fc.tuple(token, fc.boolean()), { minLength: 1, maxLength: 6 })
-  .chain((tokens) => {
-    const n = tokens.filter(([, target]) => target).length
-    const numbers = (min: number, max: number) =>
-      fc.array(fc.double({ min, max, noNaN: true }), { minLength: n, maxLength: n })
-    return fc.record({ advantage: numbers(-2, 2), sampled: numbers(-3, 0) }).map(
-      ({ advantage, sampled }): Pack.PackSequence => ({
-        tokens: Uint32Array.from(tokens, ([id]) => id),
-        target: tokens.map(([, target]) => target),
-        advantage: Float64Array.from(advantage),
-        samplerLogprobs: Float32Array.from(sampled)
-      })
-    )
-  })
+const sequence = fc.array(fc.tuple(token, fc.boolean()), { minLength: 1, maxLength: 6 }).chain((tokens) => {
+  const n = tokens.filter(([, target]) => target).length
+  const numbers = (min: number, max: number) =>
+    fc.array(fc.double({ min, max, noNaN: true }), { minLength: n, maxLength: n })
+  return fc
+    .record({ advantage: numbers(-2, 2), sampled: numbers(-3, 0) })
+    .map(({ advantage, sampled }): Pack.PackSequence => ({
+      tokens: Uint32Array.from(tokens, ([id]) => id),
+      target: tokens.map(([, target]) => target),
+      advantage: Float64Array.from(advantage),
+      samplerLogprobs: Float32Array.from(sampled)
+    }))
+})
 const groups = fc.array(
   fc.record({
     prompt: fc.array(token, { minLength: 1, maxLength: 5 }).map((tokens) => Uint32Array.from(tokens)),
@@ -34,9 +32,9 @@ const aggregates: ReadonlyArray<Pack.Aggregate> = ["token", "sequence", "sum", {
 const contextOf = ({ segmentLength, segmentParent, segmentStart, tokens }: Pack.Pack["forest"], position: number) => {
   let s = segmentStart.findIndex((start, i) => position >= start && position < start + segmentLength[i]!)
   let end = position + 1
-  let context: Array<number> = []
+  const context: Array<number> = []
   while (s !== -1) {
-    context = [...tokens.subarray(segmentStart[s]!, end), ...context]
+    context.unshift(...tokens.subarray(segmentStart[s]!, end))
     s = segmentParent[s]!
     if (s !== -1) end = segmentStart[s]! + segmentLength[s]!
   }
@@ -152,17 +150,51 @@ describe("packs", () => {
     assert.isTrue(pack!.samplerLogprobs.every(Number.isNaN))
   })
 
+  it("start anew rather than repeat a prompt, when the group fits whole", () => {
+    const group = (prompt: number): Pack.PackGroup => ({
+      prompt: Uint32Array.of(prompt),
+      sequences: [1, 2].map((id) => ({ tokens: Uint32Array.of(id, id), target: [1, 1], advantage: 0 }))
+    })
+    const packs = Pack.pack([group(7), group(8), group(9)], { aggregate: "token", maxTokens: 5 })
+    assert.deepStrictEqual(
+      packs.map(({ forest }) => [...forest.tokens]),
+      [
+        [7, 1, 2],
+        [8, 1, 2],
+        [9, 1, 2]
+      ]
+    )
+    const larger = Pack.pack([group(7), group(8)], { aggregate: "token", maxTokens: 6 })
+    assert.strictEqual(larger.length, 1)
+    const cut = Pack.pack([group(7)], { aggregate: "token", maxTokens: 2 })
+    assert.deepStrictEqual(
+      cut.map(({ forest }) => [...forest.tokens]),
+      [
+        [7, 1],
+        [7, 2]
+      ]
+    )
+  })
+
   it("refuse what cannot be predicted or does not fit", () => {
     const tokens = Uint32Array.of(1)
-    const of = (sequence: Partial<Pack.PackSequence>, prompt = [1]) => () =>
-      Pack.pack([{ prompt: Uint32Array.from(prompt), sequences: [{ tokens, target: [1], advantage: 0, ...sequence }] }], {
-        aggregate: "sum"
-      })
+    const of =
+      (sequence: Partial<Pack.PackSequence>, prompt = [1]) =>
+      () =>
+        Pack.pack(
+          [{ prompt: Uint32Array.from(prompt), sequences: [{ tokens, target: [1], advantage: 0, ...sequence }] }],
+          {
+            aggregate: "sum"
+          }
+        )
     assert.throws(of({}, []), /prompt is empty/)
     assert.throws(of({ advantage: new Float64Array(2) }), /advantage of sequence 0 of group 0 has 2 numbers for 1/)
     assert.throws(of({ samplerLogprobs: new Float32Array() }), /samplerLogprobs/)
     assert.throws(
-      () => Pack.pack([{ prompt: tokens, sequences: [{ tokens, target: [1], advantage: 0 }] }], { aggregate: { constant: 0 } }),
+      () =>
+        Pack.pack([{ prompt: tokens, sequences: [{ tokens, target: [1], advantage: 0 }] }], {
+          aggregate: { constant: 0 }
+        }),
       /longest completion/
     )
   })
@@ -171,7 +203,12 @@ describe("packs", () => {
 describe("a batch", () => {
   const { Environment, Policy } = Producer
   const made: ReadonlyArray<Made> = [
-    { reward: 1, tokens: [1, 20, 21, 2], producer: [Policy, Environment, Environment, Policy], logprobs: [-1, 0, 0, -2] },
+    {
+      reward: 1,
+      tokens: [1, 20, 21, 2],
+      producer: [Policy, Environment, Environment, Policy],
+      logprobs: [-1, 0, 0, -2]
+    },
     { reward: 0, tokens: [3, 4], stopReason: "length" },
     { reward: undefined, tokens: [5, 6] }
   ]

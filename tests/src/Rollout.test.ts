@@ -15,9 +15,7 @@ import { Producer } from "../../src/Trajectory.ts"
 import { tabular } from "../fixtures/tabularPolicy.ts"
 
 const tokenizer = Tokenizer.bytes()
-const tasks = Task.fromArray(
-  Array.from({ length: 6 }, (_, i) => ({ id: `t${i}`, prompt: `${i}+1=?`, data: i + 1 }))
-)
+const tasks = Task.fromArray(Array.from({ length: 6 }, (_, i) => ({ id: `t${i}`, prompt: `${i}+1=?`, data: i + 1 })))
 const draws = (options: Partial<Task.StreamOptions> = {}) =>
   Task.stream(tasks, { seed: 1, epochs: 1, shuffle: false, ...options })
 
@@ -58,7 +56,10 @@ describe("single turn", () => {
         stopTokens: [256],
         stop: ["\n"]
       })
-      assert.deepStrictEqual(groups.map(({ task }) => task.id), ["t0", "t1", "t2", "t3", "t4", "t5"])
+      assert.deepStrictEqual(
+        groups.map(({ task }) => task.id),
+        ["t0", "t1", "t2", "t3", "t4", "t5"]
+      )
       const second = groups[2]!.trajectories[1]!
       assert.deepStrictEqual(
         [second.taskId, second.index, second.text, second.turns, second.stopReason],
@@ -67,7 +68,8 @@ describe("single turn", () => {
       assert.deepStrictEqual(second.tokens, Uint32Array.of(...tokenizer.encode("2+1=?a1"), 256))
       assert.deepStrictEqual(second.producer, Uint8Array.of(0, 0, 0, 0, 0, 2, 2, 2))
       assert.strictEqual(second.promptLength, 5)
-    }))
+    })
+  )
 
   it.effect("ends with `length` at the environment's limit and with `context` at the model's", () =>
     Effect.gen(function* () {
@@ -75,7 +77,13 @@ describe("single turn", () => {
       const run = (contextLength: number) =>
         draws().pipe(
           Stream.take(1),
-          Rollout.groups({ environment: Environment.singleTurn({ maxTokens: 4 }), tokenizer, size: 1, seed: 1, contextLength }),
+          Rollout.groups({
+            environment: Environment.singleTurn({ maxTokens: 4 }),
+            tokenizer,
+            size: 1,
+            seed: 1,
+            contextLength
+          }),
           Stream.runCollect,
           Effect.provide(layer)
         )
@@ -88,7 +96,8 @@ describe("single turn", () => {
       const [none] = yield* run(5)
       assert.strictEqual(none!.trajectories.length, 0)
       assert.include(none!.failures![0]!.message, "prompt has 5 tokens")
-    }))
+    })
+  )
 
   it.effect("gives another draw of a task other random numbers", () =>
     Effect.gen(function* () {
@@ -99,7 +108,8 @@ describe("single turn", () => {
         Effect.provide(layer)
       )
       assert.strictEqual(new Set(requests.map(({ key }) => key.stream)).size, 12)
-    }))
+    })
+  )
 })
 
 describe("multi-turn", () => {
@@ -138,18 +148,23 @@ describe("multi-turn", () => {
       assert.deepStrictEqual(turns, ["\uFFFD", "end"])
       assert.strictEqual(text, "\uFFFD<0>end")
       assert.deepStrictEqual([info, metrics, stopReason], [{ count: 1 }, { turns: 2 }, "environment"])
-    }))
+    })
+  )
 
   it.effect("shares the first request, then keys each trajectory and turn by itself", () =>
     Effect.gen(function* () {
       const { group, requests } = yield* roll(() => "go")
-      assert.deepStrictEqual(group.trajectories.map(({ stopReason, turns }) => [stopReason, turns.length]), [
-        ["length", 3],
-        ["length", 3]
-      ])
+      assert.deepStrictEqual(
+        group.trajectories.map(({ stopReason, turns }) => [stopReason, turns.length]),
+        [
+          ["length", 3],
+          ["length", 3]
+        ]
+      )
       const keys = requests.map(({ count, key }) => `${key.stream} ${key.index} x${count}`)
       assert.deepStrictEqual(keys.toSorted(), ["t0#0 0 x2", "t0#0/1 0 x1", "t0#0/1 1 x1", "t0#0/2 0 x1", "t0#0/2 1 x1"])
-    }))
+    })
+  )
 
   it.effect("ends with `context` before an observation that does not fit", () =>
     Effect.gen(function* () {
@@ -157,7 +172,8 @@ describe("multi-turn", () => {
       const { stopReason, tokens } = group.trajectories[0]!
       assert.strictEqual(stopReason, "context")
       assert.strictEqual(tokens.length, 8)
-    }))
+    })
+  )
 })
 
 describe("an environment that fails", () => {
@@ -189,19 +205,36 @@ describe("an environment that fails", () => {
 
   it.effect("is tried again from a fresh episode, with the same tokens", () =>
     Effect.gen(function* () {
-      const groups = yield* roll(flaky((_, attempt) => attempt === 0), 3)
-      assert.deepStrictEqual(groups.map(({ trajectories }) => trajectories.length), [3, 3, 3, 3, 3, 3])
+      const groups = yield* roll(
+        flaky((_, attempt) => attempt === 0),
+        3
+      )
+      assert.deepStrictEqual(
+        groups.map(({ trajectories }) => trajectories.length),
+        [3, 3, 3, 3, 3, 3]
+      )
       assert.isTrue(groups.every(({ failures }) => failures === undefined))
-    }))
+    })
+  )
 
   it.effect("costs its own trajectory and no sibling's", () =>
     Effect.gen(function* () {
-      const groups = yield* roll(flaky((data) => data === 3), 3)
-      assert.deepStrictEqual(groups.map(({ trajectories }) => trajectories.length), [3, 3, 2, 3, 3, 3])
-      assert.deepStrictEqual(groups[2]!.trajectories.map(({ index }) => index), [0, 2])
+      const groups = yield* roll(
+        flaky((data) => data === 3),
+        3
+      )
+      assert.deepStrictEqual(
+        groups.map(({ trajectories }) => trajectories.length),
+        [3, 3, 2, 3, 3, 3]
+      )
+      assert.deepStrictEqual(
+        groups[2]!.trajectories.map(({ index }) => index),
+        [0, 2]
+      )
       assert.strictEqual(groups[2]!.failures!.length, 1)
       assert.include(groups[2]!.failures![0]!.message, "flaky failed on task t2: no such tool")
-    }))
+    })
+  )
 
   it.effect("fails the stream when group after group is lost", () =>
     Effect.gen(function* () {
@@ -214,8 +247,12 @@ describe("an environment that fails", () => {
       )
       assert.strictEqual(error._tag, "EnvironmentError")
       const few = yield* roll(environment, 2)
-      assert.deepStrictEqual(few.map(({ failures }) => failures!.length), [2, 2, 2, 2, 2, 2])
-    }))
+      assert.deepStrictEqual(
+        few.map(({ failures }) => failures!.length),
+        [2, 2, 2, 2, 2, 2]
+      )
+    })
+  )
 
   it.live("is given up at its deadline, and the error says what was awaited", () =>
     Effect.gen(function* () {
@@ -231,7 +268,8 @@ describe("an environment that fails", () => {
         Effect.provide(SamplerScripted.layer({ tokenizer, reply: () => "" }))
       )
       assert.include(group!.failures![0]!.message, "turn 1 took more than 20 ms")
-    }))
+    })
+  )
 })
 
 describe("the stage", () => {
@@ -258,7 +296,7 @@ describe("the stage", () => {
               stopReason: "stop" as const,
               policyVersion: 0
             }
-            return Array(count).fill(completion)
+            return Array.from({ length: count }, () => completion)
           })
       })
       const groups = yield* draws().pipe(
@@ -266,9 +304,13 @@ describe("the stage", () => {
         Stream.runCollect,
         Effect.provide(layer)
       )
-      assert.deepStrictEqual(groups.map(({ cursor }) => cursor), [0, 1, 2, 3, 4, 5])
+      assert.deepStrictEqual(
+        groups.map(({ cursor }) => cursor),
+        [0, 1, 2, 3, 4, 5]
+      )
       assert.strictEqual(most, 3)
-    }))
+    })
+  )
 
   it.effect("interrupts the sampler's work with itself", () =>
     Effect.gen(function* () {
@@ -291,7 +333,8 @@ describe("the stage", () => {
       yield* Deferred.await(started)
       yield* Fiber.interrupt(fiber)
       assert.isTrue(yield* Deferred.isDone(stopped))
-    }))
+    })
+  )
 
   it.effect("fails with the sampler", () =>
     Effect.gen(function* () {
@@ -303,7 +346,8 @@ describe("the stage", () => {
         Effect.flip
       )
       assert.include(error.message, "asked for 2 completions of task t0, got 0")
-    }))
+    })
+  )
 
   it.effect("gives the same tokens alone, in company, and after a resume", () =>
     Effect.gen(function* () {
@@ -311,8 +355,16 @@ describe("the stage", () => {
       const model = tabular(digits.vocabularySize)
       const run = (from: number, concurrency: number) =>
         draws({ epochs: 3, from }).pipe(
-          Rollout.groups({ environment: Environment.singleTurn({ maxTokens: 6 }), tokenizer: digits, size: 4, seed: 9, concurrency }),
-          Stream.map(({ trajectories }) => trajectories.map(({ logprobs, text }) => ({ text, logprobs: [...logprobs] }))),
+          Rollout.groups({
+            environment: Environment.singleTurn({ maxTokens: 6 }),
+            tokenizer: digits,
+            size: 4,
+            seed: 9,
+            concurrency
+          }),
+          Stream.map(({ trajectories }) =>
+            trajectories.map(({ logprobs, text }) => ({ text, logprobs: [...logprobs] }))
+          ),
           Stream.runCollect,
           Effect.provide(model.layer)
         )
@@ -320,5 +372,6 @@ describe("the stage", () => {
       assert.deepStrictEqual(yield* run(0, 5), whole)
       assert.deepStrictEqual(yield* run(11, 5), whole.slice(11))
       assert.strictEqual(new Set(whole.flat().map(({ text }) => text)).size > 20, true)
-    }))
+    })
+  )
 })

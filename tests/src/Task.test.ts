@@ -35,8 +35,12 @@ describe("stream", () => {
       assert.notDeepEqual(epochs[1], epochs[2])
       assert.deepStrictEqual(yield* draw(source, { seed: 3 }, 150), draws)
       assert.notDeepEqual(yield* draw(source, { seed: 4 }, 150), draws)
-      assert.deepStrictEqual(draws.map((drawn) => drawn.cursor), Array.from({ length: 150 }, (_, i) => i))
-    }))
+      assert.deepStrictEqual(
+        draws.map((drawn) => drawn.cursor),
+        Array.from({ length: 150 }, (_, i) => i)
+      )
+    })
+  )
 
   it.effect("resumes at any cursor, without making the tasks before it", () =>
     Effect.gen(function* () {
@@ -52,14 +56,19 @@ describe("stream", () => {
       })
       yield* draw(counted, { seed: 1, from: 1000 }, 3)
       assert.deepStrictEqual(made, [1000, 1001, 1002])
-    }))
+    })
+  )
 
   it.effect("ends after its epochs, and keeps the order of the source when asked", () =>
     Effect.gen(function* () {
       const source = Task.fromArray(numbered(5))
       const draws = yield* Stream.runCollect(Task.stream(source, { seed: 1, epochs: 2, shuffle: false }))
-      assert.deepStrictEqual(draws.map(({ task }) => task.data), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
-    }))
+      assert.deepStrictEqual(
+        draws.map(({ task }) => task.data),
+        [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+      )
+    })
+  )
 
   it.effect("refuses duplicate ids and empty sources", () =>
     Effect.gen(function* () {
@@ -69,14 +78,18 @@ describe("stream", () => {
       assert.include(twice.message, "index 0")
       const none = yield* Effect.flip(draw(Task.fromArray([]), { seed: 1 }, 1))
       assert.include(none.message, "holds no task")
-    }))
+    })
+  )
 })
 
 describe("permutation", () => {
   it("is a permutation", () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: 300 }), fc.string(), (length, label) => {
-        assert.deepStrictEqual([...permutation(length, label)].sort((a, b) => a - b), [...Array(length).keys()])
+        assert.deepStrictEqual(
+          [...permutation(length, label)].toSorted((a, b) => a - b),
+          [...Array(length).keys()]
+        )
       })
     )
   })
@@ -102,21 +115,37 @@ describe("split", () => {
   it.effect("parts a finite source by share or by count, at random, without loss or overlap", () =>
     Effect.gen(function* () {
       const source = Task.fromArray(numbered(40))
-      for (const [heldOut, count] of [[0.25, 10], [7, 7]] as const) {
+      for (const [heldOut, count] of [
+        [0.25, 10],
+        [7, 7]
+      ] as const) {
         const parts = Task.split(source, { heldOut, seed: 2 })
         const ids = (tasks: Task.Tasks) => Array.from({ length: tasks.length }, (_, i) => tasks.at(i)!.id)
         const train = ids(yield* parts.train.load)
         const aside = ids(yield* parts.heldOut.load)
         assert.strictEqual(aside.length, count)
-        assert.deepStrictEqual([...train, ...aside].sort(), numbered(40).map(({ id }) => id).sort())
-        assert.notDeepEqual(aside, numbered(count).map(({ id }) => id))
+        assert.deepStrictEqual(
+          [...train, ...aside].toSorted(),
+          numbered(40)
+            .map(({ id }) => id)
+            .toSorted()
+        )
+        assert.notDeepEqual(
+          aside,
+          numbered(count).map(({ id }) => id)
+        )
         assert.deepStrictEqual(ids(yield* Task.split(source, { heldOut, seed: 2 }).heldOut.load), aside)
       }
-    }))
+    })
+  )
 
   it.effect("keeps held-out problems of a small generated space out of training", () =>
     Effect.gen(function* () {
-      const sums = Task.generate("sums", (i) => ({ id: `s${i}`, prompt: `${(i * 7) % 23}+1=?`, data: (i * 7) % 23 + 1 }))
+      const sums = Task.generate("sums", (i) => ({
+        id: `s${i}`,
+        prompt: `${(i * 7) % 23}+1=?`,
+        data: ((i * 7) % 23) + 1
+      }))
       const parts = Task.split(sums, { heldOut: 5, seed: 1 })
       const aside = yield* Task.stream(parts.heldOut, { seed: 1, epochs: 1 }).pipe(Stream.runCollect)
       const train = yield* draw(parts.train, { seed: 1 }, 200)
@@ -124,10 +153,12 @@ describe("split", () => {
       assert.strictEqual(reserved.size, 5)
       assert.strictEqual(new Set(train.map(({ task }) => task.prompt)).size, 18)
       assert.isFalse(train.some(({ task }) => reserved.has(task.prompt)))
+      assert.strictEqual(new Set(train.map(({ cursor }) => cursor)).size, 200)
       // Positions passed over keep their number, so a resumed stream goes on as if never stopped.
       const resumed = yield* draw(parts.train, { seed: 1, from: train[99]!.cursor + 1 }, 100)
       assert.deepStrictEqual(resumed, train.slice(100))
-    }))
+    })
+  )
 
   it.effect("says what is wrong with a split that cannot be", () =>
     Effect.gen(function* () {
@@ -138,7 +169,8 @@ describe("split", () => {
       assert.include(whole.message, "leaves one side empty")
       const nothingLeft = yield* Effect.flip(draw(Task.split(endless, { heldOut: 1, seed: 1 }).train, { seed: 1 }, 1))
       assert.include(nothingLeft.message, "Hold out fewer tasks")
-    }))
+    })
+  )
 })
 
 describe("jsonl", () => {
@@ -159,12 +191,17 @@ describe("jsonl", () => {
       assert.deepStrictEqual(tasks.at(0), { id: "a", prompt: "1+1=?", data: { answer: { value: 2 } } })
       assert.deepStrictEqual(tasks.at(1)!.prompt, [{ role: "user", content: "hi" }])
       assert.strictEqual(tasks.at(1)!.id, "7")
-      assert.deepStrictEqual(tasks.at(2), { id: "line 4", prompt: Uint32Array.of(5, 6), data: { answer: { value: 4 } } })
+      assert.deepStrictEqual(tasks.at(2), {
+        id: "line 4",
+        prompt: Uint32Array.of(5, 6),
+        data: { answer: { value: 4 } }
+      })
       const raw = yield* Task.jsonl(path).load
       assert.strictEqual(raw.at(0)!.data["note"], "kept out by the schema")
       const made = yield* Task.jsonl(path, Data, { prompt: ({ answer }) => `make ${answer.value}` }).load
       assert.strictEqual(made.at(0)!.prompt, "make 2")
-    }))
+    })
+  )
 
   const wrong: ReadonlyArray<readonly [string, string, Partial<Task.TaskError>]> = [
     ["no JSON", "{,}", { place: "line 2", value: '"{,}"' }],
@@ -183,11 +220,13 @@ describe("jsonl", () => {
       for (const [key, value] of Object.entries(expected)) assert.strictEqual(error[key as keyof Task.TaskError], value)
       for (const part of [path, error.place, error.remedy]) assert.include(error.message, part)
       assert.isAbove(error.remedy.length, 10)
-    }))
+    })
+  )
 
   it.effect("says so when the file is not there", () =>
     Effect.gen(function* () {
       const error = yield* Effect.flip(Task.jsonl("no/such/file.jsonl").load)
       assert.include(error.message, "no/such/file.jsonl: cannot be read")
-    }))
+    })
+  )
 })

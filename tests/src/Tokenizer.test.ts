@@ -39,7 +39,10 @@ describe("characters", () => {
   })
 
   it("renders a conversation as its contents", () => {
-    const messages = [{ role: "user", content: "1+1=?" }, { role: "assistant", content: "2" }] as const
+    const messages = [
+      { role: "user", content: "1+1=?" },
+      { role: "assistant", content: "2" }
+    ] as const
     assert.strictEqual(tokenizer.decode(tokenizer.render(messages)), "1+1=?\n2\n")
     assert.strictEqual(Tokenizer.characters("0123456789+=?").render(messages).length, 6)
   })
@@ -50,9 +53,12 @@ describe("bytes", () => {
 
   it("round trips every well-formed text", () => {
     fc.assert(
-      fc.property(fc.string({ unit: "binary" }).filter((text) => text.isWellFormed()), (text) => {
-        assert.strictEqual(tokenizer.decode(tokenizer.encode(text)), text)
-      })
+      fc.property(
+        fc.string({ unit: "binary" }).filter((text) => text.isWellFormed()),
+        (text) => {
+          assert.strictEqual(tokenizer.decode(tokenizer.encode(text)), text)
+        }
+      )
     )
     assert.strictEqual(tokenizer.decode(tokenizer.encode("\uFEFFmark")), "\uFEFFmark")
   })
@@ -68,7 +74,10 @@ describe("bytes", () => {
   })
 
   it("renders roles as tokens of their own, up to the assistant's turn", () => {
-    const rendered = tokenizer.render([{ role: "system", content: "a" }, { role: "user", content: "b" }])
+    const rendered = tokenizer.render([
+      { role: "system", content: "a" },
+      { role: "user", content: "b" }
+    ])
     assert.deepStrictEqual(rendered, Uint32Array.of(257, 97, 256, 258, 98, 256, 259))
   })
 })

@@ -30,8 +30,21 @@ const batchOf = (groups: ReadonlyArray<ScoredGroup>): Batch.Batch => ({
 })
 
 const batch = batchOf([
-  scoredGroup([{ reward: 1, tokens: [1, 2] }, { reward: 0, tokens: [3, 4, 5] }], { prompt: [0, 2] }),
-  scoredGroup([{ reward: 0.2, tokens: [2] }, { reward: 0.9, tokens: [4] }, { reward: 0, tokens: [1, 1] }], { prompt: [3] })
+  scoredGroup(
+    [
+      { reward: 1, tokens: [1, 2] },
+      { reward: 0, tokens: [3, 4, 5] }
+    ],
+    { prompt: [0, 2] }
+  ),
+  scoredGroup(
+    [
+      { reward: 0.2, tokens: [2] },
+      { reward: 0.9, tokens: [4] },
+      { reward: 0, tokens: [1, 1] }
+    ],
+    { prompt: [3] }
+  )
 ])
 
 /** Random weights, the same for the same seed, so that no gradient is 0 by symmetry. */
@@ -104,8 +117,13 @@ describe("gradient", () => {
       yield* Update.make({ ...plain, loss, temperature: 0.8, learningRate: 1 })
         .batch(batch, 0)
         .pipe(Effect.provide(own.layer))
-      close(own.weights.map((weight, i) => before[i]! - weight), differences, 1e-4)
-    }))
+      close(
+        own.weights.map((weight, i) => before[i]! - weight),
+        differences,
+        1e-4
+      )
+    })
+  )
 })
 
 describe("one update", () => {
@@ -128,19 +146,23 @@ describe("one update", () => {
       assert.closeTo(report.metrics["sampling/importance_sampling_ratio/mean"]!, mean(ratios), 1e-9)
       assert.closeTo(report.metrics["sampling/importance_sampling_ratio/min"]!, Math.min(...ratios), 1e-9)
       assert.closeTo(report.metrics["sampling/importance_sampling_ratio/max"]!, Math.max(...ratios), 1e-9)
-    }))
+    })
+  )
 
   it.effect("asks for the reference only when the loss needs it", () =>
     Effect.gen(function* () {
       const own = model()
       const loss = Loss.withKl(Loss.clipped(), { coefficient: 0.1, estimator: "k1" })
-      const report = yield* Update.make({ ...plain, loss }).batch(batch, 0).pipe(Effect.provide(own.layer))
+      const report = yield* Update.make({ ...plain, loss })
+        .batch(batch, 0)
+        .pipe(Effect.provide(own.layer))
       assert.deepStrictEqual(own.calls, ["logprobs reference", "logprobs policy keep", "backward", "step"])
       // The reference is uniform.
       const { logprobs } = yield* model().policy.logprobs(Batch.pack(batch, { aggregate: "token" })[0]!.forest)
       const kl = logprobs.reduce((sum, logprob) => sum + logprob + Math.log(vocabulary), 0) / logprobs.length
       assert.closeTo(report.metrics["kl"]!, kl, 1e-6)
-    }))
+    })
+  )
 
   it.effect("of an empty batch changes nothing", () =>
     Effect.gen(function* () {
@@ -149,16 +171,21 @@ describe("one update", () => {
       assert.deepStrictEqual(own.calls, [])
       assert.strictEqual(report.updates, 0)
       assert.isNaN(report.loss)
-    }))
+    })
+  )
 
   it.effect("follows the schedule", () =>
     Effect.gen(function* () {
       const updater = Update.make({ ...plain, learningRate: LearningRate.linear({ peak: 1, steps: 10, warmup: 4 }) })
       const rates = yield* Effect.forEach([0, 3, 4, 7, 10, 12], (step) =>
-        updater.batch(batch, step).pipe(Effect.provide(model().layer), Effect.map((report) => report.learningRate))
+        updater.batch(batch, step).pipe(
+          Effect.provide(model().layer),
+          Effect.map((report) => report.learningRate)
+        )
       )
       assert.deepStrictEqual(rates, [0.25, 1, 1, 0.5, 0, 0])
-    }))
+    })
+  )
 })
 
 describe("several updates", () => {
@@ -173,15 +200,19 @@ describe("several updates", () => {
       const report = yield* Update.make({ ...plain, loss, epochs: 2, minibatches: 2 })
         .batch(batch, 0)
         .pipe(Effect.provide(own.layer))
-      assert.deepStrictEqual(own.calls.filter((call) => call !== "backward"), [
-        "logprobs policy",
-        "logprobs policy",
-        ...Array.from({ length: 4 }, () => ["logprobs policy keep", "step"]).flat()
-      ])
+      assert.deepStrictEqual(
+        own.calls.filter((call) => call !== "backward"),
+        [
+          "logprobs policy",
+          "logprobs policy",
+          ...Array.from({ length: 4 }, () => ["logprobs policy keep", "step"]).flat()
+        ]
+      )
       assert.strictEqual(report.updates, 4)
       assert.isTrue(ratios[0]!.every((d) => d === 0))
       assert.isTrue(ratios[2]!.some((d) => d !== 0))
-    }))
+    })
+  )
 
   it.effect("may take the sampler's numbers instead, and save a forward", () =>
     Effect.gen(function* () {
@@ -191,14 +222,19 @@ describe("several updates", () => {
         inputs.push(input)
         return Loss.clipped()(input)
       }
-      yield* Update.make({ ...plain, loss, epochs: 2, old: "sampler" }).batch(batch, 0).pipe(Effect.provide(own.layer))
+      yield* Update.make({ ...plain, loss, epochs: 2, old: "sampler" })
+        .batch(batch, 0)
+        .pipe(Effect.provide(own.layer))
       assert.notInclude(own.calls, "logprobs policy")
       assert.isTrue(inputs.every(({ oldLogprobs, samplerLogprobs }) => oldLogprobs === samplerLogprobs))
-    }))
+    })
+  )
 })
 
 describe("what is not finite", () => {
-  const broken = (bad: Partial<Loss.LossOutput>): Loss.Loss => (input) => ({ ...Loss.clipped()(input), ...bad })
+  const broken =
+    (bad: Partial<Loss.LossOutput>): Loss.Loss =>
+    (input) => ({ ...Loss.clipped()(input), ...bad })
   it.effect.each([
     ["loss", broken({ loss: NaN })],
     ["gradient", broken({ dLogprobs: new Float64Array(9).fill(Infinity) })],
@@ -209,24 +245,30 @@ describe("what is not finite", () => {
       const own = model()
       const dumps: Array<Update.Dump> = []
       const dump = (one: Update.Dump) => Effect.sync(() => void dumps.push(one))
-      const report = yield* Update.make({ ...plain, loss, dump }).batch(batch, 7).pipe(Effect.provide(own.layer))
+      const report = yield* Update.make({ ...plain, loss, dump })
+        .batch(batch, 7)
+        .pipe(Effect.provide(own.layer))
       assert.deepStrictEqual([report.skipped, report.updates], [1, 1])
       assert.deepStrictEqual(own.weights, model().weights)
       assert.isTrue(own.gradient.every((value) => value === 0))
       assert.strictEqual(own.kept.size, 0)
       assert.strictEqual(dumps.length, 1)
       assert.deepStrictEqual([dumps[0]!.step, dumps[0]!.batch, dumps[0]!.packs.length], [7, batch, 1])
-    }))
+    })
+  )
 
   it.effect("drops what earlier packs of the same update had added", () =>
     Effect.gen(function* () {
       const own = model()
       let pack = 0
       const loss: Loss.Loss = (input) => ({ ...Loss.clipped()(input), ...(++pack === 2 ? { loss: NaN } : {}) })
-      const report = yield* Update.make({ ...plain, loss, maxTokens: 4 }).batch(batch, 0).pipe(Effect.provide(own.layer))
+      const report = yield* Update.make({ ...plain, loss, maxTokens: 4 })
+        .batch(batch, 0)
+        .pipe(Effect.provide(own.layer))
       assert.strictEqual(report.skipped, 1)
       assert.isTrue(own.gradient.every((value) => value === 0))
-    }))
+    })
+  )
 
   it.effect("is counted and dumped when the engine finds it in the weights' gradient", () =>
     Effect.gen(function* () {
@@ -238,7 +280,8 @@ describe("what is not finite", () => {
         .pipe(Effect.provideService(Policy, policy))
       assert.strictEqual(report.skipped, 1)
       assert.include(dumps[0]!.reason, "gradient of the weights")
-    }))
+    })
+  )
 })
 
 describe("a failure in the middle", () => {
@@ -260,17 +303,21 @@ describe("a failure in the middle", () => {
       assert.strictEqual(error._tag, "PolicyError")
       assert.isTrue(own.gradient.every((value) => value === 0))
       assert.strictEqual(own.kept.size, 0)
-    }))
+    })
+  )
 
   it.effect("of the loss itself does so too, and says what a loss must return", () =>
     Effect.gen(function* () {
       const own = model()
       const loss: Loss.Loss = (input) => ({ ...Loss.clipped()(input), dLogprobs: new Float64Array(1) })
-      const exit = yield* Update.make({ ...plain, loss }).batch(batch, 0).pipe(Effect.provide(own.layer), Effect.exit)
+      const exit = yield* Update.make({ ...plain, loss })
+        .batch(batch, 0)
+        .pipe(Effect.provide(own.layer), Effect.exit)
       assert.isTrue(Exit.isFailure(exit))
       assert.include(String(exit), "1 numbers as dLogprobs for 9 targets")
       assert.strictEqual(own.kept.size, 0)
-    }))
+    })
+  )
 
   it.effect("such as an interruption does so too", () =>
     Effect.gen(function* () {
@@ -292,14 +339,18 @@ describe("a failure in the middle", () => {
       yield* Fiber.interrupt(fiber)
       assert.isTrue(own.gradient.every((value) => value === 0))
       assert.strictEqual(own.kept.size, 0)
-    }))
+    })
+  )
 })
 
 describe("learning", () => {
   it.effect("supervised: the loss falls to what the data leave open", () =>
     Effect.gen(function* () {
       const own = model()
-      const examples = [[1, 2, 3], [1, 2, 4]].map((tokens): Pack.PackGroup => ({
+      const examples = [
+        [1, 2, 3],
+        [1, 2, 4]
+      ].map((tokens): Pack.PackGroup => ({
         prompt: Uint32Array.of(0),
         sequences: [{ tokens: Uint32Array.from(tokens), target: [1, 1, 1], advantage: 0 }]
       }))
@@ -311,7 +362,8 @@ describe("learning", () => {
       // Of three tokens one is a coin toss.
       assert.closeTo(losses.at(-1)!, Math.LN2 / 3, 0.01)
       assert.isAbove(losses[0]!, 1)
-    }))
+    })
+  )
 
   it.effect("by reward: the whole path takes a policy from chance to the answer, and resumes on the way", () =>
     Effect.gen(function* () {
@@ -356,5 +408,6 @@ describe("learning", () => {
       const first = yield* steps(0, 25, 0)
       yield* steps(first.at(-1)!.batch.next!, 35, 25)
       assert.deepStrictEqual(own.weights, learned)
-    }))
+    })
+  )
 })
