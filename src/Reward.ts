@@ -50,10 +50,10 @@ export type GroupFunction<Data = any, R = never> = (input: {
   | Effect.Effect<ReadonlyArray<Verifier.Verdict>, unknown, R>
 
 /** What may stand as a part of {@link all}; a bare verifier is a term of weight 1. */
-export type Part<Data = any, R = never> = Verifier.VerifierFunction<Data, R> | Verifier.WorkerVerifier<Data> | Term<Data, R>
+export type Part<Data = any, R = never> = Verifier.Verifier<Data, R> | Term<Data, R>
 
 /** A part and its role. `R` is what its effects need; it holds `VerifierPool` when a part runs in the pool. */
-export interface Term<in Data = any, out R = never> {
+export interface Term<Data = any, R = never> {
   readonly _tag: "Term"
   readonly role: "weight" | "gate" | "metric"
   readonly weight: number
@@ -70,10 +70,21 @@ type Judge =
   | { readonly _tag: "Group"; readonly verifier: GroupFunction<any, any> }
   | { readonly _tag: "All"; readonly terms: ReadonlyArray<readonly [name: string, term: Term<any, any>]> }
 
-type DataOf<P> = P extends Term<infer D, any> ? D : P extends Verifier.WorkerVerifier<infer D> ? D
-  : P extends (input: Verifier.VerifierInput<infer D>) => unknown ? D : never
-type ServicesOf<P> = P extends Term<any, infer R> ? R : P extends Verifier.WorkerVerifier ? VerifierPool
-  : P extends (...input: any) => infer V ? (V extends Effect.Effect<any, any, infer R> ? R : never) : never
+type DataOf<P> = P extends Term<infer D, any>
+  ? D
+  : P extends Verifier.WorkerVerifier<infer D>
+    ? D
+    : P extends (input: Verifier.VerifierInput<infer D>) => unknown
+      ? D
+      : unknown
+type ServicesOf<P> = P extends Term<any, infer R>
+  ? R
+  : P extends Verifier.WorkerVerifier
+    ? VerifierPool
+    : P extends (...input: any) => infer V
+      ? EffectServices<V>
+      : never
+type EffectServices<V> = V extends Effect.Effect<any, any, infer R> ? R : never
 /** A reward of parts that ask for different task data asks for all of it. */
 type Intersection<U> = (U extends unknown ? (value: U) => void : never) extends (value: infer I) => void ? I : never
 
@@ -88,7 +99,7 @@ export class RewardError extends Schema.TaggedError<RewardError>()("RewardError"
   }
 }
 
-const asTerm = <Data, R>(part: Part<Data, R>): Term<Data, R> =>
+const asTerm = (part: Part<any, any>): Term<any, any> =>
   typeof part === "function" || part._tag === "WorkerVerifier"
     ? { _tag: "Term", role: "weight", weight: 1, judge: { _tag: "Single", verifier: part } }
     : part
@@ -170,22 +181,35 @@ export interface ScoreOptions {
  * Rollout.groups({ environment, size: 8 })(tasks).pipe(Reward.score(reward, { concurrency: 16 }))
  * ```
  */
-export const score =
-  <Data, R>(reward: Reward<Data, R> | Part<Data, R>, options: ScoreOptions = {}) =>
-  <D extends Data, E, R2>(
-    groups: Stream.Stream<Group<D>, E, R2>
-  ): Stream.Stream<ScoredGroup<D>, E | RewardError | VerifierLoadError, R | R2> =>
-    Stream.mapEffect(groups, (group) => scoreGroup(reward, group, options), {
+export const score: {
+  <Data, R>(reward: Reward<Data, R>, options?: ScoreOptions): Stage<Data, R>
+  <const P extends Part<any, any>>(verifier: P, options?: ScoreOptions): Stage<DataOf<P>, ServicesOf<P>>
+} =
+  (reward: Part<any, any>, options: ScoreOptions = {}): Stage<any, any> =>
+  (groups) =>
+    Stream.mapEffect(groups, (group) => scoreGroup(reward as Reward<any, any>, group, options), {
       concurrency: options.concurrency ?? 8,
       unordered: true
     })
 
+/** A stream stage from groups to scored groups. */
+export type Stage<Data, R> = <D extends Data, E, R2>(
+  groups: Stream.Stream<Group<D>, E, R2>
+) => Stream.Stream<ScoredGroup<D>, E | RewardError | VerifierLoadError, R | R2>
+
 /** Scores one group; see {@link score}. */
-export const scoreGroup = <Data, R, D extends Data>(
-  reward: Reward<Data, R> | Part<Data, R>,
-  group: Group<D>,
-  options: ScoreOptions = {}
-): Effect.Effect<ScoredGroup<D>, RewardError | VerifierLoadError, R> =>
+export const scoreGroup: {
+  <Data, R, D extends Data>(
+    reward: Reward<Data, R>,
+    group: Group<D>,
+    options?: ScoreOptions
+  ): Effect.Effect<ScoredGroup<D>, RewardError | VerifierLoadError, R>
+  <const P extends Part<any, any>, D extends DataOf<P>>(
+    verifier: P,
+    group: Group<D>,
+    options?: ScoreOptions
+  ): Effect.Effect<ScoredGroup<D>, RewardError | VerifierLoadError, ServicesOf<P>>
+} = (reward: Part<any, any>, group: Group<any>, options: ScoreOptions = {}) =>
   Effect.gen(function* () {
     const seen = new Set<number>()
     for (const { taskId, index } of group.trajectories) {
@@ -198,7 +222,7 @@ export const scoreGroup = <Data, R, D extends Data>(
       }
       seen.add(index)
     }
-    const root = asTerm(reward as Part<any, any>)
+    const root = asTerm(reward)
     const context: Context = {
       task: group.task,
       trajectories: group.trajectories,
@@ -229,7 +253,7 @@ export const scoreGroup = <Data, R, D extends Data>(
         }
       })
     }
-  }) as Effect.Effect<ScoredGroup<D>, RewardError | VerifierLoadError, R>
+  })
 
 interface Context {
   readonly task: Task<any>
@@ -369,4 +393,33 @@ const judgeGroup = (
       }
     }
   })
+}
+
+/**
+ * What the verdicts on these groups cost, and what became of those that are none, apart from scores of 0: by verifier,
+ * `verifiers/{name}/` and `zeros`, `unscorable`, of these `timeouts`, `crashes`, `errors` (counts), `retries`, `latency_p50` and
+ * `latency_p95` (seconds). The scores themselves are among `Batch.metrics`, under TRL's names.
+ */
+export const metrics = (groups: ReadonlyArray<ScoredGroup>): Record<string, number> => {
+  const all = groups.flatMap(({ trajectories }) => trajectories)
+  const out: Record<string, number> = {}
+  for (const name of new Set(all.flatMap(({ outcomes }) => Object.keys(outcomes)))) {
+    const outcomes = all.flatMap(({ outcomes }) => (Object.hasOwn(outcomes, name) ? [outcomes[name]!] : []))
+    const timings = all.flatMap(({ timings }) => (timings?.[name] === undefined ? [] : [timings[name]]))
+    const seconds = timings.map((timing) => timing.seconds).toSorted((a, b) => a - b)
+    const failed = (...kinds: ReadonlyArray<Verifier.UnscorableKind | undefined>) =>
+      outcomes.filter((outcome) => outcome._tag === "Unscorable" && kinds.includes(outcome.kind)).length
+    const own = {
+      zeros: outcomes.filter((outcome) => outcome._tag === "Scored" && outcome.score === 0).length,
+      unscorable: outcomes.filter((outcome) => outcome._tag === "Unscorable").length,
+      timeouts: failed("timeout"),
+      crashes: failed("crash"),
+      errors: failed("error", "verdict"),
+      retries: timings.reduce((sum, { attempts }) => sum + attempts - 1, 0),
+      latency_p50: seconds[Math.ceil(0.5 * seconds.length) - 1],
+      latency_p95: seconds[Math.ceil(0.95 * seconds.length) - 1]
+    }
+    for (const [key, value] of Object.entries(own)) if (value !== undefined) out[`verifiers/${name}/${key}`] = value
+  }
+  return out
 }

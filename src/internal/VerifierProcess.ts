@@ -26,7 +26,8 @@ export const make = (options: LaneOptions): Thread => {
   const started = (): ChildProcess => {
     if (child !== undefined) return child
     const host = fork(fileURLToPath(sibling("verifierHost", import.meta.url)), {
-      execArgv: ["--no-concurrent-osr", ...conditions(import.meta.url)],
+      // the first makes every loop interruptible, the second keeps hot loops fast under the first
+      execArgv: ["--no-concurrent-osr", "--no-concurrent-recompilation", ...conditions(import.meta.url)],
       serialization: "advanced",
       stdio: ["ignore", "inherit", "pipe", "ipc"]
     })
