@@ -44,23 +44,17 @@ impl Settings {
     }
 
     fn options(&self) -> Result<Options> {
-        let mut options = Options::default();
-        options.dtype = match self.dtype.as_deref() {
+        let dtype = match self.dtype.as_deref() {
             None | Some("f32") => Dtype::F32,
             Some("bf16") => Dtype::Bf16,
             Some(other) => return Err(Error::config("dtype", format!("`{other}` is unknown, use f32 or bf16"))),
         };
-        options.lora = self.lora.as_ref().map(|lora| {
-            let mut config = LoraConfig::all(lora.rank, lora.alpha.unwrap_or(2.0 * lora.rank as f32));
-            if let Some(targets) = &lora.targets {
-                config.targets.clone_from(targets);
-            }
-            config
+        let lora = self.lora.as_ref().map(|lora| {
+            let all = LoraConfig::all(lora.rank, lora.alpha.unwrap_or(2.0 * lora.rank as f32));
+            LoraConfig { targets: lora.targets.clone().unwrap_or(all.targets), ..all }
         });
-        if let Some(bytes) = self.activation_bytes {
-            options.activation_bytes = bytes;
-        }
-        Ok(options)
+        let activation_bytes = self.activation_bytes.unwrap_or(Options::default().activation_bytes);
+        Ok(Options { dtype, lora, activation_bytes })
     }
 
     fn sampler_options(&self) -> SamplerOptions {
