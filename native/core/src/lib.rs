@@ -9,6 +9,7 @@ pub mod forest;
 pub mod forward;
 mod head;
 pub mod kernels;
+pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod params;

@@ -1,13 +1,20 @@
-//! The tensors of a model by name, and the memory they take.
+//! The tensors of a model by name.
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::params::read_rows;
+use crate::params::{Parameter, read_rows};
 
 impl Model {
     /// Names of all tensors, as in a checkpoint.
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.params.list.iter().flat_map(|parameter| &parameter.slices).map(|slice| slice.name.as_str())
+    }
+
+    /// Numbers in all tensors, and in those that are trained.
+    pub fn parameter_counts(&self) -> (usize, usize) {
+        let size = |parameter: &Parameter| parameter.n * parameter.k;
+        let list = &self.params.list;
+        (list.iter().map(size).sum(), list.iter().filter(|parameter| parameter.trainable).map(size).sum())
     }
 
     /// Shape and row-major values of a tensor.
