@@ -73,7 +73,6 @@ const makeAjv = (): Ajv2020 => {
     ownProperties: true,
     // 0.3 is a multiple of 0.1
     multipleOfPrecision: 9,
-    addUsedSchema: false,
     // a document is data: it is never logged, and errors end at the first
     logger: false,
     code: { regExp: linear as never }
@@ -99,25 +98,41 @@ const canonical = (value: unknown): string => {
   return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonical(item)}`).join(",")}}`
 }
 
-/** By identity first, then by canonical text; both forget the oldest. */
+interface Compiled {
+  readonly validate: ValidateFunction
+  readonly forget: () => void
+}
+
+/** By identity first, then by canonical text, which forgets the oldest. */
 const byIdentity = new WeakMap<object, ValidateFunction>()
-const byText = new Map<string, ValidateFunction>()
+const byText = new Map<string, Compiled>()
+let shared: Ajv2020 | undefined
+
+const compile = (document: AnySchemaObject | boolean, text: string): Compiled => {
+  // An instance of its own where names are declared: an $id in one schema must not be seen from another. It is ten times
+  // the work, because it compiles the meta-schema again.
+  if (/"\$(id|anchor|dynamicAnchor)"/.test(text)) return { validate: makeAjv().compile(document), forget: () => {} }
+  const ajv = (shared ??= makeAjv())
+  return { validate: ajv.compile(document), forget: () => void (typeof document === "object" && ajv.removeSchema(document)) }
+}
 
 const compiled = (schema: SchemaLike): ValidateFunction => {
   const identity = typeof schema === "boolean" ? undefined : schema
   const known = identity === undefined ? undefined : byIdentity.get(identity)
   if (known !== undefined) return known
-  const document = asDocument(schema)
+  const document = asDocument(schema) as AnySchemaObject | boolean
   const text = canonical(document)
-  let validate = byText.get(text)
-  if (validate === undefined) {
-    // One instance per schema: an $id in one must not be seen from another, and what is forgotten is freed.
-    validate = makeAjv().compile(document as AnySchemaObject | boolean)
-    byText.set(text, validate)
-    if (byText.size > maxCompiled) byText.delete(byText.keys().next().value!)
+  let found = byText.get(text)
+  if (found === undefined) {
+    byText.set(text, (found = compile(document, text)))
+    if (byText.size > maxCompiled) {
+      const [oldest] = byText
+      byText.delete(oldest![0])
+      oldest![1].forget()
+    }
   }
-  if (identity !== undefined) byIdentity.set(identity, validate)
-  return validate
+  if (identity !== undefined) byIdentity.set(identity, found.validate)
+  return found.validate
 }
 
 const asDocument = (schema: SchemaLike): unknown => {

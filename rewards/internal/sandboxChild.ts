@@ -61,7 +61,7 @@ const statusOf = (fault: unknown): CaseResult => {
 
 const responses: Readonly<Record<string, CaseStatus>> = { v: "value", l: "load", e: "error", o: "output" }
 
-const looksLikeModule = (source: string): boolean => /^\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
+const looksLikeModule = (source: string): boolean => /(^|[;}])\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
 
 const evaluate = async (request: ChildRequest): Promise<void> => {
   const { cases, entry, id, limits } = request
