@@ -9,16 +9,22 @@ use super::simd::{Simd, simd_fn};
 /// Below every logarithm of a probability that f32 can tell from 0: keeps `0 * -infinity` out of sums.
 const LOG_ZERO: f32 = -1000.0;
 
-/// Calls `body(offset, lanes)` for each vector of a row of `len`.
-#[inline(always)]
-fn vectors(len: usize, mut body: impl FnMut(usize, usize)) {
-    let whole = len / 16 * 16;
-    for at in (0..whole).step_by(16) {
-        body(at, 16);
-    }
-    if whole < len {
-        body(whole, len - whole);
-    }
+/// Runs the body for each vector of a row: its offset and how many lanes it has. A macro, because a closure would not
+/// inherit the target features of the function that the kernel is inlined into.
+macro_rules! vectors {
+    ($len:expr, |$at:ident, $lanes:ident| $body:expr) => {
+        let len = $len;
+        let mut $at = 0;
+        while $at + 16 <= len {
+            let $lanes = 16;
+            $body;
+            $at += 16;
+        }
+        if $at < len {
+            let $lanes = len - $at;
+            $body;
+        }
+    };
 }
 
 #[inline(always)]
@@ -60,7 +66,7 @@ unsafe fn inverse_rms_in<S: Simd>(x: &[f32], eps: f32) -> f32 {
     // SAFETY: within the row.
     unsafe {
         let mut sum = S::zero();
-        vectors(x.len(), |at, lanes| {
+        vectors!(x.len(), |at, lanes| {
             let x = get::<S>(x, at, lanes);
             sum = S::fma(x, x, sum);
         });
@@ -73,7 +79,7 @@ unsafe fn rmsnorm_in<S: Simd>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]
     // SAFETY: all rows have one length, checked by the caller.
     unsafe {
         let inverse = S::splat(inverse_rms_in::<S>(x, eps));
-        vectors(x.len(), |at, lanes| {
+        vectors!(x.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(x, at, lanes), inverse);
             put::<S>(y, at, lanes, S::mul(scaled, get::<S>(weight, at, lanes)));
         });
@@ -87,13 +93,13 @@ unsafe fn rmsnorm_backward_in<S: Simd>(dy: &[f32], x: &[f32], weight: &[f32], ep
     unsafe {
         let inverse = inverse_rms_in::<S>(x, eps);
         let mut sum = S::zero();
-        vectors(x.len(), |at, lanes| {
+        vectors!(x.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(dy, at, lanes), get::<S>(weight, at, lanes));
             sum = S::fma(scaled, get::<S>(x, at, lanes), sum);
         });
         let slope = S::splat(S::sum(sum) * inverse * inverse * inverse / x.len() as f32);
         let factor = S::splat(inverse);
-        vectors(x.len(), |at, lanes| {
+        vectors!(x.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(dy, at, lanes), get::<S>(weight, at, lanes));
             let gradient = S::sub(S::mul(scaled, factor), S::mul(get::<S>(x, at, lanes), slope));
             put::<S>(dx, at, lanes, S::add(get::<S>(dx, at, lanes), gradient));
@@ -108,7 +114,7 @@ unsafe fn rope_in<S: Simd>(head: &mut [f32], cos: &[f32], sin: &[f32], inverse: 
     let sign = if inverse { -1.0 } else { 1.0 };
     // SAFETY: `cos`, `sin` and both halves have one length, checked by the caller.
     unsafe {
-        vectors(cos.len(), |at, lanes| {
+        vectors!(cos.len(), |at, lanes| {
             let (cos, sin) = (get::<S>(cos, at, lanes), S::mul(get::<S>(sin, at, lanes), S::splat(sign)));
             let (a, b) = (get::<S>(low, at, lanes), get::<S>(high, at, lanes));
             put::<S>(low, at, lanes, S::fma(a, cos, S::mul(S::mul(b, sin), S::splat(-1.0))));
@@ -131,7 +137,7 @@ unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
 unsafe fn silu_mul_in<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     // SAFETY: all rows have one length, checked by the caller.
     unsafe {
-        vectors(gate.len(), |at, lanes| {
+        vectors!(gate.len(), |at, lanes| {
             let gate = get::<S>(gate, at, lanes);
             let silu = S::mul(gate, sigmoid::<S>(gate));
             put::<S>(out, at, lanes, S::mul(silu, get::<S>(up, at, lanes)));
@@ -143,7 +149,7 @@ unsafe fn silu_mul_in<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
 unsafe fn silu_mul_backward_in<S: Simd>(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
     // SAFETY: all rows have one length, checked by the caller.
     unsafe {
-        vectors(gate.len(), |at, lanes| {
+        vectors!(gate.len(), |at, lanes| {
             let (gate, dout) = (get::<S>(gate, at, lanes), get::<S>(dout, at, lanes));
             let sigmoid = sigmoid::<S>(gate);
             let silu = S::mul(gate, sigmoid);
@@ -159,7 +165,7 @@ unsafe fn largest<S: Simd>(row: &[f32], scale: f32) -> f32 {
     // SAFETY: within the row.
     unsafe {
         let mut most = S::splat(f32::NEG_INFINITY);
-        vectors(row.len(), |at, lanes| {
+        vectors!(row.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(row, at, lanes), S::splat(scale));
             most = S::max(most, first::<S>(scaled, lanes, f32::NEG_INFINITY));
         });
@@ -173,7 +179,7 @@ unsafe fn row_stats_in<S: Simd>(logits: &[f32], inverse_temperature: f32) -> (f3
     unsafe {
         let max = largest::<S>(logits, inverse_temperature);
         let (mut sum, mut weighted) = (S::zero(), S::zero());
-        vectors(logits.len(), |at, lanes| {
+        vectors!(logits.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(logits, at, lanes), S::splat(inverse_temperature));
             let below = S::max(S::splat(LOG_ZERO), S::sub(scaled, S::splat(max)));
             let weight = first::<S>(S::exp(below), lanes, 0.0);
@@ -190,7 +196,7 @@ unsafe fn row_stats_in<S: Simd>(logits: &[f32], inverse_temperature: f32) -> (f3
 unsafe fn dlogits_in<S: Simd>(row: &mut [f32], scale: f32, lse: f32, entropy: f32, total: f32, dentropy: f32) {
     // SAFETY: within the row.
     unsafe {
-        vectors(row.len(), |at, lanes| {
+        vectors!(row.len(), |at, lanes| {
             let logp = S::sub(S::mul(get::<S>(row, at, lanes), S::splat(scale)), S::splat(lse));
             let logp = S::max(S::splat(LOG_ZERO), logp);
             let factor = S::fma(S::splat(dentropy), S::add(logp, S::splat(entropy)), S::splat(total));
@@ -206,7 +212,7 @@ unsafe fn softmax_in<S: Simd>(scores: &mut [f32], scale: f32) -> (f32, f32) {
     unsafe {
         let max = largest::<S>(scores, scale);
         let mut sum = S::zero();
-        vectors(scores.len(), |at, lanes| {
+        vectors!(scores.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(scores, at, lanes), S::splat(scale));
             let weight = S::exp(S::sub(scaled, S::splat(max)));
             put::<S>(scores, at, lanes, weight);
@@ -222,7 +228,7 @@ unsafe fn softmax_in<S: Simd>(scores: &mut [f32], scale: f32) -> (f32, f32) {
 unsafe fn softmax_backward_in<S: Simd>(scores: &mut [f32], dp: &mut [f32], scale: f32, lse: f32, delta: f32) {
     // SAFETY: both rows have one length.
     unsafe {
-        vectors(scores.len(), |at, lanes| {
+        vectors!(scores.len(), |at, lanes| {
             let scaled = S::mul(get::<S>(scores, at, lanes), S::splat(scale));
             let weight = S::exp(S::sub(scaled, S::splat(lse)));
             let difference = S::sub(get::<S>(dp, at, lanes), S::splat(delta));
@@ -237,7 +243,7 @@ unsafe fn dot_in<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     // SAFETY: both rows have one length.
     unsafe {
         let mut sum = S::zero();
-        vectors(a.len(), |at, lanes| sum = S::fma(get::<S>(a, at, lanes), get::<S>(b, at, lanes), sum));
+        vectors!(a.len(), |at, lanes| sum = S::fma(get::<S>(a, at, lanes), get::<S>(b, at, lanes), sum));
         S::sum(sum)
     }
 }
@@ -337,7 +343,7 @@ mod tests {
     #[inline(always)]
     unsafe fn exp_in<S: Simd>(x: &mut [f32]) {
         // SAFETY: within the row.
-        unsafe { vectors(x.len(), |at, lanes| put::<S>(x, at, lanes, S::exp(get::<S>(x, at, lanes)))) }
+        unsafe { vectors!(x.len(), |at, lanes| put::<S>(x, at, lanes, S::exp(get::<S>(x, at, lanes)))) }
     }
 
     simd_fn! {

@@ -97,25 +97,30 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn round(v: Self::V) -> Self::V {
         // SAFETY: the caller vouches for AVX2.
-        v.map(|v| unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) })
+        unsafe {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            [_mm256_round_ps::<NEAREST>(v[0]), _mm256_round_ps::<NEAREST>(v[1])]
+        }
     }
     #[inline(always)]
     unsafe fn exp2(n: Self::V) -> Self::V {
         // SAFETY: the caller vouches for AVX2.
-        n.map(|n| unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        })
+        unsafe {
+            let bias = _mm256_set1_epi32(127);
+            let low = _mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias);
+            let high = _mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias);
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high))]
+        }
     }
     #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V) {
         // SAFETY: the caller vouches for thirty-two numbers.
         unsafe {
-            let pairs = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())];
-            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let (a, b) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast()));
+            let odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             (
-                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
-                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, high))),
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b))],
+                [_mm256_castsi256_ps(_mm256_and_si256(a, odd)), _mm256_castsi256_ps(_mm256_and_si256(b, odd))],
             )
         }
     }
@@ -219,18 +224,24 @@ impl Simd for Avx512 {
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: the caller vouches for AVX-512 and for both blocks.
         unsafe {
-            let rows: [__m512; 16] = std::array::from_fn(|row| _mm512_loadu_ps(from.add(row * from_row)));
-            let pairs: [__m512; 16] = std::array::from_fn(|i| {
-                let (a, b) = (rows[i & !1], rows[i | 1]);
-                if i & 1 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
-            });
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * from_row));
+            }
+            let mut pairs = rows;
+            for i in (0..16).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
             // Row 4q + j: columns 4l + j (l = lane of 128 bits) of rows 4q .. 4q + 4.
-            let quads: [__m512; 16] = std::array::from_fn(|i| {
-                let (q, j) = (i & !3, i & 3);
-                let a = _mm512_castps_pd(pairs[q + j / 2]);
-                let b = _mm512_castps_pd(pairs[q + 2 + j / 2]);
-                _mm512_castpd_ps(if j & 1 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
-            });
+            let mut quads = rows;
+            for q in (0..16).step_by(4) {
+                for j in [0, 1] {
+                    let (a, b) = (_mm512_castps_pd(pairs[q + j]), _mm512_castps_pd(pairs[q + 2 + j]));
+                    quads[q + j * 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    quads[q + j * 2 + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
             for j in 0..4 {
                 let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
                 let low = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];

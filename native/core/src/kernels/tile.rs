@@ -51,17 +51,13 @@ simd_fn! {
     pub fn tile_widened(tile: &Tile<f32, u16>) = generic_widened
 }
 
-/// Cuts `rows` into tiles of nearly equal height, which wastes less than full tiles and a small rest.
+/// The first rows of the tile that follows `row`: tiles of nearly equal height waste less than full ones and a rest.
 #[inline(always)]
-pub fn row_tiles(rows: usize, most: usize, mut body: impl FnMut(usize, usize)) {
-    let tiles = rows.div_ceil(most);
-    let mut start = 0;
-    for tile in 0..tiles {
-        let end = rows * (tile + 1) / tiles;
-        body(start, end - start);
-        start = end;
-    }
+pub fn next_tile(row: usize, rows: usize, most: usize) -> usize {
+    row + (rows - row).div_ceil((rows - row).div_ceil(most))
 }
+
+// Closures would not inherit the target features of the function that this is inlined into: plain loops only.
 
 #[inline(always)]
 unsafe fn generic_f32<S: Simd>(t: &Tile<f32, f32>) {
@@ -70,17 +66,20 @@ unsafe fn generic_f32<S: Simd>(t: &Tile<f32, f32>) {
         let mut lane = 0;
         while lane < t.lanes {
             let lanes = (t.lanes - lane).min(S::VECTORS * 16);
-            let part = Tile { b: t.b.add(lane), c: t.c.add(lane), lanes, ..*t };
-            row_tiles(t.rows, S::ROWS, |row, rows| {
-                let part = Tile {
-                    a: part.a.add(row * t.a_row),
-                    c: part.c.add(row * t.c_row),
+            let mut row = 0;
+            while row < t.rows {
+                let end = next_tile(row, t.rows, S::ROWS);
+                by_rows::<S>(&Tile {
+                    a: t.a.add(row * t.a_row),
+                    b: t.b.add(lane),
+                    c: t.c.add(row * t.c_row + lane),
                     ahead: if row == 0 { t.ahead } else { 0 },
-                    rows,
-                    ..part
-                };
-                by_rows::<S>(&part);
-            });
+                    rows: end - row,
+                    lanes,
+                    ..*t
+                });
+                row = end;
+            }
             lane += lanes;
         }
     }
@@ -93,7 +92,7 @@ unsafe fn by_rows<S: Simd>(t: &Tile<f32, f32>) {
         ($($rows:literal)*) => {
             match t.rows {
                 $($rows if $rows <= S::ROWS => by_lanes::<S, $rows>(t),)*
-                _ => unreachable!("row_tiles keeps to S::ROWS"),
+                _ => unreachable!("next_tile keeps to S::ROWS"),
             }
         };
     }
@@ -182,26 +181,29 @@ unsafe fn generic_widened<S: Simd>(t: &Tile<f32, u16>) {
         let mut lane = 0;
         while lane < t.lanes {
             let lanes = (t.lanes - lane).min(16);
-            row_tiles(t.rows, S::ROWS, |row, rows| {
+            let mut row = 0;
+            while row < t.rows {
+                let end = next_tile(row, t.rows, S::ROWS);
                 let part = Tile {
                     a: t.a.add(row * t.a_row),
                     b: t.b.add(lane * 2),
                     c: t.c.add(row * t.c_row + lane),
                     ahead: if row == 0 { t.ahead } else { 0 },
-                    rows,
+                    rows: end - row,
                     lanes,
                     ..*t
                 };
                 macro_rules! rows {
                     ($($rows:literal)*) => {
-                        match rows {
+                        match part.rows {
                             $($rows if $rows <= S::ROWS => registers_widened::<S, $rows>(&part),)*
-                            _ => unreachable!("row_tiles keeps to S::ROWS"),
+                            _ => unreachable!("next_tile keeps to S::ROWS"),
                         }
                     };
                 }
                 rows!(1 2 3 4 5 6 7 8 9 10 11 12);
-            });
+                row = end;
+            }
             lane += lanes;
         }
     }

@@ -5,7 +5,7 @@
 
 use super::Isa;
 use super::packed::NR;
-use super::tile::{Tile, prefetch, row_tiles};
+use super::tile::{Tile, next_tile, prefetch};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -199,17 +199,19 @@ fn fetch(b: *const u16) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn dot_pairs(t: &Tile<u16, u16>) {
-    row_tiles(t.rows, 12, |row, rows| {
+    let mut row = 0;
+    while row < t.rows {
+        let end = next_tile(row, t.rows, 12);
         // SAFETY: the caller's promise.
         unsafe {
             let part = Tile {
                 a: t.a.add(row * t.a_row),
                 c: t.c.add(row * t.c_row),
-                rows,
+                rows: end - row,
                 ahead: if row == 0 { t.ahead } else { 0 },
                 ..*t
             };
-            match rows {
+            match part.rows {
                 1 => dot_pairs_rows::<1>(&part),
                 2 => dot_pairs_rows::<2>(&part),
                 3 => dot_pairs_rows::<3>(&part),
@@ -224,14 +226,16 @@ unsafe fn dot_pairs(t: &Tile<u16, u16>) {
                 _ => dot_pairs_rows::<12>(&part),
             }
         }
-    });
+        row = end;
+    }
 }
 
 /// `R` rows of two vectors of sums, all in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn dot_pairs_rows<const R: usize>(t: &Tile<u16, u16>) {
-    let masks = [0, 16].map(|lane| ((1_u32 << t.lanes.saturating_sub(lane).min(16)) - 1) as __mmask16);
+    let mask = ((1_u64 << t.lanes) - 1) as __mmask32;
+    let masks = [mask as __mmask16, (mask >> 16) as __mmask16];
     let mut sums = [[_mm512_setzero_ps(); 2]; R];
     // SAFETY: the caller's promise; masked lanes of `c` are not touched.
     unsafe {
