@@ -343,7 +343,9 @@ mod tests {
     #[inline(always)]
     unsafe fn exp_in<S: Simd>(x: &mut [f32]) {
         // SAFETY: within the row.
-        unsafe { vectors!(x.len(), |at, lanes| put::<S>(x, at, lanes, S::exp(get::<S>(x, at, lanes)))) }
+        unsafe {
+            vectors!(x.len(), |at, lanes| put::<S>(x, at, lanes, S::exp(get::<S>(x, at, lanes))));
+        }
     }
 
     simd_fn! {
