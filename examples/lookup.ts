@@ -14,7 +14,7 @@ import { lookup } from "quintain/envs"
 const seeds = Number(process.argv[2] ?? 10)
 /** Mean of 10 seeds, by updates done: transformers' Llama in PyTorch, +-.05. */
 const reference: ReadonlyArray<readonly [number, number]> = [[0, 0.02], [25, 0.09], [50, 0.19], [100, 0.41], [200, 0.82], [300, 0.95]]
-const steps = 400
+const steps = Number(process.env.STEPS ?? 400)
 
 const curve = (seed: number, directory: string) => {
   const task = lookup({ seed })
