@@ -197,8 +197,9 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
       limits,
       stopEarly: candidate.stopEarly ?? false
     }
-    while (running >= size) await new Promise<void>((resolve) => waiting.push(resolve))
-    running++
+    // a place is handed on, first come first served
+    if (running < size) running++
+    else await new Promise<void>((resolve) => waiting.push(resolve))
     try {
       for (let tried = 1; ; tried++) {
         const outcome = await attempt(request, signal)
@@ -213,14 +214,17 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
         return { _tag: "Infrastructure", detail: outcome.detail }
       }
     } finally {
-      running--
-      waiting.shift()?.()
+      const next = waiting.shift()
+      if (next === undefined) running--
+      else next()
     }
   }
 
   const close = async (): Promise<void> => {
     const ends = [...all].map((child) => new Promise((resolve) => child.process.once("exit", resolve)))
-    for (const child of [...all]) kill(child)
+    // their end is awaited, so they keep this process alive until then
+    for (const child of all) child.process.ref()
+    all.forEach(kill)
     idle.length = 0
     await Promise.all(ends)
   }

@@ -3,7 +3,7 @@ import { Ajv2020, type AnySchemaObject, type ValidateFunction } from "ajv/dist/2
 import * as Schema from "effect/Schema"
 import { RE2JS } from "re2js"
 import type { Task } from "../src/Task.ts"
-import * as Verifier from "../src/Verifier.ts"
+import type * as Verifier from "../src/Verifier.ts"
 import { extractJson, parseJson } from "./internal/completion.ts"
 
 /** A JSON Schema document, or an effect Schema, which is turned into one. */
@@ -113,7 +113,10 @@ const compile = (document: AnySchemaObject | boolean, text: string): Compiled =>
   // the work, because it compiles the meta-schema again.
   if (/"\$(id|anchor|dynamicAnchor)"/.test(text)) return { validate: makeAjv().compile(document), forget: () => {} }
   const ajv = (shared ??= makeAjv())
-  return { validate: ajv.compile(document), forget: () => void (typeof document === "object" && ajv.removeSchema(document)) }
+  return {
+    validate: ajv.compile(document),
+    forget: () => void (typeof document === "object" && ajv.removeSchema(document))
+  }
 }
 
 const compiled = (schema: SchemaLike): ValidateFunction => {

@@ -117,7 +117,8 @@ const compare = (
   if (call === undefined || result === undefined) return "missing"
   if (expectedCall === undefined || expected === undefined) return "not expected"
   if ("fault" in result) return result.fault
-  if (exact && !(call.name === expectedCall.name && equals(call.arguments, expectedCall.arguments))) return "another call"
+  if (exact && !(call.name === expectedCall.name && equals(call.arguments, expectedCall.arguments)))
+    return "another call"
   return "value" in expected && equals(result.value, expected.value) ? undefined : "another result"
 }
 
@@ -149,7 +150,8 @@ const find = <State>(
 
 const callsOf = (task: Task<any>): ReadonlyArray<ToolCall> => {
   const calls: unknown = task.data?.calls
-  if (!Array.isArray(calls)) throw new TypeError(`task ${task.id} has no data.calls; give toolReplay an \`expected\` function`)
+  if (!Array.isArray(calls))
+    throw new TypeError(`task ${task.id} has no data.calls; give toolReplay an \`expected\` function`)
   return calls as ReadonlyArray<ToolCall>
 }
 
@@ -170,7 +172,8 @@ export const parseToolCalls = (text: string): ParsedCalls => {
   for (const document of documents) {
     const parsed = parseJson(document, maxCharacters)
     if ("fault" in parsed) return parsed
-    const found = isRecord(parsed.value) && Object.hasOwn(parsed.value, "tool_calls") ? parsed.value["tool_calls"] : parsed.value
+    const found =
+      isRecord(parsed.value) && Object.hasOwn(parsed.value, "tool_calls") ? parsed.value["tool_calls"] : parsed.value
     for (const item of Array.isArray(found) ? (found as Array<unknown>) : [found]) {
       const call = asCall(item)
       if ("fault" in call) return call

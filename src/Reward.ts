@@ -70,20 +70,22 @@ type Judge =
   | { readonly _tag: "Group"; readonly verifier: GroupFunction<any, any> }
   | { readonly _tag: "All"; readonly terms: ReadonlyArray<readonly [name: string, term: Term<any, any>]> }
 
-type DataOf<P> = P extends Term<infer D, any>
-  ? D
-  : P extends Verifier.WorkerVerifier<infer D>
+type DataOf<P> =
+  P extends Term<infer D, any>
     ? D
-    : P extends (input: Verifier.VerifierInput<infer D>) => unknown
+    : P extends Verifier.WorkerVerifier<infer D>
       ? D
-      : unknown
-type ServicesOf<P> = P extends Term<any, infer R>
-  ? R
-  : P extends Verifier.WorkerVerifier
-    ? VerifierPool
-    : P extends (...input: any) => infer V
-      ? EffectServices<V>
-      : never
+      : P extends (input: Verifier.VerifierInput<infer D>) => unknown
+        ? D
+        : unknown
+type ServicesOf<P> =
+  P extends Term<any, infer R>
+    ? R
+    : P extends Verifier.WorkerVerifier
+      ? VerifierPool
+      : P extends (...input: Array<never>) => infer V
+        ? EffectServices<V>
+        : never
 type EffectServices<V> = V extends Effect.Effect<any, any, infer R> ? R : never
 /** A reward of parts that ask for different task data asks for all of it. */
 type Intersection<U> = (U extends unknown ? (value: U) => void : never) extends (value: infer I) => void ? I : never
@@ -104,7 +106,11 @@ const asTerm = (part: Part<any, any>): Term<any, any> =>
     ? { _tag: "Term", role: "weight", weight: 1, judge: { _tag: "Single", verifier: part } }
     : part
 
-const withRole = (part: Part<any, any>, role: Term["role"], weight: number): Term<any, any> => ({ ...asTerm(part), role, weight })
+const withRole = (part: Part<any, any>, role: Term["role"], weight: number): Term<any, any> => ({
+  ...asTerm(part),
+  role,
+  weight
+})
 
 /**
  * Names parts and combines them.
@@ -293,13 +299,16 @@ const evaluate = (
       return Effect.map(judgeGroup(judge.verifier, name, context), (leaves) => leaves.map(fromLeaf))
     case "All":
       return Effect.map(
-        Effect.forEach(
-          judge.terms,
-          ([own, part]) => evaluate(part, name === "" ? own : `${name}/${own}`, context),
-          { concurrency: "unbounded" }
-        ),
+        Effect.forEach(judge.terms, ([own, part]) => evaluate(part, name === "" ? own : `${name}/${own}`, context), {
+          concurrency: "unbounded"
+        }),
         (columns) =>
-          context.trajectories.map((_, row) => combine(judge.terms, columns.map((column) => column[row]!)))
+          context.trajectories.map((_, row) =>
+            combine(
+              judge.terms,
+              columns.map((column) => column[row]!)
+            )
+          )
       )
   }
 }
@@ -314,7 +323,10 @@ const fromLeaf = (leaf: Leaf): Evaluated => ({
 })
 
 /** The formula of the module comment, for one trajectory. */
-const combine = (terms: ReadonlyArray<readonly [string, Term<any, any>]>, parts: ReadonlyArray<Evaluated>): Evaluated => {
+const combine = (
+  terms: ReadonlyArray<readonly [string, Term<any, any>]>,
+  parts: ReadonlyArray<Evaluated>
+): Evaluated => {
   const leaves = parts.flatMap((part) => part.leaves)
   const of = (role: Term["role"]) =>
     terms.flatMap(([, term], index) => (term.role === role ? [{ weight: term.weight, ...parts[index]! }] : []))
@@ -332,7 +344,8 @@ const combine = (terms: ReadonlyArray<readonly [string, Term<any, any>]>, parts:
   for (const part of weighted) {
     if (part.value === undefined) return { value: undefined, tokens: undefined, leaves }
     sum += part.weight * part.value
-    if (tokens !== undefined) for (let t = 0; t < tokens.length; t++) tokens[t]! += factor * part.weight * part.tokens![t]!
+    if (tokens !== undefined)
+      for (let t = 0; t < tokens.length; t++) tokens[t]! += factor * part.weight * part.tokens![t]!
   }
   return { value: factor * sum, tokens, leaves }
 }

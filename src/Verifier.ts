@@ -157,7 +157,12 @@ export const run = <Data, R>(
   input: Omit<VerifierInput<Data>, "signal">,
   deadline: number
 ): Effect.Effect<Outcome, never, R> =>
-  invoke((signal) => verifier({ ...input, signal }), deadline, (verdict) => outcome(verdict, input.trajectory), unscorable)
+  invoke(
+    (signal) => verifier({ ...input, signal }),
+    deadline,
+    (verdict) => outcome(verdict, input.trajectory),
+    unscorable
+  )
 
 /** The same for any function that judges: what a group-level term needs. */
 export const invoke = <A, B, R>(
@@ -197,7 +202,8 @@ const faultOf = (fault: unknown): string => {
 
 const describe = (value: unknown): string => {
   if (typeof value !== "object" || value === null) return String(value).slice(0, 100)
-  if ("score" in value && typeof value.score === "number" && !Number.isFinite(value.score)) return `score ${value.score}`
+  if ("score" in value && typeof value.score === "number" && !Number.isFinite(value.score))
+    return `score ${value.score}`
   try {
     return JSON.stringify(value).slice(0, 200)
   } catch {

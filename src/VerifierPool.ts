@@ -47,8 +47,10 @@ export class VerifierTimeout extends Schema.TaggedError<VerifierTimeout>()("Veri
 }) {
   override get message(): string {
     const awaited = this.phase === "start" ? "a worker to load" : "a verdict of"
-    return `waited ${this.milliseconds} ms for ${awaited} ${this.verifier} (task ${this.taskId}, trajectory ${this.index}); ` +
+    return (
+      `waited ${this.milliseconds} ms for ${awaited} ${this.verifier} (task ${this.taskId}, trajectory ${this.index}); ` +
       `raise ${this.phase === "start" ? "startDeadline" : "deadline"} if that is what it takes`
+    )
   }
 }
 
@@ -62,8 +64,10 @@ export class VerifierCrash extends Schema.TaggedError<VerifierCrash>()("Verifier
   detail: Schema.String
 }) {
   override get message(): string {
-    return `${this.verifier} killed ${this.workers} workers on task ${this.taskId}, trajectory ${this.index}` +
+    return (
+      `${this.verifier} killed ${this.workers} workers on task ${this.taskId}, trajectory ${this.index}` +
       `${this.memory ? ": out of memory; raise memoryMb if that is what it takes" : ""} (${this.detail})`
+    )
   }
 }
 
@@ -96,20 +100,26 @@ export interface VerifierCallInput {
   readonly trajectory: Trajectory
 }
 
-export class VerifierPool extends Context.Service<VerifierPool, {
-  /** What the verifier returned, as data not yet checked. Waits for a free worker; interruption ends the worker. */
-  readonly call: (verifier: Verifier.WorkerVerifier, input: VerifierCallInput) => Effect.Effect<unknown, VerifierCallError>
-  /** The same as an outcome: only a verifier that cannot be loaded is an error. */
-  readonly verify: (
-    verifier: Verifier.WorkerVerifier,
-    input: VerifierCallInput
-  ) => Effect.Effect<Verifier.Outcome, VerifierLoadError>
-  /**
-   * Since the pool was made: `verifiers/pool/{calls,timeouts,crashes,errors,replaced}`; at present: `.../{running,waiting}`;
-   * of the last 1024 calls: `.../latency_{p50,p95}` and `.../wait_{p50,p95}` in seconds.
-   */
-  readonly metrics: Effect.Effect<Readonly<Record<string, number>>>
-}>()("quintain/VerifierPool") {}
+export class VerifierPool extends Context.Service<
+  VerifierPool,
+  {
+    /** What the verifier returned, as data not yet checked. Waits for a free worker; interruption ends the worker. */
+    readonly call: (
+      verifier: Verifier.WorkerVerifier,
+      input: VerifierCallInput
+    ) => Effect.Effect<unknown, VerifierCallError>
+    /** The same as an outcome: only a verifier that cannot be loaded is an error. */
+    readonly verify: (
+      verifier: Verifier.WorkerVerifier,
+      input: VerifierCallInput
+    ) => Effect.Effect<Verifier.Outcome, VerifierLoadError>
+    /**
+     * Since the pool was made: `verifiers/pool/{calls,timeouts,crashes,errors,replaced}`; at present: `.../{running,waiting}`;
+     * of the last 1024 calls: `.../latency_{p50,p95}` and `.../wait_{p50,p95}` in seconds.
+     */
+    readonly metrics: Effect.Effect<Readonly<Record<string, number>>>
+  }
+>()("quintain/VerifierPool") {}
 
 /**
  * A pool that starts its workers as they are needed and ends them with its scope.
@@ -162,9 +172,15 @@ export const make = Effect.fnUntraced(function* (options: VerifierPoolOptions = 
       Effect.gen(function* () {
         counts.waiting++
         const queued = performance.now()
-        const lane = yield* Effect.ensuring(restore(idle.take), Effect.sync(() => counts.waiting--))
+        const lane = yield* Effect.ensuring(
+          restore(idle.take),
+          Effect.sync(() => counts.waiting--)
+        )
         wait.add((performance.now() - queued) / 1000)
-        return yield* Effect.ensuring(restore(run(lane, call, limit)), Effect.sync(() => idle.give(lane)))
+        return yield* Effect.ensuring(
+          restore(run(lane, call, limit)),
+          Effect.sync(() => idle.give(lane))
+        )
       })
     )
 

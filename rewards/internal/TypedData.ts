@@ -33,7 +33,9 @@ const toTagged = (value: unknown, depth: number): unknown => {
     case "bigint":
       return ["i", String(value)]
     case "number":
-      return Number.isFinite(value) && !Object.is(value, -0) ? value : ["n", Object.is(value, -0) ? "-0" : String(value)]
+      return Number.isFinite(value) && !Object.is(value, -0)
+        ? value
+        : ["n", Object.is(value, -0) ? "-0" : String(value)]
     case "object":
       break
     default:
@@ -70,7 +72,8 @@ const fromTagged = (tagged: unknown, depth: number): unknown => {
     case "d":
       return new Date(Number(items[0]))
     case "a": {
-      const array = new Array<unknown>(items.length)
+      const array: Array<unknown> = []
+      array.length = items.length
       items.forEach((item, index) => {
         if (!(Array.isArray(item) && item[0] === "h")) array[index] = next(item)
       })

@@ -61,7 +61,8 @@ const statusOf = (fault: unknown): CaseResult => {
 
 const responses: Readonly<Record<string, CaseStatus>> = { v: "value", l: "load", e: "error", o: "output" }
 
-const looksLikeModule = (source: string): boolean => /(^|[;}])\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
+const looksLikeModule = (source: string): boolean =>
+  /(^|[;}])\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
 
 const evaluate = async (request: ChildRequest): Promise<void> => {
   const { cases, entry, id, limits } = request
@@ -118,10 +119,14 @@ const evaluate = async (request: ChildRequest): Promise<void> => {
       const run = (await script.run(context, { reference: true, timeout })) as ivm.Reference
       const call = async (code: string | undefined, fallback?: ivm.Dereference<unknown>) =>
         String(
-          await run.apply(undefined, [code, entry, text, fallback] as never, {
-            timeout,
-            result: { promise: true, copy: true }
-          } as never)
+          await run.apply(
+            undefined,
+            [code, entry, text, fallback] as never,
+            {
+              timeout,
+              result: { promise: true, copy: true }
+            } as never
+          )
         )
       let answer = asModule ? "l" : await call(source)
       if (answer.startsWith("l") && looksLikeModule(source)) {

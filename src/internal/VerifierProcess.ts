@@ -12,8 +12,8 @@ const fatal = /FATAL ERROR|Last few GCs|JS stacktrace|Native stack trace|^\s*\d+
 
 /** Flags that a child needs to resolve modules as its parent does. */
 export const conditions = (base: string): Array<string> => {
-  const own = process.execArgv.filter((flag, index, all) =>
-    /^(--conditions|-C)(=|$)/.test(flag) || /^(--conditions|-C)$/.test(all[index - 1] ?? "")
+  const own = process.execArgv.filter(
+    (flag, index, all) => /^(--conditions|-C)(=|$)/.test(flag) || /^(--conditions|-C)$/.test(all[index - 1] ?? "")
   )
   return base.endsWith(".ts") && own.length === 0 ? ["--conditions=quintain-source"] : own
 }
@@ -93,6 +93,8 @@ export const make = (options: LaneOptions): Thread => {
     close: () =>
       new Promise((resolve) => {
         if (child === undefined) return resolve()
+        // its end is awaited, so it keeps this process alive until then
+        child.ref()
         child.once("exit", () => resolve())
         kill(child)
       })

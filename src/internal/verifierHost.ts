@@ -4,7 +4,7 @@
  * under no limit at all), so the thread lives in a process of its own, where `--no-concurrent-osr` also makes every
  * loop interruptible.
  */
-import type { HostRequest, HostResponse, LaneAnswer } from "./verifierProtocol.ts"
+import type { HostRequest, HostResponse, LaneAnswer, WorkerCall } from "./verifierProtocol.ts"
 import * as VerifierThread from "./VerifierThread.ts"
 
 /** What the process may hold beyond the thread's heap: node itself, the code, buffers. Bytes. */
@@ -16,6 +16,11 @@ let limit = Infinity
 
 const answered = (response: HostResponse): Promise<void> =>
   new Promise((resolve) => process.send!(response, undefined, {}, () => resolve()))
+
+const answer = async (id: number, call: WorkerCall, deadline: number): Promise<void> => {
+  const answer = await thread!.run(call, deadline)
+  process.send!({ id, answer, stuck: thread!.stuck() } satisfies HostResponse)
+}
 
 const die = (): void => {
   process.kill(process.pid, "SIGKILL")
@@ -35,10 +40,7 @@ process.on("message", (request: HostRequest) => {
     const answer: LaneAnswer = { _tag: "Crash", detail, memory: true }
     void answered({ id, answer, stuck: true }).then(die)
   }, pollEvery)
-  void thread!.run(call, deadline).then((answer) => {
-    clearInterval(poll)
-    process.send!({ id, answer, stuck: thread!.stuck() } satisfies HostResponse)
-  })
+  void answer(id, call, deadline).finally(() => clearInterval(poll))
 })
 
 // The pool is gone, or died: a thread in an endless loop must not keep this process alive.

@@ -2,6 +2,7 @@
  * What runs inside a worker thread of the verifier pool: loads a verifier by module and export, calls it, and answers
  * with plain data. Whatever the verifier does (throw, return nonsense), this module answers; only a dead thread does not.
  */
+import type { Effect as EffectValue } from "effect/Effect"
 import type { VerifierFunction } from "../Verifier.ts"
 import type { WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
 
@@ -38,7 +39,7 @@ export default async (call: WorkerCall): Promise<WorkerAnswer> => {
     })
     if (typeof verdict === "object" && verdict !== null && "~effect/Effect" in verdict) {
       const Effect = await import("effect/Effect")
-      verdict = await Effect.runPromise(verdict as unknown as import("effect/Effect").Effect<unknown>, {
+      verdict = await Effect.runPromise(verdict as unknown as EffectValue<unknown>, {
         signal: controller.signal
       })
     }

@@ -33,7 +33,10 @@ const trivial = Effect.fnUntraced(function* (isolation: "process" | "thread") {
   assert.ok(outcomes.every((outcome) => outcome._tag === "Scored" && outcome.score === 1))
   const metrics = yield* pool.metrics
   print(`trivial verifier, ${isolation}, ${workers} workers`, `${Math.round(count / seconds)} calls/s`)
-  print("  latency without waiting, p50 / p95", `${[0.5, 0.95].map((share) => (metrics[`verifiers/pool/latency_p${share * 100}`]! * 1e6).toFixed(0)).join(" / ")} us`)
+  print(
+    "  latency without waiting, p50 / p95",
+    `${[0.5, 0.95].map((share) => (metrics[`verifiers/pool/latency_p${share * 100}`]! * 1e6).toFixed(0)).join(" / ")} us`
+  )
 }, Effect.scoped)
 
 const hostile = Effect.fnUntraced(function* () {
@@ -41,9 +44,29 @@ const hostile = Effect.fnUntraced(function* () {
   const looping = Verifier.worker<string>({ module, deadline: 200 })
   const other = Verifier.worker<string>({ module })
   // of each 100: 5 loop (2 in a way V8 does not interrupt by default), 5 exhaust memory (2 so that V8 aborts the process), 2 kill
-  const behaviours = new Map([[3, "loop"], [17, "loop"], [31, "loop"], [45, "allocatingLoop"], [59, "allocatingLoop"],
-    [8, "memory"], [22, "memory"], [36, "buffers"], [50, "abort"], [64, "abort"], [13, "exit"], [77, "kill"]])
-  const expected = { loop: "timeout", allocatingLoop: "timeout", memory: "crash", buffers: "crash", abort: "crash", exit: "crash", kill: "crash" }
+  const behaviours = new Map([
+    [3, "loop"],
+    [17, "loop"],
+    [31, "loop"],
+    [45, "allocatingLoop"],
+    [59, "allocatingLoop"],
+    [8, "memory"],
+    [22, "memory"],
+    [36, "buffers"],
+    [50, "abort"],
+    [64, "abort"],
+    [13, "exit"],
+    [77, "kill"]
+  ])
+  const expected = {
+    loop: "timeout",
+    allocatingLoop: "timeout",
+    memory: "crash",
+    buffers: "crash",
+    abort: "crash",
+    exit: "crash",
+    kill: "crash"
+  }
   const rows = Array.from({ length: 1000 }, (_, row) => row)
   const behaviour = (row: number) => behaviours.get(row % 100) ?? "score"
   const start = performance.now()
@@ -67,9 +90,13 @@ const hostile = Effect.fnUntraced(function* () {
     }
   })
   const metrics = yield* pool.metrics
-  const tally = (kind: string) => outcomes.filter((outcome) => outcome._tag === "Unscorable" && outcome.kind === kind).length
+  const tally = (kind: string) =>
+    outcomes.filter((outcome) => outcome._tag === "Unscorable" && outcome.kind === kind).length
   print("1,000 calls, 5 % loop, 5 % memory, 2 % kill", `${seconds.toFixed(1)} s`)
-  print("  scored / timeout / crash", `${outcomes.filter((outcome) => outcome._tag === "Scored").length} / ${tally("timeout")} / ${tally("crash")}`)
+  print(
+    "  scored / timeout / crash",
+    `${outcomes.filter((outcome) => outcome._tag === "Scored").length} / ${tally("timeout")} / ${tally("crash")}`
+  )
   print("  lost / wrongly scored", `${1000 - outcomes.length} / ${wrong}`)
   print("  workers replaced", String(metrics["verifiers/pool/replaced"]))
   assert.equal(outcomes.length, 1000)
@@ -87,7 +114,8 @@ const sandbox = Effect.fnUntraced(function* () {
       return { outcome: outcome(verdict, input.trajectory), milliseconds: performance.now() - start }
     })
   const text = "```js\nconst add = (a, b) => a + b\n```"
-  const evaluations = (count: number) => Effect.forEach(Array.from({ length: count }), () => judge(text), { concurrency: workers })
+  const evaluations = (count: number) =>
+    Effect.forEach(Array.from({ length: count }), () => judge(text), { concurrency: workers })
   yield* evaluations(100)
   const start = performance.now()
   const done = yield* evaluations(1500)

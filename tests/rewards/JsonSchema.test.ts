@@ -6,7 +6,10 @@ import type { Scored } from "../../src/Verifier.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 const judge = (schema: SchemaLike, text: string, options?: JsonSchemaOptions): Omit<Scored, "_tag"> =>
-  jsonSchema(schema, options)({
+  jsonSchema(
+    schema,
+    options
+  )({
     task: { id: "t", prompt: "", data: undefined },
     trajectory: trajectory(text),
     signal: new AbortController().signal
@@ -35,7 +38,10 @@ describe("jsonSchema", () => {
     assert.strictEqual(score({ $defs: { n: { type: "number" } }, $ref: "#/$defs/n" }, 1), 1)
     assert.strictEqual(score(false, 1), 0)
     const byTask = jsonSchema<{ schema: SchemaLike }>((task) => task.data.schema)
-    for (const [type, wanted] of [["number", 1], ["string", 0]] as const) {
+    for (const [type, wanted] of [
+      ["number", 1],
+      ["string", 0]
+    ] as const) {
       const task = { id: "t", prompt: "", data: { schema: { type } } }
       const verdict = byTask({ task, trajectory: trajectory("1"), signal: new AbortController().signal })
       assert.deepInclude(verdict, { score: wanted })
@@ -44,7 +50,13 @@ describe("jsonSchema", () => {
 
   it("finds the document, unless told to be strict", () => {
     const schema = { type: "object", required: ["a"] }
-    for (const text of ['{"a":1}', ' {"a":1}\n', '```json\n{"a":1}\n```', 'Here: {"a":"}"} and more {', "x ```\n{\"a\":1}\n```"]) {
+    for (const text of [
+      '{"a":1}',
+      ' {"a":1}\n',
+      '```json\n{"a":1}\n```',
+      'Here: {"a":"}"} and more {',
+      'x ```\n{"a":1}\n```'
+    ]) {
       assert.strictEqual(judge(schema, text).score, 1, text)
     }
     for (const text of ["", "{", '{"a":1', "{'a':1}", '{"a":1,}', "no", '{"b":1}', '[{"a":1}]']) {
@@ -111,7 +123,10 @@ describe("jsonSchema", () => {
   it("the same $id in two schemas is no conflict, and forgets what is old", () => {
     assert.strictEqual(score({ $id: "https://example.org/s", type: "string" }, 1), 0)
     assert.strictEqual(score({ $id: "https://example.org/s", type: "number" }, 1), 1)
-    for (const [type, wanted] of [["number", 1], ["string", 0]] as const) {
+    for (const [type, wanted] of [
+      ["number", 1],
+      ["string", 0]
+    ] as const) {
       const schema = { $defs: { n: { type } }, properties: { n: { $ref: "#/$defs/n" }, next: { $ref: "#" } } }
       assert.strictEqual(score(schema, { n: 1 }), wanted)
       assert.strictEqual(score(schema, { next: { next: { n: 1 } } }), wanted)
@@ -122,9 +137,16 @@ describe("jsonSchema", () => {
 
   it("any text gets a verdict of 0 or 1", () => {
     fc.assert(
-      fc.property(fc.oneof(fc.string(), fc.json(), fc.string({ unit: fc.constantFrom("{", "}", "[", "]", '"', "`", "\n", "a", "\\") })), (text) => {
-        assert.include([0, 1], judge({ type: "object" }, text).score)
-      })
+      fc.property(
+        fc.oneof(
+          fc.string(),
+          fc.json(),
+          fc.string({ unit: fc.constantFrom("{", "}", "[", "]", '"', "`", "\n", "a", "\\") })
+        ),
+        (text) => {
+          assert.include([0, 1], judge({ type: "object" }, text).score)
+        }
+      )
     )
     fc.assert(fc.property(fc.json(), (text) => assert.strictEqual(judge(true, text).score, 1)))
   })

@@ -56,7 +56,8 @@ describe("toolReplay", () => {
       state: () => ({ accounts: { a: 10, b: 0 } }),
       tools: {
         move: ({ from, to, amount }, state) => {
-          if (!Object.hasOwn(state.accounts, String(from)) || !Object.hasOwn(state.accounts, String(to))) throw new Error("no account")
+          if (!Object.hasOwn(state.accounts, String(from)) || !Object.hasOwn(state.accounts, String(to)))
+            throw new Error("no account")
           state.accounts[String(from)]! -= Number(amount)
           state.accounts[String(to)]! += Number(amount)
           return "ok"
@@ -65,7 +66,10 @@ describe("toolReplay", () => {
     }
     const move = (amount: number) => call("move", { from: "a", to: "b", amount })
     assert.strictEqual(judge([move(1), move(2)], [move(2), move(1)], bank).score, 1)
-    assert.deepInclude(judge([move(1), move(2)], [move(2), move(2)], bank), { score: 0, reason: "the final state differs" })
+    assert.deepInclude(judge([move(1), move(2)], [move(2), move(2)], bank), {
+      score: 0,
+      reason: "the final state differs"
+    })
     assert.strictEqual(judge([move(1), move(2)], [move(2), move(2)], { ...bank, score: "share" }).score, 2 / 3)
     assert.strictEqual(judge([move(1), move(2)], [move(1)], { ...bank, score: "share" }).score, 1 / 3)
     const stolen = judge([move(1)], call("move", { from: "a", to: "__proto__", amount: 1 }), bank)
@@ -124,7 +128,11 @@ describe("parseToolCalls", () => {
   const text = JSON.stringify(add)
 
   it("is tolerant about where a call stands", () => {
-    const function_ = { id: "c1", type: "function", function: { name: "add", arguments: JSON.stringify(add.arguments) } }
+    const function_ = {
+      id: "c1",
+      type: "function",
+      function: { name: "add", arguments: JSON.stringify(add.arguments) }
+    }
     for (const completion of [
       text,
       `  ${text}\n`,
@@ -139,7 +147,9 @@ describe("parseToolCalls", () => {
     ]) {
       assert.deepStrictEqual(parseToolCalls(completion), { calls: [add] }, completion)
     }
-    assert.deepStrictEqual(parseToolCalls(`<tool_call>${text}</tool_call><tool_call>${text}</tool_call>`), { calls: [add, add] })
+    assert.deepStrictEqual(parseToolCalls(`<tool_call>${text}</tool_call><tool_call>${text}</tool_call>`), {
+      calls: [add, add]
+    })
   })
 
   it("is strict about what it is", () => {

@@ -27,13 +27,15 @@ describe("Reward", () => {
       assert.deepStrictEqual(Object.keys(scored.outcomes), ["a", "b", "half", "seen"])
       assert.deepStrictEqual(scored.outcomes["b"], { _tag: "Scored", score: 0.1, reason: "why", metrics: { lines: 4 } })
       assert.deepStrictEqual(scored.metrics, { "b/lines": 4 })
-    }))
+    })
+  )
 
   it.effect("gates alone are multiplied", () =>
     Effect.gen(function* () {
       const scored = yield* one(Reward.all({ a: Reward.gate(() => 0.5), b: Reward.gate(() => 0.5) }))
       assert.strictEqual(scored.reward, 0.25)
-    }))
+    })
+  )
 
   it.effect("nested rewards are parts like others, with joined names", () =>
     Effect.gen(function* () {
@@ -41,7 +43,8 @@ describe("Reward", () => {
       const scored = yield* one(Reward.all({ plain: () => 1, quality: Reward.weight(4, inner) }))
       assert.strictEqual(scored.reward, 3)
       assert.deepStrictEqual(Object.keys(scored.outcomes), ["plain", "quality/x", "quality/ok"])
-    }))
+    })
+  )
 
   it.effect("follows its formula for any tree of parts", () => {
     type Tree =
@@ -52,7 +55,11 @@ describe("Reward", () => {
     const weight = fc.constantFrom(-1, 0.5, 1, 3)
     const { tree } = fc.letrec<{ tree: Tree; leaf: Tree; node: Tree }>((tie) => ({
       leaf: fc.record({ role, weight, score: value }) as fc.Arbitrary<Tree>,
-      node: fc.record({ role, weight, parts: fc.array(tie("tree"), { minLength: 1, maxLength: 4 }) }) as fc.Arbitrary<Tree>,
+      node: fc.record({
+        role,
+        weight,
+        parts: fc.array(tie("tree"), { minLength: 1, maxLength: 4 })
+      }) as fc.Arbitrary<Tree>,
       tree: fc.oneof({ maxDepth: 3 }, tie("leaf"), tie("node"))
     }))
     const counts = (parts: ReadonlyArray<Tree>): boolean => parts.some((part) => part.role !== "metric")
@@ -68,7 +75,7 @@ describe("Reward", () => {
     const expected = (tree: Tree): number | undefined => {
       if ("score" in tree) return tree.score
       const gates = tree.parts.filter((part) => part.role === "gate").map(expected)
-      if (gates.includes(0) || gates.some((gate) => gate === -0)) return 0
+      if (gates.includes(0)) return 0
       const weighted = tree.parts.filter((part) => part.role === "weight")
       const terms = weighted.map((part) => {
         const value = expected(part)
@@ -99,7 +106,8 @@ describe("Reward", () => {
       assert.strictEqual((yield* one(Reward.all({ a: () => 1, b: Reward.weight(0, away) }))).reward, 1)
       // a gate of 0 has decided already
       assert.strictEqual((yield* one(Reward.all({ a: away, b: Reward.gate(() => 0) }))).reward, 0)
-    }))
+    })
+  )
 
   it.effect("takes sync, async and Effect verifiers, and their faults as unscorable", () =>
     Effect.gen(function* () {
@@ -135,7 +143,8 @@ describe("Reward", () => {
       for (const name of ["throws", "rejects", "fails", "dies"]) {
         assert.include((scored.outcomes[name] as Verifier.Unscorable).reason, "broken")
       }
-    }))
+    })
+  )
 
   it.effect("asks again for an unscorable verdict, a bounded number of times", () =>
     Effect.gen(function* () {
@@ -147,7 +156,8 @@ describe("Reward", () => {
       const never = yield* one(() => (calls++, Verifier.unscorable("away")), { retries: 2 })
       assert.isUndefined(never.reward)
       assert.strictEqual(calls, 3)
-    }))
+    })
+  )
 
   it.effect("ends an async verifier at its deadline and aborts its signal", () =>
     Effect.gen(function* () {
@@ -166,7 +176,8 @@ describe("Reward", () => {
       assert.isUndefined(scored.reward)
       assert.deepInclude(scored.outcomes["score"], { _tag: "Unscorable", kind: "timeout" })
       assert.strictEqual(aborted, 1)
-    }))
+    })
+  )
 
   it.effect("combines token scores when every weighted part has them", () =>
     Effect.gen(function* () {
@@ -176,14 +187,18 @@ describe("Reward", () => {
       assert.deepStrictEqual(both.tokenRewards, Float64Array.of(0.5, 0.25, 0.25))
       assert.strictEqual(both.reward, 1)
       assert.isUndefined((yield* one(Reward.all({ a, b: () => 1 }))).tokenRewards)
-      assert.deepStrictEqual((yield* one(Reward.all({ a, m: Reward.metric(() => 1) }))).tokenRewards, Float64Array.of(1, 0, 0))
+      assert.deepStrictEqual(
+        (yield* one(Reward.all({ a, m: Reward.metric(() => 1) }))).tokenRewards,
+        Float64Array.of(1, 0, 0)
+      )
       const shut = yield* one(Reward.all({ a, gate: Reward.gate(() => 0) }))
       assert.deepStrictEqual(shut.tokenRewards, new Float64Array(3))
       const length = yield* one(() => ({ score: 1, tokenScores: [1] }))
       assert.deepInclude(length.outcomes["score"], { kind: "verdict", reason: "1 token scores for 3 policy tokens" })
       const sum = yield* one(() => ({ score: 1, tokenScores: [1, 1, 0] }))
       assert.deepInclude(sum.outcomes["score"], { kind: "verdict" })
-    }))
+    })
+  )
 
   it.effect("scores a group as a whole, in the order of its trajectories", () =>
     Effect.gen(function* () {
@@ -192,10 +207,20 @@ describe("Reward", () => {
         Reward.all({ rank: Reward.weight(0.5, rank), own: ({ trajectory }) => trajectory.index }),
         group(undefined, ["a", "bbb", "cc"])
       )
-      assert.deepStrictEqual(scored.trajectories.map(({ reward }) => reward), [0.5, 2.5, 3])
-      const short = yield* Reward.scoreGroup(Reward.all({ short: Reward.group(() => [1]) }), group(undefined, ["a", "b"]))
-      assert.deepStrictEqual(short.trajectories.map(({ reward }) => reward), [undefined, undefined])
-    }))
+      assert.deepStrictEqual(
+        scored.trajectories.map(({ reward }) => reward),
+        [0.5, 2.5, 3]
+      )
+      const short = yield* Reward.scoreGroup(
+        Reward.all({ short: Reward.group(() => [1]) }),
+        group(undefined, ["a", "b"])
+      )
+      assert.deepStrictEqual(
+        short.trajectories.map(({ reward }) => reward),
+        [undefined, undefined]
+      )
+    })
+  )
 
   it.effect("keeps scores with their trajectories when groups finish out of order", () =>
     Effect.gen(function* () {
@@ -221,12 +246,22 @@ describe("Reward", () => {
       const scored = yield* Fiber.join(fiber)
       assert.strictEqual(scored.length, 20)
       assert.strictEqual(most, 5)
-      assert.notDeepEqual(scored.map(({ task }) => task.data), groups.map(({ task }) => task.data))
+      assert.notDeepEqual(
+        scored.map(({ task }) => task.data),
+        groups.map(({ task }) => task.data)
+      )
       for (const { task, trajectories } of scored) {
-        assert.deepStrictEqual(trajectories.map(({ reward }) => reward), [1, 2, 3].map((length) => task.data * 10 + length))
-        assert.deepStrictEqual(trajectories.map(({ trajectory }) => trajectory.taskId), Array(3).fill(task.id))
+        assert.deepStrictEqual(
+          trajectories.map(({ reward }) => reward),
+          [1, 2, 3].map((length) => task.data * 10 + length)
+        )
+        assert.deepStrictEqual(
+          trajectories.map(({ trajectory }) => trajectory.taskId),
+          Array(3).fill(task.id)
+        )
       }
-    }))
+    })
+  )
 
   it.effect("refuses a group that holds another task's trajectory, or one twice", () =>
     Effect.gen(function* () {
@@ -236,7 +271,8 @@ describe("Reward", () => {
       assert.include(mixed.message, "task a: its group holds trajectory 0 of task b")
       const twice = { ...a, trajectories: [...a.trajectories, ...a.trajectories] }
       assert.include((yield* Effect.flip(Reward.scoreGroup(() => 1, twice))).message, "twice")
-    }))
+    })
+  )
 
   it("refuses compositions that mean nothing", () => {
     assert.throws(() => Reward.all({}), /needs a weighted term or a gate/)
@@ -264,5 +300,6 @@ describe("Reward", () => {
         "verifiers/judge/timeouts": 0
       })
       assert.isAtLeast(metrics["verifiers/right/latency_p95"]!, metrics["verifiers/right/latency_p50"]!)
-    }))
+    })
+  )
 })

@@ -40,17 +40,22 @@ describe("VerifierPool", () => {
           reason: "the judge is away",
           kind: "declared"
         })
-      }))
+      })
+    )
 
     it.effect("ends endless loops at their deadline, interruptible or not, and goes on", () =>
       Effect.gen(function* () {
         for (const loop of ["loop", "allocatingLoop", "never"]) {
           const outcome = yield* ask(loop)
           assert.strictEqual(kindOf(outcome), "timeout", loop)
-          assert.match((outcome as Unscorable).reason, /^waited 500 ms for a verdict of file:.*verifiers\.ts#default \(task task-7, trajectory 0\)/)
+          assert.match(
+            (outcome as Unscorable).reason,
+            /^waited 500 ms for a verdict of file:.*verifiers\.ts#default \(task task-7, trajectory 0\)/
+          )
           assert.strictEqual(kindOf(yield* ask("score")), 0.007)
         }
-      }))
+      })
+    )
 
     it.effect("survives every way of running out of memory", () =>
       Effect.gen(function* () {
@@ -60,7 +65,8 @@ describe("VerifierPool", () => {
           assert.match((outcome as Unscorable).reason, /killed 2 workers.*out of memory/)
           assert.strictEqual(kindOf(yield* ask("score")), 0.007)
         }
-      }))
+      })
+    )
 
     it.effect("convicts a call that ends its worker", () =>
       Effect.gen(function* () {
@@ -70,7 +76,8 @@ describe("VerifierPool", () => {
           assert.include((outcome as Unscorable).reason, "killed 2 workers")
         }
         assert.strictEqual(kindOf(yield* ask("score")), 0.007)
-      }))
+      })
+    )
 
     it.effect("reports throws as errors and nonsense as no verdict", () =>
       Effect.gen(function* () {
@@ -81,7 +88,8 @@ describe("VerifierPool", () => {
         for (const nonsense of ["nan", "infinite", "text", "function"]) {
           assert.strictEqual(kindOf(yield* ask(nonsense)), "verdict", nonsense)
         }
-      }))
+      })
+    )
 
     it.effect("loads other exports, and makes verifiers of factories once per worker", () =>
       Effect.gen(function* () {
@@ -95,7 +103,8 @@ describe("VerifierPool", () => {
           assert.strictEqual(kindOf(yield* ask("", other)), 0.75)
         }
         assert.isAtMost(made.size, 2)
-      }))
+      })
+    )
 
     it.effect("fails for a verifier that cannot be loaded", () =>
       Effect.gen(function* () {
@@ -107,7 +116,8 @@ describe("VerifierPool", () => {
         }
         const error = yield* Effect.flip(Reward.scoreGroup(Verifier.worker({ module: absent }), group("", ["x"])))
         assert.strictEqual(error._tag, "VerifierLoadError")
-      }))
+      })
+    )
 
     it.effect("refuses tasks that cannot be sent to a worker, and lives", () =>
       Effect.gen(function* () {
@@ -118,7 +128,8 @@ describe("VerifierPool", () => {
         })
         assert.strictEqual(kindOf(outcome), "error")
         assert.strictEqual(kindOf(yield* ask("score")), 0.007)
-      }))
+      })
+    )
 
     it.effect("interruption ends the call and gives the worker back", () =>
       Effect.gen(function* () {
@@ -128,24 +139,35 @@ describe("VerifierPool", () => {
         assert.strictEqual(kindOf(yield* ask("score")), 0.007)
         const { metrics } = yield* VerifierPool.VerifierPool
         assert.deepInclude(yield* metrics, { "verifiers/pool/running": 0, "verifiers/pool/waiting": 0 })
-      }))
+      })
+    )
 
     it.effect("loses no call and scores none wrongly when others loop, exhaust memory and kill workers", () =>
       Effect.gen(function* () {
         const behaviour = (row: number) =>
-          row % 25 === 3 ? "loop" : row % 25 === 9 ? "memory" : row % 25 === 14 ? "kill" : row % 50 === 20 ? "abort" : "score"
+          row % 25 === 3
+            ? "loop"
+            : row % 25 === 9
+              ? "memory"
+              : row % 25 === 14
+                ? "kill"
+                : row % 50 === 20
+                  ? "abort"
+                  : "score"
         const rows = Array.from({ length: 60 }, (_, row) => row)
         const outcomes = yield* Effect.forEach(
           rows,
-          (row) =>
-            ask(behaviour(row), behaviour(row) === "loop" ? misbehaving : patient, `task-${row}`),
+          (row) => ask(behaviour(row), behaviour(row) === "loop" ? misbehaving : patient, `task-${row}`),
           { concurrency: 16 }
         )
         rows.forEach((row) => {
-          const wanted = { loop: "timeout", memory: "crash", kill: "crash", abort: "crash", score: row / 1000 }[behaviour(row)]
+          const wanted = { loop: "timeout", memory: "crash", kill: "crash", abort: "crash", score: row / 1000 }[
+            behaviour(row)
+          ]
           assert.strictEqual(kindOf(outcomes[row]!), wanted, `${row} ${behaviour(row)}`)
         })
-      }))
+      })
+    )
 
     it.effect("measures itself", () =>
       Effect.gen(function* () {
@@ -155,14 +177,19 @@ describe("VerifierPool", () => {
         assert.isAbove(seen["verifiers/pool/crashes"]!, 0)
         assert.isAbove(seen["verifiers/pool/replaced"]!, seen["verifiers/pool/crashes"]!)
         assert.isAbove(seen["verifiers/pool/latency_p95"]!, 0)
-      }))
+      })
+    )
 
     it.effect("scores a group through a reward", () =>
       Effect.gen(function* () {
         const reward = Reward.all({ pooled: misbehaving, own: Reward.weight(2, () => 1) })
         const scored = yield* Reward.scoreGroup(reward, group("score", ["a", "b", "c"], "task-500"))
-        assert.deepStrictEqual(scored.trajectories.map(({ reward }) => reward), [2.5, 2.5, 2.5])
-      }))
+        assert.deepStrictEqual(
+          scored.trajectories.map(({ reward }) => reward),
+          [2.5, 2.5, 2.5]
+        )
+      })
+    )
   })
 
   layer(VerifierPool.layer({ ...options, isolation: "thread" }), { excludeTestServices: true })("in threads", (it) => {
@@ -172,7 +199,8 @@ describe("VerifierPool", () => {
         assert.strictEqual(kindOf(yield* ask("exit", patient)), "crash")
         assert.strictEqual(kindOf(yield* ask("late", patient)), "crash")
         assert.deepStrictEqual(yield* ask("score"), { _tag: "Scored", score: 0.007 })
-      }))
+      })
+    )
   })
 
   it.live("holds back who comes when workers and queue are full, first come first served", () =>
@@ -183,13 +211,20 @@ describe("VerifierPool", () => {
         Array.from({ length: 12 }, (_, row) => row),
         (row) =>
           Effect.tap(
-            pool.verify(misbehaving, { task: { id: `task-${row}`, prompt: "", data: "score" }, trajectory: trajectory("x") }),
+            pool.verify(misbehaving, {
+              task: { id: `task-${row}`, prompt: "", data: "score" },
+              trajectory: trajectory("x")
+            }),
             () => Effect.sync(() => order.push(row))
           ),
         { concurrency: "unbounded" }
       )
-      assert.deepStrictEqual(order, Array.from({ length: 12 }, (_, row) => row))
-    }).pipe(Effect.scoped))
+      assert.deepStrictEqual(
+        order,
+        Array.from({ length: 12 }, (_, row) => row)
+      )
+    }).pipe(Effect.scoped)
+  )
 
   it.live("leaves no process behind, also when it is killed", () =>
     Effect.gen(function* () {
@@ -221,7 +256,8 @@ describe("VerifierPool", () => {
         busy.kill("SIGKILL")
         await vanished(second)
       })
-    }))
+    })
+  )
 })
 
 /** Waits for a process to end; the test's own time limit is what fails. */
