@@ -7,6 +7,7 @@
 //! that could not run alone is refused.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::draw::{Draw, Drawer};
@@ -45,12 +46,27 @@ struct Job {
     request: Request,
     vocabulary: Option<Arc<Vocabulary>>,
     sink: Sink,
-    /// Samples without pages, the first to run first.
-    pending: VecDeque<Sequence>,
+    /// Samples that had to give way, the first to go on first.
+    displaced: VecDeque<Sequence>,
+    /// Samples not begun.
+    fresh: Range<u32>,
     unfinished: u32,
     /// One of its sequences is computing the prompt: the others wait for it.
     led: bool,
     events: Events,
+}
+
+impl Job {
+    /// Whether a sample is not running.
+    fn waits(&self) -> bool {
+        !self.displaced.is_empty() || !self.fresh.is_empty()
+    }
+
+    /// The next sample not begun.
+    fn begin(&mut self, id: u64) -> Option<Sequence> {
+        let sample = self.fresh.next()?;
+        Some(Sequence { job: id, sample, tokens: self.request.prompt.clone(), ..Sequence::default() })
+    }
 }
 
 /// Memory kept from step to step.
@@ -105,10 +121,9 @@ impl Batch {
     }
 
     pub fn add(&mut self, id: u64, request: Request, vocabulary: Option<Arc<Vocabulary>>, sink: Sink) {
-        let sequence = |sample| Sequence { job: id, sample, tokens: request.prompt.clone(), ..Sequence::default() };
-        let pending = (0..request.samples).map(sequence).collect();
-        let unfinished = request.samples;
-        let job = Job { request, vocabulary, sink, pending, unfinished, led: false, events: Events::default() };
+        let (displaced, fresh, unfinished) = (VecDeque::new(), 0..request.samples, request.samples);
+        let events = Events::default();
+        let job = Job { request, vocabulary, sink, displaced, fresh, unfinished, led: false, events };
         self.jobs.insert(id, job);
         self.queue.push_back(id);
     }
@@ -117,7 +132,8 @@ impl Batch {
     pub fn cancel(&mut self, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let running = self.running.iter().filter(|sequence| sequence.job == id).map(|sequence| sequence.sample);
-        let rest = job.pending.iter().map(|sequence| sequence.sample).chain(running);
+        let displaced = job.displaced.iter().map(|sequence| sequence.sample);
+        let rest = displaced.chain(job.fresh.clone()).chain(running);
         job.events.finished.extend(rest.map(|sample| (sample, Reason::Abort)));
         self.close(id, None);
     }
@@ -184,7 +200,7 @@ impl Batch {
         while self.running.len() < self.options.max_sequences
             && let Some(id) = self.queue.get(at)
         {
-            let Some(job) = self.jobs.get_mut(id).filter(|job| !job.pending.is_empty()) else {
+            let Some(job) = self.jobs.get_mut(id).filter(|job| job.waits()) else {
                 self.queue.remove(at);
                 continue;
             };
@@ -192,14 +208,16 @@ impl Batch {
                 at += 1;
                 continue;
             }
-            let need = job.pending.front().map_or(0, |next| pages_for(next.tokens.len() + 1)) as isize;
+            let prompt = job.request.prompt.len();
+            let length = job.displaced.front().map_or(prompt, |next| next.tokens.len());
+            let need = pages_for(length + 1) as isize;
             if need > room && !self.running.is_empty() {
                 break;
             }
             room -= need;
-            if let Some(mut sequence) = job.pending.pop_front() {
+            if let Some(mut sequence) = job.displaced.pop_front().or_else(|| job.begin(*id)) {
                 sequence.version = self.version;
-                sequence.leads = sequence.tokens.len() == job.request.prompt.len();
+                sequence.leads = length == prompt;
                 job.led = sequence.leads;
                 self.running.push(sequence);
             }
@@ -260,7 +278,7 @@ impl Batch {
         let id = sequence.job;
         if let Some(job) = self.jobs.get_mut(&id) {
             job.led &= !sequence.leads;
-            job.pending.push_front(sequence);
+            job.displaced.push_front(sequence);
         }
         if !self.queue.contains(&id) {
             self.queue.push_front(id);
@@ -305,8 +323,8 @@ impl Batch {
             let row = selected.len() / width;
             let last = work.row + work.rows - 1;
             selected.extend_from_slice(&hidden[last * width..(last + 1) * width]);
-            let leads = std::mem::take(&mut sequence.leads);
-            let Some(job) = self.jobs.get_mut(&sequence.job) else { continue };
+            let (id, leads) = (sequence.job, std::mem::take(&mut sequence.leads));
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
             draws.push(Draw::new(work.sequence, row, sequence, &job.request));
             if !leads {
                 continue;
@@ -317,8 +335,8 @@ impl Batch {
             let room = room.get_or_insert_with(|| room_for(&self.pages, &self.running));
             while self.running.len() < self.options.max_sequences
                 && *room >= need
-                && job.pending.front().is_some_and(|next| next.tokens.len() == job.request.prompt.len())
-                && let Some(sibling) = job.pending.pop_front()
+                && job.displaced.is_empty()
+                && let Some(sibling) = job.begin(id)
             {
                 *room -= need;
                 let own = if partial { self.pages.allocate() } else { None };

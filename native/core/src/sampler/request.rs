@@ -6,6 +6,9 @@ use super::choose::Choice;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
+/// More samples than this are a mistake, which would otherwise exhaust memory.
+const MAX_SAMPLES: u32 = 1 << 20;
+
 /// `samples` continuations of one prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -60,6 +63,9 @@ impl Request {
             if value == 0 {
                 return fail(format!("{name} is 0: use at least 1"));
             }
+        }
+        if self.samples > MAX_SAMPLES {
+            return fail(format!("samples is {}: ask for at most {MAX_SAMPLES} at once", self.samples));
         }
         if self.first_index.checked_add(self.samples - 1).is_none() {
             return fail(format!("first_index {} + samples {} exceeds 32 bits", self.first_index, self.samples));
