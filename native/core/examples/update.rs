@@ -31,10 +31,16 @@ fn cpu_seconds() -> f64 {
 }
 
 /// Prompts with their completions; every completion token is a target.
-fn batch(prompts: u32, prompt: u32, completions: u32, completion: u32, vocab: u32) -> Result<(Forest, Vec<u32>, Vec<u32>)> {
+fn batch(
+    prompts: u32,
+    prompt: u32,
+    completions: u32,
+    completion: u32,
+    vocab: u32,
+) -> Result<(Forest, Vec<u32>, Vec<u32>)> {
     let (mut segments, mut tokens) = (Vec::new(), Vec::new());
     let (mut positions, mut targets) = (Vec::new(), Vec::new());
-    let mut next = |tokens: &mut Vec<u32>| {
+    let next = |tokens: &mut Vec<u32>| {
         let token = (tokens.len() as u32).wrapping_mul(2_654_435_761) % vocab;
         tokens.push(token);
         token
@@ -67,7 +73,7 @@ fn main() -> Result<()> {
     let (config, rounds) = if has("tiny") { (TINY, 200) } else { (SMOLLM2, 3) };
     let config = ModelConfig::from_json(config)?;
     let (forest, position, token) =
-        if has("tiny") { batch(4, 2, 4, 2, 16)? } else { batch(2, 128, 8, 64, config.vocab_size as u32)? };
+        if has("tiny") { batch(10, 2, 8, 3, 16)? } else { batch(2, 128, 8, 64, config.vocab_size as u32)? };
     println!("{} x {} threads, {dtype:?}, {} tokens, {} targets", rt.isa, rt.threads, forest.len(), token.len());
     let mut model = Model::random(&rt, config, 1, options)?;
     println!("weights made, peak {} MB", peak_mb());

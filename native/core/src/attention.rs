@@ -26,6 +26,8 @@ pub(crate) struct ForestAttention<'a> {
     dim: usize,
     /// Number of positions each row sees.
     visible: Vec<usize>,
+    /// Segments from the root to each segment.
+    paths: Vec<Vec<usize>>,
     /// `(segment, rows)`
     tasks: Vec<(usize, Range<usize>)>,
     /// Transposed keys: segment after segment, `[kv_heads][head_dim][len]` each.
@@ -44,7 +46,8 @@ impl<'a> ForestAttention<'a> {
         }
         let serial = visible.iter().sum::<usize>() * config.q_width() < SERIAL_WORK;
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.kv_heads(), config.head_dim());
-        ForestAttention { forest, heads, kv_heads, dim, visible, tasks, keys, serial }
+        let paths = (0..forest.segments().len()).map(|segment| forest.path(segment)).collect();
+        ForestAttention { forest, heads, kv_heads, dim, visible, paths, tasks, keys, serial }
     }
 
     fn run(&self, rt: &Runtime, tasks: usize, body: impl Fn(usize) + Sync) {
@@ -124,8 +127,8 @@ impl<'a> ForestAttention<'a> {
             let (tree, head) = (&self.forest.trees()[task / kv_heads], task % kv_heads);
             for &index in tree {
                 let segment = self.forest.segments()[index];
-                let path = self.forest.path(index);
-                let spans = self.spans(&path, head, rows.v, stride);
+                let path = &self.paths[index];
+                let spans = self.spans(path, head, rows.v, stride);
                 let first = segment.start;
                 let queries = self.queries(rows.q, stride, first..first + segment.len, head);
                 let at = first * q_width + head * group * dim;
@@ -163,7 +166,7 @@ impl KeyValues for ForestAttention<'_> {
         let (out, lse) = (SharedMut::new(out), SharedMut::new(lse));
         self.run(rt, self.tasks.len() * kv_heads, |task| {
             let ((segment, range), head) = (&self.tasks[task / kv_heads], task % kv_heads);
-            let spans = self.spans(&self.forest.path(*segment), head, rows.v, rows.stride);
+            let spans = self.spans(&self.paths[*segment], head, rows.v, rows.stride);
             let queries = self.queries(rows.q, rows.stride, range.clone(), head);
             SCORES.with_borrow_mut(|scratch| {
                 // SAFETY: the spans cover rows of the forest within the buffers; a task writes only its rows of its head.

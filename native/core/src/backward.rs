@@ -2,9 +2,7 @@
 
 use crate::attention::ForestAttention;
 use crate::forward::{Activations, Net, Projections, ROW_GRAIN, sized};
-use crate::kernels::{
-    SharedMut, column_sum, linear_dw, linear_dx, rmsnorm_backward, rope, silu_mul_backward,
-};
+use crate::kernels::{SharedMut, column_sum, linear_dw, linear_dx, rmsnorm_backward, rope, silu_mul_backward};
 use crate::params::{Dtype, Gradients, Layer, Linear};
 
 /// Buffers of the backward pass.
@@ -173,8 +171,7 @@ impl Net<'_> {
 
         let dqkv = sized(&mut s.dwide, rows * stride);
         let qkv = &a.qkv[..rows * stride];
-        let projections =
-            Projections { q: qkv, k: &qkv[q_width..], v: &qkv[q_width + kv_width..], stride, rows };
+        let projections = Projections { q: qkv, k: &qkv[q_width..], v: &qkv[q_width + kv_width..], stride, rows };
         attention.backward(self.rt, &projections, (&a.attn, &a.lse), dattn, dqkv);
         rope(self.rt, dqkv, stride, heads, positions, self.rope, true);
         rope(self.rt, &mut dqkv[q_width..], stride, config.kv_heads(), positions, self.rope, true);

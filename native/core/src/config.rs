@@ -87,20 +87,24 @@ impl ModelConfig {
     pub fn to_json(&self) -> String {
         let mut config = self.clone();
         config.architectures.get_or_insert_with(|| {
-            vec![match self.model_type.as_str() {
-                "mistral" => "MistralForCausalLM",
-                "qwen2" => "Qwen2ForCausalLM",
-                "qwen3" => "Qwen3ForCausalLM",
-                _ => "LlamaForCausalLM",
-            }
-            .to_string()]
+            vec![
+                match self.model_type.as_str() {
+                    "mistral" => "MistralForCausalLM",
+                    "qwen2" => "Qwen2ForCausalLM",
+                    "qwen3" => "Qwen3ForCausalLM",
+                    _ => "LlamaForCausalLM",
+                }
+                .to_string(),
+            ]
         });
         serde_json::to_string_pretty(&config).expect("a config holds only numbers and text")
     }
 
     /// transformers 5 writes `rope_parameters: { rope_type, rope_theta }` instead of `rope_theta` and `rope_scaling`.
     fn adopt_rope_parameters(&mut self) -> Result<()> {
-        for (field, value) in [("rope_scaling", self.rope_scaling.take()), ("rope_parameters", self.rope_parameters.take())] {
+        for (field, value) in
+            [("rope_scaling", self.rope_scaling.take()), ("rope_parameters", self.rope_parameters.take())]
+        {
             let Some(value) = value.filter(|v| !v.is_null()) else { continue };
             let kind = value.get("rope_type").or(value.get("type")).and_then(|v| v.as_str()).unwrap_or("default");
             if kind != "default" {
@@ -133,14 +137,17 @@ impl ModelConfig {
             let message = format!("`{}` is not supported, use llama, mistral, qwen2 or qwen3", self.model_type);
             return Err(Error::config("model_type", message));
         }
-        if self.head_dim.is_none() && self.hidden_size % self.num_attention_heads != 0 {
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let message = format!("{} is not a multiple of num_attention_heads, give head_dim", self.hidden_size);
             return Err(Error::config("hidden_size", message));
         }
-        if self.head_dim() == 0 || self.head_dim() % 2 != 0 {
-            return Err(Error::config("head_dim", format!("is {}, rotary embeddings need an even one", self.head_dim())));
+        if self.head_dim() == 0 || !self.head_dim().is_multiple_of(2) {
+            return Err(Error::config(
+                "head_dim",
+                format!("is {}, rotary embeddings need an even one", self.head_dim()),
+            ));
         }
-        if self.num_attention_heads % self.kv_heads() != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
             let message = format!("{} must divide num_attention_heads {}", self.kv_heads(), self.num_attention_heads);
             return Err(Error::config("num_key_value_heads", message));
         }
@@ -160,7 +167,10 @@ impl ModelConfig {
         }
         if self.model_type == "llama" && self.attention_bias == Some(true) {
             // transformers then also puts a bias on o_proj, which no published checkpoint of interest has.
-            return Err(Error::config("attention_bias", "is not supported for llama (it adds one to o_proj); use qwen2"));
+            return Err(Error::config(
+                "attention_bias",
+                "is not supported for llama (it adds one to o_proj); use qwen2",
+            ));
         }
         let slides = match self.model_type.as_str() {
             "mistral" => self.sliding_window.is_some(),
@@ -227,7 +237,10 @@ mod tests {
     #[test]
     fn defaults_follow_transformers() {
         let config = parse("").unwrap();
-        assert_eq!((config.head_dim(), config.kv_heads(), config.qkv_bias(), config.has_qk_norm()), (16, 4, false, false));
+        assert_eq!(
+            (config.head_dim(), config.kv_heads(), config.qkv_bias(), config.has_qk_norm()),
+            (16, 4, false, false)
+        );
         let qwen = parse(r#", "model_type": "qwen3", "head_dim": 32, "num_key_value_heads": 2"#).unwrap();
         assert_eq!((qwen.qkv_width(), qwen.has_qk_norm()), (256, true));
         assert!(parse(r#", "model_type": "qwen2""#).unwrap().qkv_bias());
@@ -235,7 +248,10 @@ mod tests {
 
     #[test]
     fn rope_parameters_of_both_generations_are_read() {
-        assert_eq!(parse(r#", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}"#).unwrap().rope_theta, 1e6);
+        assert_eq!(
+            parse(r#", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}"#).unwrap().rope_theta,
+            1e6
+        );
         let scaled = parse(r#", "rope_scaling": {"rope_type": "llama3", "factor": 8}"#).unwrap_err();
         assert_eq!(scaled.code(), "Config");
     }

@@ -93,7 +93,8 @@ impl Forest {
         }
         let depth = self.positions.iter().max().map_or(0, |&p| p as usize + 1);
         if depth > config.max_position_embeddings {
-            let message = format!("a path of {depth} tokens, max_position_embeddings {}", config.max_position_embeddings);
+            let message =
+                format!("a path of {depth} tokens, max_position_embeddings {}", config.max_position_embeddings);
             return Err(Error::shape("forest", message));
         }
         Ok(())

@@ -24,8 +24,14 @@ pub trait KeyValues {
     /// Stores k and v of these rows for `layer` and writes what their queries attend to.
     ///
     /// `out` is `[rows][heads * head_dim]`; `lse` is `[rows][heads]`, the log-sum-exp of the scaled scores.
-    fn attend(&mut self, rt: &Runtime, layer: usize, rows: &Projections, out: &mut [f32], lse: &mut [f32])
-    -> Result<()>;
+    fn attend(
+        &mut self,
+        rt: &Runtime,
+        layer: usize,
+        rows: &Projections,
+        out: &mut [f32],
+        lse: &mut [f32],
+    ) -> Result<()>;
 }
 
 /// Weights and constants of one forward pass.

@@ -55,7 +55,7 @@ impl Memory {
             + hidden.max(config.q_width())                      // of what a product read,
             + inner                                             // of the activated,
             + (2 * inner).max(config.qkv_width())               // of gate|up or q|k|v,
-            + low.into_iter().max().unwrap_or(0);               // of an adapter's inside
+            + low.into_iter().max().unwrap_or(0); // of an adapter's inside
         Ok(Memory {
             weights: params.list.iter().map(weights).sum(),
             reference: 0,

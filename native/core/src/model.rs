@@ -220,7 +220,9 @@ impl Model {
         if options.keep {
             self.kept = None;
         }
-        let result = self.run_forward(forest, options, first_kept, &mut work, abort).and_then(|()| {
+        // One handover to the pool for the whole pass: a small model's operations are shorter than a handover each.
+        let result = self.rt.run(|| {
+            self.run_forward(forest, options, first_kept, &mut work, abort)?;
             let mut logprobs = vec![0.0; plan.targets()];
             let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];
             let Work { streams, scratch, head, .. } = &mut work;
@@ -301,7 +303,7 @@ impl Model {
         let Some(kept) = self.kept.take() else { unreachable!("checked above") };
         let mut work = std::mem::take(&mut self.work);
         let mut gradients = std::mem::take(&mut self.gradients);
-        let result = self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort);
+        let result = self.rt.run(|| self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort));
         self.work = work;
         self.gradients = gradients;
         match result {
@@ -358,17 +360,22 @@ impl Model {
         if self.accumulated == 0 {
             return Err(Error::state("step", "there are no gradients: call backward first"));
         }
+        let rt = self.rt.clone();
+        Ok(rt.run(|| self.update(&settings)))
+    }
+
+    fn update(&mut self, settings: &AdamW) -> StepReport {
         let grad_norm = global_norm(&self.rt, &self.params, &self.gradients);
         let skipped = !grad_norm.is_finite();
         let scale = settings.max_grad_norm.map_or(1.0, |max| (f64::from(max) / (grad_norm + 1e-6)).min(1.0));
         if !skipped {
             // A forward that is still kept belongs to the old weights.
             self.kept = None;
-            apply(&self.rt, &mut self.params, &self.gradients, &mut self.moments, &settings, scale as f32);
+            apply(&self.rt, &mut self.params, &self.gradients, &mut self.moments, settings, scale as f32);
             self.version += 1;
         }
         self.zero_grad();
-        Ok(StepReport { grad_norm, clipped: !skipped && scale < 1.0, skipped, version: self.version })
+        StepReport { grad_norm, clipped: !skipped && scale < 1.0, skipped, version: self.version }
     }
 
     /// Whether gradients wait for a step.

@@ -42,7 +42,10 @@ fn check(json: &str, lora: bool, temperature: f32, isa: Isa) {
             let slope = (at(STEP) - at(-STEP)) / (2.0 * STEP);
             let ours: f64 = gradient.iter().zip(&direction).map(|(&g, d)| f64::from(g) * d).sum();
             let scale = size * norm(direction.iter().copied());
-            assert!((slope - ours).abs() <= TOLERANCE * scale, "{isa} {name}: slope {slope}, gradient {ours}, scale {scale}");
+            assert!(
+                (slope - ours).abs() <= TOLERANCE * scale,
+                "{isa} {name}: slope {slope}, gradient {ours}, scale {scale}"
+            );
         }
         mirror.tensors.insert(name, original);
     }

@@ -37,7 +37,9 @@ fn tree_and_separate_sequences_give_the_same_bits() {
                     .forest
                     .path(segment)
                     .iter()
-                    .flat_map(|&s| batch.forest.tokens()[segments[s].start..segments[s].start + segments[s].len].to_vec())
+                    .flat_map(|&s| {
+                        batch.forest.tokens()[segments[s].start..segments[s].start + segments[s].len].to_vec()
+                    })
                     .collect();
                 let sequence = Forest::sequences(&[&tokens]).unwrap();
                 let targets = Targets { position: &[batch.forest.positions()[position]], token: &[token] };

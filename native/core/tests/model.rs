@@ -44,8 +44,7 @@ fn starts_as_transformers_and_peft_do() {
 fn a_step_is_adamw() {
     let mut model = model(&runtime(best(), 2), QWEN2, options(Dtype::F32, false));
     let batch = Batch::new(model.config.vocab_size);
-    let settings =
-        AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_grad_norm: Some(0.5) };
+    let settings = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_grad_norm: Some(0.5) };
     let names = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"];
     let mut expected: Vec<(Vec<f64>, Vec<f64>, Vec<f64>)> = names
         .iter()

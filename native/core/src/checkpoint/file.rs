@@ -49,10 +49,7 @@ pub(super) fn write_tensors(path: &Path, mut tensors: Vec<Outgoing>, metadata: &
 }
 
 /// Writes a file under a temporary name, flushes it to the disk, and gives it its name: never a half-written file.
-pub(super) fn write_atomic(
-    path: &Path,
-    body: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
+pub(super) fn write_atomic(path: &Path, body: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
     let temporary = path.temporary();
     let write = || {
         let mut out = BufWriter::new(File::create(&temporary)?);
@@ -185,7 +182,9 @@ mod tests {
 
     #[test]
     fn half_precision_is_exact() {
-        for (bits, value) in [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 2f32.powi(-24)), (0x7bff, 65504.0), (0x3555, 0.333_251_95)] {
+        for (bits, value) in
+            [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 2f32.powi(-24)), (0x7bff, 65504.0), (0x3555, 0.333_251_95)]
+        {
             assert_eq!(f32_from_f16(bits), value);
         }
         assert_eq!(f32_from_f16(0xfc00), f32::NEG_INFINITY);

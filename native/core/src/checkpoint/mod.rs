@@ -271,16 +271,16 @@ fn adapter_config(lora: &LoraConfig) -> String {
 
 fn check_adapter_config(lora: &LoraConfig, path: &Path) -> Result<()> {
     let saved = read_json(path)?;
-    let wrong = |field: &str, own: Value| {
-        Err(Error::format(path, format!("{field} is {}, the model has {own}", saved[field])))
-    };
+    let wrong =
+        |field: &str, own: Value| Err(Error::format(path, format!("{field} is {}, the model has {own}", saved[field])));
     if saved["r"].as_u64() != Some(lora.rank as u64) {
         return wrong("r", json!(lora.rank));
     }
     if saved["lora_alpha"].as_f64().map(|alpha| alpha as f32) != Some(lora.alpha) {
         return wrong("lora_alpha", json!(lora.alpha));
     }
-    let targets: BTreeSet<&str> = saved["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let targets: BTreeSet<&str> =
+        saved["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if targets != lora.targets.iter().map(String::as_str).collect() {
         return wrong("target_modules", json!(lora.targets));
     }

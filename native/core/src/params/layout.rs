@@ -138,8 +138,7 @@ impl Builder<'_> {
         };
         let base = self.matrix(&named("weight"), inputs);
         let outputs = self.list[base].n;
-        let bias = bias
-            .then(|| self.push(Parameter::vector(stack(&named("bias")), Init::Zeros, self.lora.is_none())));
+        let bias = bias.then(|| self.push(Parameter::vector(stack(&named("bias")), Init::Zeros, self.lora.is_none())));
         Linear { base, outputs, inputs, bias, lora: self.lora(prefix, modules, inputs) }
     }
 

@@ -166,7 +166,8 @@ impl Parameter {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.master.as_ref().map_or(0, |w| size_of_val(&*w.data)) + self.compute.as_ref().map_or(0, |w| size_of_val(&*w.data))
+        self.master.as_ref().map_or(0, |w| size_of_val(&*w.data))
+            + self.compute.as_ref().map_or(0, |w| size_of_val(&*w.data))
     }
 
     /// A frozen copy that holds only what products read.
@@ -195,7 +196,13 @@ pub struct Params {
 impl Params {
     /// Draws every parameter from `seed`. What a tensor starts with depends on its name alone, so adapters or another
     /// dtype do not change the base.
-    pub fn random(rt: &Runtime, config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>, seed: u64) -> Result<Self> {
+    pub fn random(
+        rt: &Runtime,
+        config: &ModelConfig,
+        dtype: Dtype,
+        lora: Option<&LoraConfig>,
+        seed: u64,
+    ) -> Result<Self> {
         let mut params = Params::empty(config, dtype, lora)?;
         params.list.iter_mut().for_each(|parameter| parameter.draw(rt, seed));
         Ok(params)

@@ -94,8 +94,7 @@ impl Batch {
     pub fn new(vocab: usize) -> Self {
         let mut dice = Dice::new(4);
         let forest = forest(vocab);
-        let mut batch =
-            Batch { forest, position: vec![], token: vec![], dlogprob: vec![], dentropy: vec![] };
+        let mut batch = Batch { forest, position: vec![], token: vec![], dlogprob: vec![], dentropy: vec![] };
         for position in [4, 4, 4, 9, 11, 7, 13, 14, 14, 16, 17, 23, 20] {
             batch.position.push(position);
             batch.token.push(dice.below(vocab) as u32);
@@ -147,11 +146,10 @@ pub struct Mirror {
 
 impl Mirror {
     pub fn of(model: &Model) -> Self {
-        let tensors = model.parameter_names().map(|name| {
-            (name.to_string(), model.parameter(name).unwrap().1.iter().map(|&v| f64::from(v)).collect())
-        });
-        let lora_scale =
-            model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.alpha) / lora.rank as f64);
+        let tensors = model
+            .parameter_names()
+            .map(|name| (name.to_string(), model.parameter(name).unwrap().1.iter().map(|&v| f64::from(v)).collect()));
+        let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.alpha) / lora.rank as f64);
         Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale }
     }
 
@@ -225,8 +223,8 @@ impl Mirror {
             let head = if self.tensors.contains_key(norm) { self.rms(norm, head) } else { head.to_vec() };
             let half = dim / 2;
             let rotated = (0..dim).map(|i| {
-                let angle = position as f64
-                    * f64::from(self.config.rope_theta).powf(-2.0 * (i % half) as f64 / dim as f64);
+                let angle =
+                    position as f64 * f64::from(self.config.rope_theta).powf(-2.0 * (i % half) as f64 / dim as f64);
                 let other = if i < half { -head[i + half] } else { head[i - half] };
                 head[i] * angle.cos() + other * angle.sin()
             });
@@ -261,9 +259,8 @@ impl Mirror {
                     let max = scores.iter().cloned().fold(f64::MIN, f64::max);
                     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                     let total: f64 = weights.iter().sum();
-                    attended.extend(kv.map(|i| {
-                        weights.iter().zip(&values).map(|(w, v)| w / total * v[i]).sum::<f64>()
-                    }));
+                    attended
+                        .extend(kv.map(|i| weights.iter().zip(&values).map(|(w, v)| w / total * v[i]).sum::<f64>()));
                 }
                 let o = self.linear(&at("o_proj"), &attended);
                 x.iter_mut().zip(o).for_each(|(x, o)| *x += o);
