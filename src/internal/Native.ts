@@ -141,7 +141,12 @@ export interface NativeModel {
   /** Ends a request: what is left of it finishes with reason `abort`. An id that has ended is ignored. */
   cancel(id: number): void
   logprobs(batch: Batch, settings: LogprobSettings, abort?: NativeAbort | null): Promise<Forward>
-  backward(id: number, dLogprobs: Float32Array, dEntropy: Float32Array | null, abort?: NativeAbort | null): Promise<void>
+  backward(
+    id: number,
+    dLogprobs: Float32Array,
+    dEntropy: Float32Array | null,
+    abort?: NativeAbort | null
+  ): Promise<void>
   /** Drops a kept forward. */
   release(id: number): Promise<void>
   step(settings: StepSettings): Promise<StepReport>
@@ -174,15 +179,9 @@ export interface NativeInfo {
   readonly steps: number
   /** Bytes. */
   readonly memory: {
-    readonly [category in
-      | "weights"
-      | "reference"
-      | "gradients"
-      | "moments"
-      | "activations"
-      | "buffers"
-      | "cache"
-      | "total"]: number
+    readonly [
+      category in "weights" | "reference" | "gradients" | "moments" | "activations" | "buffers" | "cache" | "total"
+    ]: number
   }
 }
 
@@ -196,7 +195,7 @@ export interface NativeModule {
     create(settings: string): Promise<NativeModel>
     open(directory: string, settings: string): Promise<NativeModel>
   }
-  readonly NativeAbort: new() => NativeAbort
+  readonly NativeAbort: new () => NativeAbort
 }
 
 /** The package's own directory, whether this file runs from src/ or from dist/src/. */

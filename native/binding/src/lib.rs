@@ -183,11 +183,8 @@ impl NativeModel {
     ) -> napi::Result<f64> {
         let engine = &self.open(env, "sample")?.engine;
         let request = request.convert().map_err(|error| to_napi(env, &error))?;
-        let id = guard("sample", || {
-            let sink = sink(&on_events, engine.clone())
-                .map_err(|error| Error::Internal { op: "sample", message: error.reason.clone() })?;
-            engine.sampler.submit(request, sink)
-        });
+        let sink = sink(&on_events, engine.clone())?;
+        let id = guard("sample", || engine.sampler.submit(request, sink));
         id.map(|id| id as f64).map_err(|error| to_napi(env, &error))
     }
 
