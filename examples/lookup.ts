@@ -13,7 +13,14 @@ import { lookup } from "quintain/envs"
 
 const seeds = Number(process.argv[2] ?? 10)
 /** Mean of 10 seeds, by updates done: transformers' Llama in PyTorch, +-.05. */
-const reference: ReadonlyArray<readonly [number, number]> = [[0, 0.02], [25, 0.09], [50, 0.19], [100, 0.41], [200, 0.82], [300, 0.95]]
+const reference: ReadonlyArray<readonly [number, number]> = [
+  [0, 0.02],
+  [25, 0.09],
+  [50, 0.19],
+  [100, 0.41],
+  [200, 0.82],
+  [300, 0.95]
+]
 const steps = Number(process.env.STEPS ?? 400)
 
 const curve = (seed: number, directory: string) => {
@@ -33,28 +40,32 @@ const curve = (seed: number, directory: string) => {
     onStep: ({ reward }) => rewards.push(reward!)
   }).pipe(
     Effect.as(rewards),
-    Effect.provide(PolicyNative.layer({
-      seed,
-      tokenizer: task.tokenizer,
-      model: {
-        vocab_size: 16,
-        hidden_size: 64,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        intermediate_size: 172,
-        tie_word_embeddings: false
-      }
-    }))
+    Effect.provide(
+      PolicyNative.layer({
+        seed,
+        tokenizer: task.tokenizer,
+        model: {
+          vocab_size: 16,
+          hidden_size: 64,
+          num_hidden_layers: 2,
+          num_attention_heads: 4,
+          intermediate_size: 172,
+          tie_word_embeddings: false
+        }
+      })
+    )
   )
 }
 
-const program = Effect.gen(function*() {
+const program = Effect.gen(function* () {
   const root = yield* Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), "quintain-lookup-")))
   const curves: Array<ReadonlyArray<number>> = []
   for (let seed = 0; seed < seeds; seed++) {
     const begun = performance.now()
     curves.push(yield* curve(seed, path.join(root, String(seed))))
-    console.log(`seed ${seed}: reward ${curves.at(-1)!.at(-1)!.toFixed(3)} after ${steps} steps, ${((performance.now() - begun) / 1000).toFixed(1)} s`)
+    console.log(
+      `seed ${seed}: reward ${curves.at(-1)!.at(-1)!.toFixed(3)} after ${steps} steps, ${((performance.now() - begun) / 1000).toFixed(1)} s`
+    )
   }
   console.log("\nupdates   quintain   PyTorch")
   for (const [step, expected] of reference) {

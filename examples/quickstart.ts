@@ -11,58 +11,77 @@ import { Evaluate, Grpo, PolicyNative, Progress, Sft, VerifierPool } from "quint
 import { toolCaller } from "quintain/envs"
 
 const task = toolCaller({ seed: 1 })
-const model = { vocab_size: task.tokenizer.vocabularySize, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 384 }
+const model = {
+  vocab_size: task.tokenizer.vocabularySize,
+  hidden_size: 128,
+  num_hidden_layers: 4,
+  num_attention_heads: 4,
+  intermediate_size: 384
+}
 const directory = `runs/quickstart-${new Date().toISOString().replaceAll(":", "-").slice(0, 19)}`
 
 const show = (title: string, { accuracy, groups }: Evaluate.Evaluation) => {
   console.log(`\n${title}: ${(100 * accuracy).toFixed(1)} % of ${groups.length} held-out questions right`)
-  for (const { task, trajectories: [scored] } of groups.slice(0, 8)) {
-    console.log(`  ${scored?.reward === 1 ? "right" : "wrong"}  ${String(task.prompt).padEnd(12)} ${scored?.trajectory.text}`)
+  for (const {
+    task,
+    trajectories: [scored]
+  } of groups.slice(0, 8)) {
+    console.log(
+      `  ${scored?.reward === 1 ? "right" : "wrong"}  ${String(task.prompt).padEnd(12)} ${scored?.trajectory.text}`
+    )
   }
 }
 
-const program = Effect.gen(function*() {
+const program = Effect.gen(function* () {
   const held = Evaluate.run({ ...task, tasks: task.heldOut })
   const seconds: Record<string, number> = {}
-  const timed = Effect.fnUntraced(function*<A, E, R>(name: string, effect: Effect.Effect<A, E, R>) {
+  const timed = Effect.fnUntraced(function* <A, E, R>(name: string, effect: Effect.Effect<A, E, R>) {
     const begun = performance.now()
     const value = yield* effect
     seconds[name] = (performance.now() - begun) / 1000
     return value
   })
 
-  yield* timed("SFT", Sft.train({
-    demonstrations: task.demonstrations({ count: 4000 }),
-    tokenizer: task.tokenizer,
-    steps: 300,
-    update: { learningRate: 2e-3 },
-    progress: Progress.make({ label: "SFT " })
-  }))
+  yield* timed(
+    "SFT",
+    Sft.train({
+      demonstrations: task.demonstrations({ count: 4000 }),
+      tokenizer: task.tokenizer,
+      steps: 300,
+      update: { learningRate: 2e-3 },
+      progress: Progress.make({ label: "SFT " })
+    })
+  )
   show("after SFT on imperfect demonstrations", yield* held)
 
   const phases: Record<string, number> = {}
-  yield* timed("GRPO", Grpo.train({
-    ...task,
-    steps: 100,
-    groups: 32,
-    size: 16,
-    seed: 1,
-    update: { learningRate: 5e-4 },
-    directory,
-    evaluateEvery: 20,
-    onStep: (metrics) => {
-      for (const [name, value] of Object.entries(metrics)) {
-        if (name.startsWith("timing_s/")) phases[name.slice(9)] = (phases[name.slice(9)] ?? 0) + value
+  yield* timed(
+    "GRPO",
+    Grpo.train({
+      ...task,
+      steps: 100,
+      groups: 32,
+      size: 16,
+      seed: 1,
+      update: { learningRate: 5e-4 },
+      directory,
+      evaluateEvery: 20,
+      onStep: (metrics) => {
+        for (const [name, value] of Object.entries(metrics)) {
+          if (name.startsWith("timing_s/")) phases[name.slice(9)] = (phases[name.slice(9)] ?? 0) + value
+        }
       }
-    }
-  }))
+    })
+  )
   show("after GRPO", yield* held)
 
   console.log(`\nseconds: ${format(seconds)}\n  of GRPO: ${format(phases)}\nrun directory: ${directory}`)
 })
 
 const format = (values: Readonly<Record<string, number>>) =>
-  Object.entries(values).map(([name, value]) => `${name} ${value.toFixed(1)}`).join(", ")
+  Object.entries(values)
+    .map(([name, value]) => `${name} ${value.toFixed(1)}`)
+    .join(", ")
 
 program.pipe(
   Effect.provide(PolicyNative.layer({ model, seed: 1, tokenizer: task.tokenizer })),

@@ -8,7 +8,7 @@ import type { Environment } from "./Environment.ts"
 import * as Reward from "./Reward.ts"
 import * as Rollout from "./Rollout.ts"
 import type { SamplingParameters } from "./Sampler.ts"
-import * as Task from "./Task.ts"
+import type * as Task from "./Task.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 
 export interface EvaluateOptions<Data, R = never> {
@@ -44,7 +44,7 @@ const fullReward = (scored: Reward.ScoredTrajectory): boolean =>
  * const { accuracy } = yield* Evaluate.run({ tasks: heldOut, environment, reward, tokenizer })
  * ```
  */
-export const run = Effect.fn("Evaluate.run")(function*<Data, R>(options: EvaluateOptions<Data, R>) {
+export const run = Effect.fn("Evaluate.run")(function* <Data, R>(options: EvaluateOptions<Data, R>) {
   const tasks = yield* options.tasks.load
   const count = options.count ?? (Number.isFinite(tasks.length) ? tasks.length : 256)
   const scored = yield* Stream.range(0, count - 1).pipe(
@@ -67,7 +67,7 @@ export const run = Effect.fn("Evaluate.run")(function*<Data, R>(options: Evaluat
   const all = groups.flatMap((group) => group.trajectories)
   const scorable = all.filter((scored) => scored.reward !== undefined)
   const correct = options.correct ?? fullReward
-  const share = (sum: number): number => scorable.length === 0 ? Number.NaN : sum / scorable.length
+  const share = (sum: number): number => (scorable.length === 0 ? Number.NaN : sum / scorable.length)
   return {
     reward: share(scorable.reduce((sum, scored) => sum + scored.reward!, 0)),
     accuracy: share(scorable.filter(correct).length),

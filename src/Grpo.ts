@@ -4,6 +4,7 @@
  * {@link train} and change it.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import * as Advantage from "./Advantage.ts"
 import * as Batch from "./Batch.ts"
@@ -20,6 +21,7 @@ import type { SamplingParameters } from "./Sampler.ts"
 import * as Task from "./Task.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 import * as Update from "./Update.ts"
+import { VerifierPool } from "./VerifierPool.ts"
 
 export interface GrpoOptions<Data, R = never> {
   readonly tasks: Task.Source<Data>
@@ -83,7 +85,7 @@ export interface GrpoResult {
  *   .pipe(Effect.provide(PolicyNative.layer({ model, tokenizer })), NodeRuntime.runMain)
  * ```
  */
-export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOptions<Data, R>) {
+export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOptions<Data, R>) {
   const { environment, reward, tokenizer } = options
   const policy = yield* Policy
   const seed = options.seed ?? 0
@@ -104,15 +106,18 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     yield* policy.freezeReference
   }
 
-  const evaluate = options.heldOut === undefined ? Effect.succeed(undefined) : Evaluate.run({
-    tasks: options.heldOut,
-    environment,
-    reward,
-    tokenizer,
-    contextLength,
-    ...(options.evaluateCount === undefined ? {} : { count: options.evaluateCount }),
-    ...(options.correct === undefined ? {} : { correct: options.correct })
-  })
+  const evaluate =
+    options.heldOut === undefined
+      ? Effect.succeed(undefined)
+      : Evaluate.run({
+          tasks: options.heldOut,
+          environment,
+          reward,
+          tokenizer,
+          contextLength,
+          ...(options.evaluateCount === undefined ? {} : { count: options.evaluateCount }),
+          ...(options.correct === undefined ? {} : { correct: options.correct })
+        })
   const before = yield* evaluate
   let heldOut = before
 
@@ -124,7 +129,7 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     dump: (dump) => run.skipped(dump.step, dump).pipe(Effect.ignore)
   })
 
-  const finish = Effect.fnUntraced(function*(batch: Batch.Batch<Data>, report: Update.StepReport, begun: number) {
+  const finish = Effect.fnUntraced(function* (batch: Batch.Batch<Data>, report: Update.StepReport, begun: number) {
     const step = position.step + 1
     position = { ...position, step, cursor: batch.next!, tokens: position.tokens + report.tokens.forward }
     const last = step === options.steps
@@ -134,6 +139,8 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     const metrics: Record<string, number> = {
       step,
       ...Batch.metrics(batch),
+      ...Reward.metrics([...batch.groups, ...batch.unused]),
+      ...(yield* poolMetrics),
       ...report.metrics,
       loss: report.loss,
       grad_norm: report.gradNorm,
@@ -148,7 +155,7 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     }
     yield* run.metrics(metrics)
     const every = options.recordEvery ?? 1
-    if (every > 0 && (step % every === 0 || last)) yield* run.trajectories(step, batch.groups)
+    if (every > 0 && (step % every === 0 || last)) yield* run.trajectories(step, [...batch.groups, ...batch.unused])
     if (last || step % (options.checkpointEvery ?? 50) === 0) {
       yield* run.checkpoint(position, (directory) => policy.save(directory, { optimizer: true }))
     }
@@ -187,11 +194,13 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
         )
     ),
     Stream.take(Math.max(0, options.steps - position.step)),
-    Stream.runForEach(Effect.fnUntraced(function*(batch) {
-      const report = yield* updater.batch(batch, position.step)
-      yield* finish(batch, report, begun)
-      begun = performance.now()
-    }))
+    Stream.runForEach(
+      Effect.fnUntraced(function* (batch) {
+        const report = yield* updater.batch(batch, position.step)
+        yield* finish(batch, report, begun)
+        begun = performance.now()
+      })
+    )
   )
   progress.end()
   return {
@@ -201,6 +210,11 @@ export const train = Effect.fn("Grpo.train")(function*<Data, R>(options: GrpoOpt
     directory: options.directory
   } satisfies GrpoResult
 }, Effect.scoped)
+
+/** Of the pool that the run's verifiers share, where there is one. */
+const poolMetrics = Effect.serviceOption(VerifierPool).pipe(
+  Effect.flatMap(Option.match({ onNone: () => Effect.succeed({}), onSome: (pool) => pool.metrics }))
+)
 
 const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]))

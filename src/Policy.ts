@@ -85,23 +85,26 @@ export class PolicyError extends Schema.TaggedError<PolicyError>()("PolicyError"
   }
 }
 
-export class Policy extends Context.Service<Policy, {
-  readonly info: PolicyInfo
-  readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, PolicyError>
-  /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
-  readonly backward: (
-    id: number,
-    dLogprobs: Float32Array,
-    dEntropy?: Float32Array
-  ) => Effect.Effect<void, PolicyError>
-  /** Frees a kept forward without a backward. */
-  readonly release: (id: number) => Effect.Effect<void, PolicyError>
-  /** Updates the weights with the accumulated gradient, then clears it. */
-  readonly step: (settings: StepSettings) => Effect.Effect<StepResult, PolicyError>
-  readonly zeroGradients: Effect.Effect<void, PolicyError>
-  /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
-  readonly freezeReference: Effect.Effect<void, PolicyError>
-  /** Writes weights as safetensors, with the optimiser's state when asked; files appear whole or not at all. */
-  readonly save: (directory: string, options?: { readonly optimizer?: boolean }) => Effect.Effect<void, PolicyError>
-  readonly load: (directory: string) => Effect.Effect<void, PolicyError>
-}>()("quintain/Policy") {}
+export class Policy extends Context.Service<
+  Policy,
+  {
+    readonly info: PolicyInfo
+    readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, PolicyError>
+    /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
+    readonly backward: (
+      id: number,
+      dLogprobs: Float32Array,
+      dEntropy?: Float32Array
+    ) => Effect.Effect<void, PolicyError>
+    /** Frees a kept forward without a backward. */
+    readonly release: (id: number) => Effect.Effect<void, PolicyError>
+    /** Updates the weights with the accumulated gradient, then clears it. */
+    readonly step: (settings: StepSettings) => Effect.Effect<StepResult, PolicyError>
+    readonly zeroGradients: Effect.Effect<void, PolicyError>
+    /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
+    readonly freezeReference: Effect.Effect<void, PolicyError>
+    /** Writes weights as safetensors, with the optimiser's state when asked; files appear whole or not at all. */
+    readonly save: (directory: string, options?: { readonly optimizer?: boolean }) => Effect.Effect<void, PolicyError>
+    readonly load: (directory: string) => Effect.Effect<void, PolicyError>
+  }
+>()("quintain/Policy") {}

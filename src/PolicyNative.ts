@@ -86,12 +86,14 @@ const failure = (operation: string, cause: unknown): Failure => ({ operation, ..
  * ```
  */
 export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
-  Layer.effectContext(Effect.gen(function*() {
-    const model = yield* Effect.acquireRelease(open(options), (model) => Effect.promise(() => model.close()))
-    return Context.make(Policy, policy(model)).pipe(Context.add(Sampler, sampler(model)))
-  }))
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const model = yield* Effect.acquireRelease(open(options), (model) => Effect.promise(() => model.close()))
+      return Context.make(Policy, policy(model)).pipe(Context.add(Sampler, sampler(model)))
+    })
+  )
 
-const open = Effect.fnUntraced(function*(options: NativeOptions) {
+const open = Effect.fnUntraced(function* (options: NativeOptions) {
   const invalid = (field: string) => (error: { readonly message: string }) =>
     new PolicyError({ operation: "open", code: "CONFIG", detail: `${field}: ${error.message}` })
   const settings: Native.NativeSettings = {
@@ -108,9 +110,10 @@ const open = Effect.fnUntraced(function*(options: NativeOptions) {
     try: () => Native.load(),
     catch: (cause) => new PolicyError({ operation: "open", code: "ADDON", detail: String(cause) })
   })
-  const config = typeof options.model === "string"
-    ? undefined
-    : yield* decodeModel(options.model).pipe(Effect.mapError(invalid("model")))
+  const config =
+    typeof options.model === "string"
+      ? undefined
+      : yield* decodeModel(options.model).pipe(Effect.mapError(invalid("model")))
   const model = yield* Effect.tryPromise({
     try: () =>
       typeof options.model === "string"
@@ -173,12 +176,17 @@ const policy = (model: Native.NativeModel): Policy["Service"] => {
     info: policyInfo(model),
     logprobs: (forest, options = {}) =>
       abortable("logprobs", (abort) =>
-        model.logprobs(forest, {
-          temperature: options.temperature ?? 1,
-          entropy: options.entropy ?? false,
-          keep: options.keep ?? false,
-          weights: options.weights ?? "policy"
-        }, abort)),
+        model.logprobs(
+          forest,
+          {
+            temperature: options.temperature ?? 1,
+            entropy: options.entropy ?? false,
+            keep: options.keep ?? false,
+            weights: options.weights ?? "policy"
+          },
+          abort
+        )
+      ),
     backward: (id, dLogprobs, dEntropy) =>
       abortable("backward", (abort) => model.backward(id, dLogprobs, dEntropy ?? null, abort)),
     release: (id) => call("release", () => model.release(id)),
@@ -191,7 +199,8 @@ const policy = (model: Native.NativeModel): Policy["Service"] => {
           epsilon: settings.epsilon ?? 1e-8,
           weightDecay: settings.weightDecay ?? 0,
           maxGradNorm: settings.maxGradNorm ?? 1
-        })),
+        })
+      ),
     zeroGradients: call("zeroGradients", () => model.zeroGradients()),
     freezeReference: call("freezeReference", () => model.freezeReference()),
     save: (directory, options) => call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false })),

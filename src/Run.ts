@@ -15,7 +15,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
-import type { AdvantagedGroup } from "./Advantage.ts"
+import type { ScoredGroup } from "./Reward.ts"
 import { hasTag } from "./internal/hasTag.ts"
 
 export class RunError extends Schema.TaggedError<RunError>()("RunError", {
@@ -51,12 +51,17 @@ export interface RunOptions {
   readonly keep?: number
 }
 
+/** A group of a step; without advantages when it was drawn but not trained on. */
+export interface RecordedGroup extends ScoredGroup {
+  readonly advantages?: ReadonlyArray<number | Float64Array>
+}
+
 export interface Run {
   readonly directory: string
   /** Where the run was left, and the directory of its weights; undefined when it is new. */
   readonly resumed: { readonly position: Position; readonly weights: string } | undefined
   readonly metrics: (record: Readonly<Record<string, number | string>>) => Effect.Effect<void, RunError>
-  readonly trajectories: (step: number, groups: ReadonlyArray<AdvantagedGroup>) => Effect.Effect<void, RunError>
+  readonly trajectories: (step: number, groups: ReadonlyArray<RecordedGroup>) => Effect.Effect<void, RunError>
   /** Keeps the batch of a step that was skipped. */
   readonly skipped: (step: number, batch: unknown) => Effect.Effect<void, RunError>
   /** `save` writes the weights into the directory it is given. */
@@ -96,7 +101,8 @@ const readIfThere = (file: string): Effect.Effect<string | undefined, RunError> 
     fs.readFile(file, "utf8").catch((cause: unknown) => {
       if (hasTag(cause, "code", "ENOENT")) return undefined
       throw cause
-    }))
+    })
+  )
 
 /**
  * Opens a run directory: makes it, or resumes from its newest whole checkpoint. The scope holds a lock, so two processes
@@ -108,7 +114,7 @@ const readIfThere = (file: string): Effect.Effect<string | undefined, RunError> 
  * const step = run.resumed?.position.step ?? 0
  * ```
  */
-export const open = Effect.fn("Run.open")(function*(
+export const open = Effect.fn("Run.open")(function* (
   options: RunOptions
 ): Effect.fn.Return<Run, RunError, Scope.Scope> {
   const at = (...parts: ReadonlyArray<string>): string => path.join(options.directory, ...parts)
@@ -123,10 +129,13 @@ export const open = Effect.fn("Run.open")(function*(
 
   const checkpoints = yield* listSteps(at("checkpoints"))
   const latest = checkpoints.at(-1)
-  const resumed = latest === undefined ? undefined : {
-    position: yield* readPosition(at("checkpoints", stepName(latest), "state.json")),
-    weights: at("checkpoints", stepName(latest))
-  }
+  const resumed =
+    latest === undefined
+      ? undefined
+      : {
+          position: yield* readPosition(at("checkpoints", stepName(latest), "state.json")),
+          weights: at("checkpoints", stepName(latest))
+        }
   yield* cutBack(at, resumed?.position.step ?? 0)
 
   return {
@@ -140,7 +149,7 @@ export const open = Effect.fn("Run.open")(function*(
       io("create", at("skipped"), () => fs.mkdir(at("skipped"), { recursive: true })).pipe(
         Effect.andThen(writeWhole(at("skipped", `${stepName(step)}.json`), JSON.stringify(batch)))
       ),
-    checkpoint: Effect.fnUntraced(function*(position, save) {
+    checkpoint: Effect.fnUntraced(function* (position, save) {
       const final = at("checkpoints", stepName(position.step))
       const draft = `${final}.tmp`
       yield* io("clear", draft, () => fs.rm(draft, { recursive: true, force: true }))
@@ -171,9 +180,13 @@ const readPosition = (file: string): Effect.Effect<Position, RunError> =>
 /** Whole checkpoints only: a `.tmp` folder is what a kill left behind. */
 const listSteps = (folder: string): Effect.Effect<ReadonlyArray<number>, RunError> =>
   io("list", folder, async () =>
-    (await fs.readdir(folder)).map(stepOf).filter(Number.isInteger).sort((a, b) => a - b))
+    (await fs.readdir(folder))
+      .map(stepOf)
+      .filter(Number.isInteger)
+      .toSorted((a, b) => a - b)
+  )
 
-const sameConfig = Effect.fnUntraced(function*(file: string, saved: string, options: RunOptions) {
+const sameConfig = Effect.fnUntraced(function* (file: string, saved: string, options: RunOptions) {
   const before = yield* Effect.try({
     try: () => JSON.parse(saved) as Record<string, unknown>,
     catch: (cause) => new RunError({ operation: "decode", path: file, detail: String(cause) })
@@ -193,7 +206,7 @@ const sameConfig = Effect.fnUntraced(function*(file: string, saved: string, opti
 })
 
 /** Forgets what came after the checkpoint: it will be done again, identically. */
-const cutBack = Effect.fnUntraced(function*(at: (...parts: ReadonlyArray<string>) => string, step: number) {
+const cutBack = Effect.fnUntraced(function* (at: (...parts: ReadonlyArray<string>) => string, step: number) {
   const metrics = yield* readIfThere(at("metrics.jsonl"))
   if (metrics !== undefined) {
     const kept = metrics.split("\n").filter((line) => {
@@ -221,7 +234,7 @@ const lock = (file: string): Effect.Effect<void, RunError, Scope.Scope> =>
           if (!hasTag(cause, "code", "EEXIST")) throw cause
           const holder = Number(await fs.readFile(file, "utf8"))
           if (isAlive(holder)) {
-            throw new Error(`process ${holder} is writing this run; stop it, or choose another directory`)
+            throw new Error(`process ${holder} is writing this run; stop it, or choose another directory`, { cause })
           }
           await fs.rm(file, { force: true })
         }
@@ -241,26 +254,24 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-const trajectoryLines = (group: AdvantagedGroup): ReadonlyArray<string> =>
+const trajectoryLines = (group: RecordedGroup): ReadonlyArray<string> =>
   group.trajectories.map(({ metrics, outcomes, reward, trajectory }, i) => {
-    const advantage = group.advantages[i]
-    return `${
-      JSON.stringify({
-        task: trajectory.taskId,
-        index: trajectory.index,
-        reward: reward ?? null,
-        advantage: typeof advantage === "number" ? advantage : Array.from(advantage ?? []),
-        outcomes,
-        metrics: { ...trajectory.metrics, ...metrics },
-        stopReason: trajectory.stopReason,
-        text: trajectory.text,
-        promptLength: trajectory.promptLength,
-        tokens: Array.from(trajectory.tokens),
-        producer: Array.from(trajectory.producer),
-        logprobs: Array.from(trajectory.logprobs),
-        seconds: trajectory.seconds,
-        policyVersion: trajectory.policyVersion,
-        info: trajectory.info
-      })
-    }\n`
+    const advantage = group.advantages?.[i]
+    return `${JSON.stringify({
+      task: trajectory.taskId,
+      index: trajectory.index,
+      reward: reward ?? null,
+      advantage: typeof advantage === "object" ? Array.from(advantage) : (advantage ?? null),
+      outcomes,
+      metrics: { ...trajectory.metrics, ...metrics },
+      stopReason: trajectory.stopReason,
+      text: trajectory.text,
+      promptLength: trajectory.promptLength,
+      tokens: Array.from(trajectory.tokens),
+      producer: Array.from(trajectory.producer),
+      logprobs: Array.from(trajectory.logprobs),
+      seconds: trajectory.seconds,
+      policyVersion: trajectory.policyVersion,
+      info: trajectory.info
+    })}\n`
   })

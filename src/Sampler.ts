@@ -57,8 +57,11 @@ export class SamplerError extends Schema.TaggedError<SamplerError>()("SamplerErr
   }
 }
 
-export class Sampler extends Context.Service<Sampler, {
-  readonly name: string
-  /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
-  readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
-}>()("quintain/Sampler") {}
+export class Sampler extends Context.Service<
+  Sampler,
+  {
+    readonly name: string
+    /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
+    readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
+  }
+>()("quintain/Sampler") {}

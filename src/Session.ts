@@ -45,9 +45,7 @@ export interface SessionOptions extends PolicyNative.NativeOptions {
  * ```
  */
 export const open = async (options: SessionOptions): Promise<Session> => {
-  const runtime = ManagedRuntime.make(
-    Layer.merge(PolicyNative.layer(options), VerifierPool.layer(options.verifiers))
-  )
+  const runtime = ManagedRuntime.make(Layer.merge(PolicyNative.layer(options), VerifierPool.layer(options.verifiers)))
   await runtime.context()
   const close = (): Promise<void> => runtime.dispose()
   return {
@@ -55,7 +53,10 @@ export const open = async (options: SessionOptions): Promise<Session> => {
     sft: (train, cancellation) => runtime.runPromise(Sft.train(train), cancellation),
     evaluate: (evaluate, cancellation) => runtime.runPromise(Evaluate.run(evaluate), cancellation),
     sample: (request, cancellation) =>
-      runtime.runPromise(Sampler.use((sampler) => sampler.sample(request)), cancellation),
+      runtime.runPromise(
+        Sampler.use((sampler) => sampler.sample(request)),
+        cancellation
+      ),
     save: (directory) => runtime.runPromise(Policy.use((policy) => policy.save(directory))),
     close,
     [Symbol.asyncDispose]: close

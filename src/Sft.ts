@@ -5,9 +5,8 @@
 import * as Effect from "effect/Effect"
 import * as Loss from "./Loss.ts"
 import * as Pack from "./Pack.ts"
-import type { PolicyError } from "./Policy.ts"
-import { Policy } from "./Policy.ts"
-import * as Progress from "./Progress.ts"
+import type { Policy, PolicyError } from "./Policy.ts"
+import type * as Progress from "./Progress.ts"
 import { shuffled } from "./Task.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 import * as Update from "./Update.ts"
@@ -38,7 +37,7 @@ export interface SftOptions {
  * const losses = yield* Sft.train({ demonstrations, tokenizer, steps: 100, update: { learningRate: 1e-3 } })
  * ```
  */
-export const train = Effect.fn("Sft.train")(function*(
+export const train = Effect.fn("Sft.train")(function* (
   options: SftOptions
 ): Effect.fn.Return<ReadonlyArray<number>, PolicyError, Policy> {
   const batch = options.batch ?? 32

@@ -29,19 +29,26 @@ const run = (directory: string, killAfter = Number.POSITIVE_INFINITY): Promise<b
 const digest = async (directory: string): Promise<Record<string, string>> => {
   const folder = path.join(directory, "checkpoints", `step-${String(steps).padStart(6, "0")}`)
   const digests: Record<string, string> = {}
-  for (const name of (await fs.readdir(folder)).sort()) {
-    digests[name] = createHash("sha256").update(await fs.readFile(path.join(folder, name))).digest("hex")
+  for (const name of (await fs.readdir(folder)).toSorted()) {
+    digests[name] = createHash("sha256")
+      .update(await fs.readFile(path.join(folder, name)))
+      .digest("hex")
   }
   return digests
 }
 
 /** What a step measured, without what depends on the clock. */
 const metrics = async (directory: string): Promise<ReadonlyArray<unknown>> =>
-  (await fs.readFile(path.join(directory, "metrics.jsonl"), "utf8")).trimEnd().split("\n").map((line) =>
-    Object.fromEntries(
-      Object.entries(JSON.parse(line) as Record<string, unknown>).filter(([name]) => !/time|latency|per_second/.test(name))
+  (await fs.readFile(path.join(directory, "metrics.jsonl"), "utf8"))
+    .trimEnd()
+    .split("\n")
+    .map((line) =>
+      Object.fromEntries(
+        Object.entries(JSON.parse(line) as Record<string, unknown>).filter(
+          ([name]) => !/time|latency|per_second/.test(name)
+        )
+      )
     )
-  )
 
 describe("a run killed at random moments", () => {
   const kills = Number(process.env["QUINTAIN_KILLS"] ?? 3)

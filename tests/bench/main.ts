@@ -40,20 +40,22 @@ const parts: Readonly<Record<string, () => void>> = {
   },
   step: () => {
     console.log("one GRPO step, SmolLM2-135M shape, LoRA rank 16: 2 prompts of 128 tokens x 8 completions of 64")
-    console.table(["f32", "bf16"].map((dtype) => {
-      const figures = JSON.parse(node("step.ts", dtype)) as StepFigures
-      return {
-        dtype,
-        "prefill tokens/s": Math.round(figures.prefillTokensPerSecond),
-        "decode tokens/s": Math.round(figures.decodeTokensPerSecond),
-        "update tokens/s": Math.round(figures.updateTokensPerSecond),
-        "generate s": Number(figures.generateSeconds.toFixed(2)),
-        "update s": Number(figures.updateSeconds.toFixed(2)),
-        "step s": Number(figures.stepSeconds.toFixed(2)),
-        "peak GB": Number((figures.peakBytes / 1e9).toFixed(2)),
-        "max |sampler - policy| logprob": figures.mismatch
-      }
-    }))
+    console.table(
+      ["f32", "bf16"].map((dtype) => {
+        const figures = JSON.parse(node("step.ts", dtype)) as StepFigures
+        return {
+          dtype,
+          "prefill tokens/s": Math.round(figures.prefillTokensPerSecond),
+          "decode tokens/s": Math.round(figures.decodeTokensPerSecond),
+          "update tokens/s": Math.round(figures.updateTokensPerSecond),
+          "generate s": Number(figures.generateSeconds.toFixed(2)),
+          "update s": Number(figures.updateSeconds.toFixed(2)),
+          "step s": Number(figures.stepSeconds.toFixed(2)),
+          "peak GB": Number((figures.peakBytes / 1e9).toFixed(2)),
+          "max |sampler - policy| logprob": figures.mismatch
+        }
+      })
+    )
   },
   pool: () => {
     process.stdout.write(node("verifiers.ts"))

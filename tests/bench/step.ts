@@ -23,13 +23,13 @@ const model: PolicyNative.ModelConfig = {
 const [prompts, promptLength, size, completionLength] = [2, 128, 8, 64]
 
 const seconds = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const begun = performance.now()
     const value = yield* effect
     return [value, (performance.now() - begun) / 1000] as const
   })
 
-const program = Effect.gen(function*() {
+const program = Effect.gen(function* () {
   const sampler = yield* Sampler.Sampler
   const policy = yield* Policy.Policy
   // Alternating advantages: every completion carries gradient, as in a batch that learns.
@@ -38,8 +38,12 @@ const program = Effect.gen(function*() {
     Effect.forEach(
       Array.from({ length: prompts }, (_, i) => i),
       (i) => {
-        const prompt = Uint32Array.from({ length: promptLength }, (_, t) => (t * 7919 + i * 104729 + repetition * 31) % 49152)
-        return sampler.sample({ prompt, count, maxTokens, key: { seed: 1, stream: `${repetition}/${i}`, index: 0 } })
+        const prompt = Uint32Array.from(
+          { length: promptLength },
+          (_, t) => (t * 7919 + i * 104729 + repetition * 31) % 49152
+        )
+        return sampler
+          .sample({ prompt, count, maxTokens, key: { seed: 1, stream: `${repetition}/${i}`, index: 0 } })
           .pipe(Effect.map((completions) => ({ prompt, completions })))
       },
       { concurrency: "unbounded" }
@@ -63,9 +67,9 @@ const program = Effect.gen(function*() {
     const [report, update] = yield* seconds(updater.packs(packs, repetition))
     results.push({
       prefillSeconds: prefill,
-      prefillTokensPerSecond: prompts * promptLength / prefill,
+      prefillTokensPerSecond: (prompts * promptLength) / prefill,
       generateSeconds: generate,
-      decodeTokensPerSecond: prompts * size * completionLength / (generate - prefill),
+      decodeTokensPerSecond: (prompts * size * completionLength) / (generate - prefill),
       updateSeconds: update,
       updateTokensPerSecond: report.tokens.forward / update,
       mismatch: report.metrics["sampling/sampling_logp_difference/max"],
@@ -73,7 +77,9 @@ const program = Effect.gen(function*() {
       phases: report.seconds
     })
   }
-  const best = results.reduce((a, b) => a.generateSeconds + a.updateSeconds <= b.generateSeconds + b.updateSeconds ? a : b)
+  const best = results.reduce((a, b) =>
+    a.generateSeconds + a.updateSeconds <= b.generateSeconds + b.updateSeconds ? a : b
+  )
   return { dtype, info: policy.info, ...best, stepSeconds: best.generateSeconds + best.updateSeconds }
 })
 

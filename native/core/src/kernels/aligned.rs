@@ -1,11 +1,15 @@
 //! Vectors aligned to a cache line, so that a panel row is one aligned load and never straddles two lines.
+//!
+//! Large ones ask for huge pages: a product walks many rows at once, and with pages of 4 KB each row costs a miss of the
+//! translation cache, dear under virtualisation.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 const ALIGN: usize = 64;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Numbers whose all-zero bit pattern is zero, which lets [`AlignedVec`] allocate zeroed pages without touching them.
 ///
@@ -27,15 +31,23 @@ pub struct AlignedVec<T: Plain> {
 impl<T: Plain> AlignedVec<T> {
     fn layout(len: usize) -> Layout {
         let bytes = len.checked_mul(size_of::<T>()).expect("AlignedVec: length overflows");
-        Layout::from_size_align(bytes.max(1), ALIGN).expect("AlignedVec: length overflows")
+        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        Layout::from_size_align(bytes.max(1), align).expect("AlignedVec: length overflows")
     }
 
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         let layout = Self::layout(len);
-        // SAFETY: the layout has non-zero size; zeroed memory is valid for `Plain`.
-        let raw = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        let ptr = NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout));
+        // SAFETY: the layout has non-zero size.
+        let raw = unsafe { alloc(layout) };
+        let ptr = NonNull::new(raw.cast::<T>()).unwrap_or_else(|| handle_alloc_error(layout));
+        #[cfg(target_os = "linux")]
+        if layout.align() == HUGE_PAGE {
+            // SAFETY: advice on whole pages of our own memory; refusal changes nothing.
+            unsafe { libc::madvise(raw.cast(), layout.size() / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
+        }
+        // SAFETY: just allocated; zeros are valid for `Plain`.
+        unsafe { raw.write_bytes(0, layout.size()) };
         Self { ptr, len, owns: PhantomData }
     }
 

@@ -1,9 +1,9 @@
 //! Matrix products with packed weights: forward, gradient of the input, gradient of the weight.
 //!
-//! One driver serves all three. It cuts the output into panels of 32 lanes and ranges of rows, hands the pieces to
-//! threads, and walks the reduction in blocks that fit the first-level cache. The three products differ only in what the
-//! operands are: `b` is a weight panel as stored (forward), transposed on the fly (`dx`), or gathered from the output
-//! gradient (`dw`).
+//! One driver serves all three. It cuts the output into groups of panels of 32 lanes that fit the second-level cache,
+//! hands them to threads, and walks a few rows at a time through a group, so that each row of the output is written
+//! once and in order. The three products differ only in what the operands are: `b` is the weight as stored (forward),
+//! transposed on the fly (`dx`), or gathered from the output gradient (`dw`).
 
 use super::aligned::{AlignedVec, Plain};
 use super::packed::{NR, PackedBf16, PackedF32, Weight};
@@ -12,11 +12,18 @@ use super::{Isa, Runtime, reference, transpose};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Reduction steps per block: 32 lanes of f32 over 256 steps are 32 KB.
-const BLOCK: usize = 256;
-
 /// Up to as many rows the weights are the bulk of the traffic and are fetched ahead.
 const FEW_ROWS: usize = 48;
+
+/// Reduction steps per block for few rows that need several tiles: 32 lanes of f32 over 128 steps stay in the
+/// first-level cache for the second tile.
+const FEW_BLOCK: usize = 128;
+
+/// Most reduction steps per block otherwise; more would leave no room for several panels.
+const BLOCK: usize = 2048;
+
+/// Bytes of `b` that a group of panels may have: part of a second-level cache.
+const GROUP_BYTES: usize = 768 << 10;
 
 /// The output of a product: rows of lanes, panel by panel.
 #[derive(Clone, Copy)]
@@ -30,7 +37,7 @@ struct Output {
     accumulate: bool,
 }
 
-/// The operand that is broadcast: `[m][k]` with any strides.
+/// The operand that is broadcast, from some row and step on: `[m][k]` with any strides.
 #[derive(Clone, Copy)]
 struct Rows<A> {
     a: *const A,
@@ -38,26 +45,60 @@ struct Rows<A> {
     step: usize,
 }
 
-/// Where a block of a panel lies.
-struct Block<B> {
+/// The operand whose lanes are multiplied at once, from some panel and step on.
+struct Panels<B> {
     b: *const B,
+    /// Distance between steps.
     step: usize,
+    /// Distance between panels.
+    panel: usize,
 }
 
-struct Product<A> {
+/// The extents of a product and how it is cut.
+struct Product {
     m: usize,
     n: usize,
     k: usize,
     /// Reduction steps per block.
     block: usize,
-    rows: Rows<A>,
+    /// Rows that walk through a group of panels together.
+    chunk: usize,
     output: Output,
     /// Bytes to fetch ahead, 0 for none.
     ahead: usize,
 }
 
-// SAFETY: tasks read `rows` and write disjoint parts of `output`.
-unsafe impl<A> Sync for Product<A> {}
+// SAFETY: tasks write disjoint parts of `output`.
+unsafe impl Sync for Product {}
+
+impl Product {
+    /// Few rows take a panel at a time and fetch ahead; many rows are cut into chunks of `chunk`.
+    fn new(m: usize, n: usize, k: usize, chunk: usize, output: Output) -> Self {
+        let few = m <= FEW_ROWS;
+        let most = if few && m > chunk { FEW_BLOCK } else { BLOCK };
+        let block = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(NR).max(NR);
+        Product { m, n, k, block, chunk: if few { FEW_ROWS } else { chunk }, output, ahead: 0 }
+    }
+}
+
+/// Rows of a chunk: what the widest kernels hold in registers, a few tiles of the others.
+fn chunk(isa: Isa) -> usize {
+    if isa >= Isa::Avx512 { 12 } else { 24 }
+}
+
+/// A matrix that tasks may read through a pointer.
+#[derive(Clone, Copy)]
+struct Shared<T>(*const T);
+
+// SAFETY: only read while the slice it was made from is borrowed.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The matrix from `row` and `step` on.
+    fn rows(&self, row: usize, row_stride: usize, step: usize, step_stride: usize) -> Rows<T> {
+        Rows { a: self.0.wrapping_add(row * row_stride + step * step_stride), row: row_stride, step: step_stride }
+    }
+}
 
 thread_local! {
     static SCRATCH_F32: RefCell<Vec<AlignedVec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -89,58 +130,94 @@ impl Scratch for u16 {
     }
 }
 
-/// Computes a product: `panel` yields a block of a panel, using the scratch it is given where it has to rearrange, and
-/// `tile` multiplies. Where panels are too few for the threads, rows are cut too.
-fn drive<A, B: Scratch>(
+/// Computes a product: `rows` and `panels` yield the operands for a range of rows or panels and of steps, using the
+/// scratch they are given where they have to rearrange; `tile` multiplies. Where panels are too few for the threads,
+/// rows are cut too.
+fn drive<A: Scratch, B: Scratch>(
     rt: &Runtime,
-    product: &Product<A>,
-    panel: impl Fn(usize, Range<usize>, &mut AlignedVec<B>) -> Block<B> + Sync,
+    p: &Product,
+    rows: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<A>) -> Rows<A> + Sync,
+    panels: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<B>) -> Panels<B> + Sync,
     tile: unsafe fn(Isa, &Tile<A, B>),
 ) {
-    let p = product;
-    let panels = p.n.div_ceil(NR);
-    if p.m == 0 || panels == 0 {
+    let count = p.n.div_ceil(NR);
+    if p.m == 0 || count == 0 {
         return;
     }
     let small = p.m * p.n * p.k < 64 * 1024;
     let wanted = if rt.threads == 1 || small { 1 } else { rt.threads * 4 };
-    let group = panels.div_ceil(wanted);
-    let groups = panels.div_ceil(group);
-    let cuts = if p.m > FEW_ROWS { wanted.div_ceil(groups).min(p.m.div_ceil(FEW_ROWS)) } else { 1 };
+    let fit = (GROUP_BYTES / (p.block * NR * size_of::<B>())).max(1);
+    let group = count.div_ceil(wanted).min(fit);
+    let groups = count.div_ceil(group);
+    let chunks = p.m.div_ceil(p.chunk);
+    let cuts = wanted.div_ceil(groups).min(chunks);
     rt.parallel(groups * cuts, |task| {
-        let (first, cut) = (task / cuts * group, task % cuts);
-        let rows = p.m * cut / cuts..p.m * (cut + 1) / cuts;
-        B::with(|scratch| {
-            for start in (0..p.k.max(1)).step_by(p.block) {
-                let ks = start..p.k.min(start + p.block);
-                for at in first..panels.min(first + group) {
-                    let block = panel(at, ks.clone(), scratch);
-                    // SAFETY: operands cover `m x k` and `k x n` (checked by the callers), and no other task has these
-                    // rows of these panels.
-                    unsafe {
-                        let c = p.output.c.add(at * p.output.panel + rows.start * p.output.row);
-                        tile(
-                            rt.isa,
-                            &Tile {
-                                rows: rows.len(),
-                                k: ks.len(),
-                                lanes: NR.min(p.n - at * NR),
-                                a: p.rows.a.add(rows.start * p.rows.row + start * p.rows.step),
-                                a_row: p.rows.row,
-                                a_step: p.rows.step,
-                                b: block.b,
-                                b_step: block.step,
-                                c,
-                                c_row: p.output.row,
-                                load: p.output.accumulate || start > 0,
-                                ahead: p.ahead,
-                            },
-                        );
+        let first = task / cuts * group;
+        let group = first..count.min(first + group);
+        let cut = task % cuts;
+        let chunks = chunks * cut / cuts..chunks * (cut + 1) / cuts;
+        A::with(|rows_scratch| {
+            B::with(|panels_scratch| {
+                for start in (0..p.k.max(1)).step_by(p.block) {
+                    let ks = start..p.k.min(start + p.block);
+                    let panels = panels(group.clone(), ks.clone(), panels_scratch);
+                    for chunk in chunks.clone() {
+                        let range = chunk * p.chunk..p.m.min((chunk + 1) * p.chunk);
+                        let rows = rows(range.clone(), ks.clone(), rows_scratch);
+                        // SAFETY: operands cover `m x k` and `k x n` (checked by the callers), and no other task has
+                        // these rows of these panels.
+                        unsafe { walk(rt.isa, p, &range, &ks, &group, &rows, &panels, tile) };
                     }
                 }
-            }
+            });
         });
     });
+}
+
+/// Takes a chunk of rows through a group of panels.
+///
+/// # Safety
+/// As for [`Tile`]; the operands start at the ranges' starts.
+#[allow(clippy::too_many_arguments)]
+unsafe fn walk<A, B>(
+    isa: Isa,
+    p: &Product,
+    range: &Range<usize>,
+    ks: &Range<usize>,
+    group: &Range<usize>,
+    rows: &Rows<A>,
+    panels: &Panels<B>,
+    tile: unsafe fn(Isa, &Tile<A, B>),
+) {
+    for (at, panel) in group.clone().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let tiled = Tile {
+                rows: range.len(),
+                k: ks.len(),
+                lanes: NR.min(p.n - panel * NR),
+                a: rows.a,
+                a_row: rows.row,
+                a_step: rows.step,
+                b: panels.b.add(at * panels.panel),
+                b_step: panels.step,
+                c: p.output.c.add(panel * p.output.panel + range.start * p.output.row),
+                c_row: p.output.row,
+                load: p.output.accumulate || ks.start > 0,
+                ahead: p.ahead,
+            };
+            tile(isa, &tiled);
+        }
+    }
+}
+
+/// The panels of a weight as stored.
+fn stored<T: Plain>(data: &[T], panel_len: usize, step: usize) -> impl Fn(Range<usize>, Range<usize>) -> Panels<T> {
+    let data = Shared(data.as_ptr());
+    move |group, ks| {
+        let data = data;
+        Panels { b: data.0.wrapping_add(group.start * panel_len + ks.start * NR), step, panel: panel_len }
+    }
 }
 
 /// Checks that a matrix of `rows x width`, rows `stride` apart, lies within `len` numbers.
@@ -158,28 +235,22 @@ pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: Weight, y: &mut 
     check("linear y", y.len(), m, n, ldy);
     let output = Output { c: y.as_mut_ptr(), row: ldy, panel: NR, accumulate };
     let ahead = if m <= FEW_ROWS { AHEAD } else { 0 };
-    let block = if m <= 12 { k.max(1) } else { BLOCK };
+    let product = Product { ahead, ..Product::new(m, n, k, chunk(rt.isa), output) };
     match w {
         _ if rt.isa == Isa::Reference => naive::linear(x, m, ldx, w, y, ldy, accumulate),
         Weight::F32(w) => {
-            let rows = Rows { a: x.as_ptr(), row: ldx, step: 1 };
-            let product = Product { m, n, k, block, rows, output, ahead };
-            let panel = |at, ks: Range<usize>, _: &mut AlignedVec<f32>| Block {
-                b: w.panel(at)[ks.start * NR..].as_ptr(),
-                step: NR,
-            };
-            drive(rt, &product, panel, tile_f32);
+            let x = Shared(x.as_ptr());
+            let rows = |range: Range<usize>, ks: Range<usize>, _: &mut _| x.rows(range.start, ldx, ks.start, 1);
+            let panels = stored(&w.data, k * NR, NR);
+            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), tile_f32);
         }
         Weight::Bf16(w) if rt.isa < Isa::Avx512Bf16 => f32::with(|rounded| {
             let rounded = rounded.reserve(m * k);
             transpose::round_rows(rt, x, m, k, ldx, rounded);
-            let rows = Rows { a: rounded.as_ptr(), row: k, step: 1 };
-            let product = Product { m, n, k, block, rows, output, ahead };
-            let panel = |at, ks: Range<usize>, _: &mut AlignedVec<u16>| Block {
-                b: w.panel(at)[ks.start * NR..].as_ptr(),
-                step: 0,
-            };
-            drive(rt, &product, panel, tile_widened);
+            let x = Shared(rounded.as_ptr());
+            let rows = |range: Range<usize>, ks: Range<usize>, _: &mut _| x.rows(range.start, k, ks.start, 1);
+            let panels = stored(&w.data, w.panel_len(), NR);
+            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), tile_widened);
         }),
         Weight::Bf16(w) => pairs::linear(rt, x, m, ldx, w, output, ahead),
     }
@@ -202,29 +273,27 @@ pub fn linear_dx(
     check("linear_dx dy", dy.len(), m, n, ldy);
     check("linear_dx dx", dx.len(), m, k, ldx);
     let output = Output { c: dx.as_mut_ptr(), row: ldx, panel: NR, accumulate };
-    let product = |a, row| {
-        let rows = Rows { a, row, step: 1 };
-        Product { m, n: k, k: n, block: BLOCK, rows, output, ahead: 0 }
+    let product = Product::new(m, k, n, chunk(rt.isa), output);
+    let compute = |dy: &[f32], ldy: usize, transpose: &(dyn Fn(usize, Range<usize>, &mut [f32]) + Sync)| {
+        let dy = Shared(dy.as_ptr());
+        let rows = |range: Range<usize>, ns: Range<usize>, _: &mut _| dy.rows(range.start, ldy, ns.start, 1);
+        let panels = |group: Range<usize>, ns: Range<usize>, scratch: &mut AlignedVec<f32>| {
+            let panel = ns.len().next_multiple_of(NR) * NR;
+            let b = scratch.reserve(group.len() * panel);
+            for (at, b) in group.zip(b.chunks_exact_mut(panel)) {
+                transpose(at, ns.clone(), b);
+            }
+            Panels { b: b.as_ptr(), step: NR, panel }
+        };
+        drive(rt, &product, rows, panels, tile_f32);
     };
     match w {
         _ if rt.isa == Isa::Reference => naive::linear_dx(dy, m, ldy, w, dx, ldx, accumulate),
-        Weight::F32(w) => {
-            let panel = |at, ns: Range<usize>, scratch: &mut AlignedVec<f32>| {
-                let b = scratch.reserve(BLOCK * NR);
-                transpose::panel_f32(rt.isa, w, at, ns, b);
-                Block { b: b.as_ptr(), step: NR }
-            };
-            drive(rt, &product(dy.as_ptr(), ldy), panel, tile_f32);
-        }
+        Weight::F32(w) => compute(dy, ldy, &|at, ns, b| transpose::panel_f32(rt.isa, w, at, ns, b)),
         Weight::Bf16(w) if rt.isa < Isa::Avx512Bf16 => f32::with(|rounded| {
             let rounded = rounded.reserve(m * n);
             transpose::round_rows(rt, dy, m, n, ldy, rounded);
-            let panel = |at, ns: Range<usize>, scratch: &mut AlignedVec<f32>| {
-                let b = scratch.reserve(BLOCK * NR);
-                transpose::panel_widened(w, at, ns, b);
-                Block { b: b.as_ptr(), step: NR }
-            };
-            drive(rt, &product(rounded.as_ptr(), n), panel, tile_f32);
+            compute(rounded, n, &|at, ns, b| transpose::panel_widened(w, at, ns, b));
         }),
         Weight::Bf16(w) => pairs::linear_dx(rt, dy, m, ldy, w, output),
     }
@@ -255,17 +324,27 @@ pub fn linear_dw(
         return pairs::linear_dw(rt, (dy, ldy, n), (x, ldx, k), m, output);
     }
     let compute = |dy: &[f32], ldy: usize, x: &[f32], ldx: usize| {
-        let rows = Rows { a: x.as_ptr(), row: 1, step: ldx };
-        let product = Product { m: k, n, k: m, block: BLOCK, rows, output, ahead: 0 };
-        let panel = |at: usize, ms: Range<usize>, scratch: &mut AlignedVec<f32>| {
-            let lanes = NR.min(n - at * NR);
-            let b = scratch.reserve(BLOCK * NR);
-            for (row, b) in ms.zip(b.chunks_exact_mut(NR)) {
-                b[..lanes].copy_from_slice(&dy[row * ldy + at * NR..][..lanes]);
+        // Columns of `x` are gathered a few tiles at once, so that whole cache lines are used.
+        let product = Product::new(k, n, m, FEW_ROWS, output);
+        let rows = |range: Range<usize>, ms: Range<usize>, scratch: &mut AlignedVec<f32>| {
+            let a = scratch.reserve(range.len() * ms.len());
+            for (row, a) in ms.zip(a.chunks_exact_mut(range.len())) {
+                a.copy_from_slice(&x[row * ldx..][range.clone()]);
             }
-            Block { b: b.as_ptr(), step: NR }
+            Rows { a: a.as_ptr(), row: 1, step: range.len() }
         };
-        drive(rt, &product, panel, tile_f32);
+        let panels = |group: Range<usize>, ms: Range<usize>, scratch: &mut AlignedVec<f32>| {
+            let panel = ms.len() * NR;
+            let b = scratch.reserve(group.len() * panel);
+            for (step, row) in ms.enumerate() {
+                for (at, group) in group.clone().enumerate() {
+                    let lanes = NR.min(n - group * NR);
+                    b[at * panel + step * NR..][..lanes].copy_from_slice(&dy[row * ldy + group * NR..][..lanes]);
+                }
+            }
+            Panels { b: b.as_ptr(), step: NR, panel }
+        };
+        drive(rt, &product, rows, panels, tile_f32);
     };
     if !bf16 {
         return compute(dy, ldy, x, ldx);
@@ -285,67 +364,91 @@ pub fn linear_dw(
 mod pairs {
     use super::*;
     use crate::kernels::tile_pairs::{STEP, TILE_ROWS, tile_pairs};
+    use crate::kernels::transpose::TiledRows;
 
-    /// Reduction steps per block: 32 lanes of bf16 over 512 steps are 32 KB.
-    const PAIR_BLOCK: usize = 512;
-
-    /// Row length in scratch: whole steps, an odd number of cache lines so that rows do not share cache sets.
-    fn padded(k: usize) -> usize {
-        k.div_ceil(STEP) * STEP + if k.div_ceil(STEP).is_multiple_of(2) { STEP } else { 0 }
+    /// How the rows of the broadcast operand lie in scratch. Plain rows get an odd number of cache lines, so that they
+    /// do not share cache sets.
+    fn layout(isa: Isa, k: usize) -> TiledRows {
+        let steps = k.div_ceil(STEP);
+        match isa {
+            Isa::Amx => TiledRows { width: steps * STEP, height: TILE_ROWS },
+            _ => TiledRows { width: (steps | 1) * STEP, height: 1 },
+        }
     }
 
-    fn product(m: usize, n: usize, k: usize, a: &[u16], output: Output, ahead: usize) -> Product<u16> {
-        let rows = Rows { a: a.as_ptr(), row: padded(k), step: 1 };
-        Product { m, n, k: k.next_multiple_of(STEP), block: PAIR_BLOCK, rows, output, ahead }
+    /// The product of rounded rows `a` and panels of pairs.
+    fn product(
+        rt: &Runtime,
+        (m, n, k): (usize, usize, usize),
+        (a, layout): (&[u16], TiledRows),
+        output: Output,
+        ahead: usize,
+        panels: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<u16>) -> Panels<u16> + Sync,
+    ) {
+        let chunk = if rt.isa == Isa::Amx { 2 * TILE_ROWS } else { chunk(rt.isa) };
+        let product = Product { ahead, ..Product::new(m, n, k.next_multiple_of(STEP), chunk, output) };
+        let a = Shared(a.as_ptr());
+        let rows = |range: Range<usize>, ks: Range<usize>, _: &mut _| {
+            a.rows(range.start, layout.width, ks.start, layout.height)
+        };
+        drive(rt, &product, rows, panels, tile_pairs);
     }
 
     pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: &PackedBf16, output: Output, ahead: usize) {
-        let (n, k) = (w.n, w.k);
+        let (n, k, layout) = (w.n, w.k, layout(rt.isa, w.k));
         u16::with(|a| {
-            let a = a.reserve(m.next_multiple_of(TILE_ROWS) * padded(k));
-            transpose::round_to_bf16(rt, x, m, k, ldx, a, padded(k));
-            let panel = |at, ks: Range<usize>, scratch: &mut AlignedVec<u16>| {
-                let have = &w.panel(at)[ks.start * NR..w.panel_len().min(ks.end * NR)];
-                let b = if have.len() == ks.len() * NR {
-                    have.as_ptr()
-                } else {
-                    let b = scratch.reserve(PAIR_BLOCK * NR);
-                    b[..have.len()].copy_from_slice(have);
-                    b[have.len()..ks.len() * NR].fill(0);
-                    b.as_ptr()
-                };
-                Block { b, step: NR * 2 }
+            let a = a.reserve(layout.len(m));
+            transpose::round_to_bf16(rt, x, m, k, ldx, a, layout);
+            let whole = stored(&w.data, w.panel_len(), NR * 2);
+            let panels = |group: Range<usize>, ks: Range<usize>, scratch: &mut AlignedVec<u16>| {
+                if ks.end * NR <= w.panel_len() {
+                    return whole(group, ks);
+                }
+                let panel = ks.len() * NR;
+                let b = scratch.reserve(group.len() * panel);
+                for (at, b) in group.zip(b.chunks_exact_mut(panel)) {
+                    let (have, padding) = b.split_at_mut(w.panel_len() - ks.start * NR);
+                    have.copy_from_slice(&w.panel(at)[ks.start * NR..]);
+                    padding.fill(0);
+                }
+                Panels { b: b.as_ptr(), step: NR * 2, panel }
             };
-            drive(rt, &product(m, n, k, a, output, ahead), panel, tile_pairs);
+            product(rt, (m, n, k), (a, layout), output, ahead, panels);
         });
     }
 
     pub fn linear_dx(rt: &Runtime, dy: &[f32], m: usize, ldy: usize, w: &PackedBf16, output: Output) {
-        let (n, k) = (w.n, w.k);
+        let (n, k, layout) = (w.n, w.k, layout(rt.isa, w.n));
         u16::with(|a| {
-            let a = a.reserve(m.next_multiple_of(TILE_ROWS) * padded(n));
-            transpose::round_to_bf16(rt, dy, m, n, ldy, a, padded(n));
-            let panel = |at, ns: Range<usize>, scratch: &mut AlignedVec<u16>| {
-                let b = scratch.reserve(PAIR_BLOCK * NR);
-                transpose::panel_pairs(rt.isa, w, at, ns, b);
-                Block { b: b.as_ptr(), step: NR * 2 }
+            let a = a.reserve(layout.len(m));
+            transpose::round_to_bf16(rt, dy, m, n, ldy, a, layout);
+            let panels = |group: Range<usize>, ns: Range<usize>, scratch: &mut AlignedVec<u16>| {
+                let panel = ns.len() * NR;
+                let b = scratch.reserve(group.len() * panel);
+                for (at, b) in group.zip(b.chunks_exact_mut(panel)) {
+                    transpose::panel_pairs(rt.isa, w, at, ns.clone(), b);
+                }
+                Panels { b: b.as_ptr(), step: NR * 2, panel }
             };
-            drive(rt, &product(m, k, n, a, output, 0), panel, tile_pairs);
+            product(rt, (m, k, n), (a, layout), output, 0, panels);
         });
     }
 
     type Matrix<'a> = (&'a [f32], usize, usize);
 
     pub fn linear_dw(rt: &Runtime, (dy, ldy, n): Matrix, (x, ldx, k): Matrix, m: usize, output: Output) {
+        let layout = layout(rt.isa, m);
         u16::with(|a| {
-            let a = a.reserve(k.next_multiple_of(TILE_ROWS) * padded(m));
-            transpose::columns_to_bf16(rt, x, m, k, ldx, a, padded(m));
-            let panel = |at: usize, ms: Range<usize>, scratch: &mut AlignedVec<u16>| {
-                let b = scratch.reserve(PAIR_BLOCK * NR);
-                transpose::rows_to_pairs(rt.isa, dy, ms, m, at * NR..n.min(at * NR + NR), ldy, b);
-                Block { b: b.as_ptr(), step: NR * 2 }
+            let a = a.reserve(layout.len(k));
+            transpose::columns_to_bf16(rt, x, m, k, ldx, a, layout);
+            let panels = |group: Range<usize>, ms: Range<usize>, scratch: &mut AlignedVec<u16>| {
+                let panel = ms.len() * NR;
+                let b = scratch.reserve(group.len() * panel);
+                let lanes = group.start * NR..n.min(group.end * NR);
+                transpose::rows_to_pairs(rt.isa, dy, ms, m, lanes, ldy, b, panel);
+                Panels { b: b.as_ptr(), step: NR * 2, panel }
             };
-            drive(rt, &product(k, n, m, a, output, 0), panel, tile_pairs);
+            product(rt, (k, n, m), (a, layout), output, 0, panels);
         });
     }
 }

@@ -15,7 +15,8 @@ pub const STEP: usize = 32;
 /// Rows of an A tile: `a` is padded with rows to a multiple of it.
 pub const TILE_ROWS: usize = 16;
 
-/// `c (+)= a · b`, `a` bf16 rows and `b` a panel of pairs, both padded to [`STEP`]; `a` also to [`TILE_ROWS`].
+/// `c (+)= a · b`, `a` bf16 rows (see [`super::transpose::TiledRows`], tiled for AMX) and `b` a panel of pairs, both
+/// padded to [`STEP`].
 ///
 /// # Safety
 /// `isa` is supported here and at least [`Isa::Avx512Bf16`]; the pointers are valid for the stated extents.
@@ -128,7 +129,7 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
                 options(nostack, readonly),
             );
             for step in 0..t.k / STEP {
-                let b = t.b.add(step * STEP * NR);
+                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), t.b.add(step * STEP * NR));
                 if t.ahead > 0 {
                     fetch(b.wrapping_byte_add(t.ahead));
                 }
@@ -141,9 +142,9 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
                     "tdpbf16ps tmm1, tmm4, tmm7",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
-                    a = in(reg) t.a.add(step * STEP),
-                    a2 = in(reg) t.a.add(step * STEP + TILE_ROWS * t.a_row),
-                    a_row = in(reg) t.a_row * 2,
+                    a = in(reg) a,
+                    a2 = in(reg) a.add(TILE_ROWS * t.a_row),
+                    a_row = in(reg) STEP * 2,
                     b = in(reg) b,
                     b_row = in(reg) NR * 4,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -160,7 +161,7 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
             );
         } else {
             for step in 0..t.k / STEP {
-                let b = t.b.add(step * STEP * NR);
+                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), t.b.add(step * STEP * NR));
                 if t.ahead > 0 {
                     fetch(b.wrapping_byte_add(t.ahead));
                 }
@@ -170,8 +171,8 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
                     "tileloadd tmm7, [{b} + {b_row} + 64]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm1, tmm4, tmm7",
-                    a = in(reg) t.a.add(step * STEP),
-                    a_row = in(reg) t.a_row * 2,
+                    a = in(reg) a,
+                    a_row = in(reg) STEP * 2,
                     b = in(reg) b,
                     b_row = in(reg) NR * 4,
                     out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,

@@ -25,34 +25,67 @@ pub fn round_rows(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: 
     });
 }
 
-/// Rounds rows of `k` numbers, `ldx` apart, to bf16 rows `width` apart, zero beyond `k`. `out` may have further rows.
-pub fn round_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: &mut [u16], width: usize) {
-    out[m * width..].fill(0);
+/// Where bf16 rows of `width` numbers (whole steps of [`NR`]) lie: `[rows / height][width / 32][height][32]`, so that a
+/// tile of `height` rows by one step is contiguous. With height 1 these are plain rows.
+#[derive(Clone, Copy)]
+pub struct TiledRows {
+    pub width: usize,
+    pub height: usize,
+}
+
+impl TiledRows {
+    /// Numbers in `rows` rows, whole tiles.
+    pub fn len(&self, rows: usize) -> usize {
+        rows.next_multiple_of(self.height) * self.width
+    }
+
+    /// Distance between steps of one row.
+    pub fn step(&self) -> usize {
+        self.height * NR
+    }
+
+    /// Where `row` starts within its tiles' numbers.
+    fn start(&self, row: usize) -> usize {
+        row / self.height * self.height * self.width + row % self.height * NR
+    }
+}
+
+/// Rounds rows of `k` numbers, `ldx` apart, to bf16, zero beyond `k` and beyond `m` to the end of the tile.
+pub fn round_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: &mut [u16], to: TiledRows) {
     let out = SharedMut::new(out);
-    rt.parallel_ranges(m, grain(k), |range| {
-        for row in range {
-            // SAFETY: each row is written by one task.
-            let (out, rest) = unsafe { out.range(row * width..(row + 1) * width) }.split_at_mut(k);
-            rest.fill(0);
-            // SAFETY: the runtime's instruction set is supported.
-            unsafe { rows::round(rt.isa, &x[row * ldx..][..k], out) };
+    rt.parallel_ranges(m.div_ceil(to.height), grain(k * to.height), |tiles| {
+        for tile in tiles {
+            let len = to.height * to.width;
+            // SAFETY: each tile of rows is written by one task.
+            let out = unsafe { out.range(tile * len..(tile + 1) * len) };
+            for row in 0..to.height {
+                let at = tile * to.height + row;
+                let x = if at < m { &x[at * ldx..][..k] } else { &[] };
+                let steps = out[to.start(row)..].chunks_mut(to.step());
+                for (step, out) in steps.enumerate() {
+                    let x = &x[x.len().min(step * NR)..x.len().min((step + 1) * NR)];
+                    let (some, rest) = out[..NR].split_at_mut(x.len());
+                    // SAFETY: the runtime's instruction set is supported.
+                    unsafe { rows::round(rt.isa, x, some) };
+                    rest.fill(0);
+                }
+            }
         }
     });
 }
 
-/// Rounds the `k` columns of `x[m, k]` to bf16 rows of `m` numbers, `width` apart, zero beyond `m`.
-/// `out` may have further rows, which are zeroed.
-pub fn columns_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: &mut [u16], width: usize) {
-    out[k * width..].fill(0);
+/// Rounds the `k` columns of `x[m, k]` to bf16 rows of `m` numbers, zero beyond `m` and beyond `k` to the end of the
+/// tile.
+pub fn columns_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: &mut [u16], to: TiledRows) {
     let out = SharedMut::new(out);
-    rt.parallel_ranges(k, grain(m).next_multiple_of(NR), |columns| {
-        // SAFETY: each column is written by one task.
-        let out = unsafe { out.range(columns.start * width..columns.end * width) };
-        out.chunks_exact_mut(width).for_each(|column| column[m..].fill(0));
-        let mut pairs = [[0_u32; SIDE]; SIDE];
-        for start in (0..m).step_by(2 * SIDE) {
-            for first in columns.clone().step_by(SIDE) {
-                let some = SIDE.min(columns.end - first);
+    rt.parallel_ranges(k.next_multiple_of(to.height).div_ceil(SIDE), grain(m * SIDE), |blocks| {
+        for first in blocks.map(|block| block * SIDE) {
+            let some = SIDE.min(k.saturating_sub(first));
+            let rows = SIDE.min(k.next_multiple_of(to.height) - first);
+            // SAFETY: `first` is a multiple of the height: each tile of rows is written by one task.
+            let out = unsafe { out.range(to.start(first)..to.start(first) + rows * to.width) };
+            for start in (0..to.width).step_by(NR) {
+                let mut pairs = [[0_u32; SIDE]; SIDE];
                 for (row, pairs) in (start..m).step_by(2).zip(&mut pairs) {
                     let even = &x[row * ldx + first..][..some];
                     let odd = if row + 1 < m { &x[(row + 1) * ldx + first..][..some] } else { &[0.0; SIDE][..some] };
@@ -62,14 +95,10 @@ pub fn columns_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, 
                 let mut turned = [[0_u32; SIDE]; SIDE];
                 // SAFETY: both are blocks of 16 x 16 numbers of 32 bits.
                 unsafe { rows::transpose(rt.isa, pairs.as_ptr().cast(), SIDE, turned.as_mut_ptr().cast(), SIDE) };
-                let used = (m - start).min(2 * SIDE);
-                for (column, turned) in out[(first - columns.start) * width..].chunks_mut(width).zip(&turned).take(some)
-                {
-                    for (at, pair) in turned.iter().enumerate().take(used.div_ceil(2)) {
-                        column[start + at * 2] = *pair as u16;
-                        if at * 2 + 1 < used {
-                            column[start + at * 2 + 1] = (pair >> 16) as u16;
-                        }
+                for (row, turned) in turned.iter().enumerate().take(rows) {
+                    let out = &mut out[to.start(row) + start / NR * to.step()..][..NR];
+                    for (out, pair) in out.chunks_exact_mut(2).zip(turned) {
+                        (out[0], out[1]) = (*pair as u16, (pair >> 16) as u16);
                     }
                 }
             }
@@ -171,7 +200,9 @@ pub fn panel_pairs(isa: Isa, w: &PackedBf16, at: usize, ns: Range<usize>, out: &
     }
 }
 
-/// Lanes `lanes` of rows `ms` of `dy` (of `m`), rounded, as a panel of pairs `[ms / 2][32][2]`; zero elsewhere.
+/// Lanes `lanes` of rows `ms` of `dy` (of `m`), rounded, as panels of pairs `[ms / 2][32][2]`, `panel` apart; zero
+/// elsewhere.
+#[allow(clippy::too_many_arguments)]
 pub fn rows_to_pairs(
     isa: Isa,
     dy: &[f32],
@@ -180,15 +211,20 @@ pub fn rows_to_pairs(
     lanes: Range<usize>,
     ldy: usize,
     out: &mut [u16],
+    panel: usize,
 ) {
     const ZEROS: [f32; NR] = [0.0; NR];
-    for (row, out) in ms.step_by(2).zip(out.chunks_exact_mut(NR * 2)) {
-        let lane = |row: usize| if row < m { &dy[row * ldy..][lanes.clone()] } else { &ZEROS[..lanes.len()] };
-        let mut pairs = [0; NR];
-        // SAFETY: `isa` is supported.
-        unsafe { rows::round_pairs(isa, lane(row), lane(row + 1), &mut pairs) };
-        for (out, pair) in out.chunks_exact_mut(2).zip(pairs) {
-            (out[0], out[1]) = (pair as u16, (pair >> 16) as u16);
+    for (step, row) in ms.step_by(2).enumerate() {
+        for (at, first) in lanes.clone().step_by(NR).enumerate() {
+            let some = NR.min(lanes.end - first);
+            let lane = |row: usize| if row < m { &dy[row * ldy + first..][..some] } else { &ZEROS[..some] };
+            let mut pairs = [0; NR];
+            // SAFETY: `isa` is supported.
+            unsafe { rows::round_pairs(isa, lane(row), lane(row + 1), &mut pairs) };
+            let out = &mut out[at * panel + step * NR * 2..][..NR * 2];
+            for (out, pair) in out.chunks_exact_mut(2).zip(pairs) {
+                (out[0], out[1]) = (pair as u16, (pair >> 16) as u16);
+            }
         }
     }
 }
