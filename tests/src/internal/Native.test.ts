@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { spawnSync } from "node:child_process"
-import { mkdtempSync, rmSync } from "node:fs"
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -304,6 +304,29 @@ describe("Native", () => {
     })
     assert.deepStrictEqual([child.status, child.signal, child.stderr], [0, null, ""])
     assert.strictEqual(child.stdout, output)
+  })
+
+  it("says where it looked for the addon and how to build it", () => {
+    const directory = mkdtempSync(join(tmpdir(), "quintain-loader-"))
+    try {
+      // As it lies in a package without the addon, two directories below its root.
+      mkdirSync(join(directory, "dist", "src"), { recursive: true })
+      writeFileSync(join(directory, "package.json"), `{ "type": "module" }`)
+      const copy = join(directory, "dist", "src", "Native.ts")
+      copyFileSync(new URL("../../../src/internal/Native.ts", import.meta.url), copy)
+      const script = `import { load } from ${JSON.stringify(copy)}; try { load() } catch (e) { console.log(e.message) }`
+      const { stdout } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" })
+      const target = `${process.platform}-${process.arch}`
+      for (const part of [
+        target,
+        join(directory, "native", "prebuilt", `quintain.${target}.node`),
+        "npm run build:native"
+      ]) {
+        assert.include(stdout, part)
+      }
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
   })
 
   it("survives the end of a worker thread that was using it", async () => {
