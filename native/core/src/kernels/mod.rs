@@ -17,7 +17,6 @@ mod rows;
 mod runtime;
 mod simd;
 mod tile;
-#[cfg(target_arch = "x86_64")]
 mod tile_pairs;
 mod transpose;
 

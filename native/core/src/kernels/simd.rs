@@ -83,7 +83,7 @@ pub trait Simd: Copy {
 
     /// `e^x`, relative error below 2^-22.5 (measured over the whole range); 0 below -87.68, infinity above 88.37.
     ///
-    /// `x = n ln 2 + r` with `ln 2` in two parts, and `e^r = 1 + r + r^2 q(r)` by a minimax `q` on |r| <= ln 2 / 2.
+    /// `x = n ln 2 + r` with `ln 2` in two parts (the first of nine bits, so that its product is exact), and `e^r = 1 + r + r^2 q(r)` by a minimax `q` on |r| <= ln 2 / 2.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745, 0.001_381_454];
@@ -91,7 +91,7 @@ pub trait Simd: Copy {
         unsafe {
             let x = Self::min(Self::splat(89.0), Self::max(Self::splat(-88.0), x));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
-            let r = Self::fma(n, Self::splat(-0.693_359_375), x);
+            let r = Self::fma(n, Self::splat(-355.0 / 512.0), x);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
             let mut q = Self::splat(Q[4]);
             for coefficient in [Q[3], Q[2], Q[1], Q[0]] {

@@ -59,6 +59,38 @@ pub fn next_tile(row: usize, rows: usize, most: usize) -> usize {
 
 // Closures would not inherit the target features of the function that this is inlined into: plain loops only.
 
+/// What one row of tiles fetches while it computes: its share of the `b` that lies `ahead`.
+#[derive(Clone, Copy)]
+struct Fetch {
+    from: *const u8,
+    /// Bytes per step, 0 for nothing.
+    step: usize,
+}
+
+impl Fetch {
+    /// The share of the rows `row..end`, where a step of `b` has `bytes`; the shares of all rows add up to all of `b`.
+    #[inline(always)]
+    fn share<A, B>(t: &Tile<A, B>, row: usize, end: usize, bytes: usize) -> Fetch {
+        if t.ahead == 0 {
+            return Fetch { from: t.b.cast(), step: 0 };
+        }
+        let offset = t.k * bytes * row / t.rows;
+        Fetch { from: t.b.cast::<u8>().wrapping_add(t.ahead + offset), step: bytes * (end - row) / t.rows }
+    }
+
+    /// At step `step`: one line, or two where more than one is due.
+    #[inline(always)]
+    fn at(&self, step: usize) {
+        if self.step > 0 {
+            let line = self.from.wrapping_add(step * self.step);
+            prefetch(line);
+            if self.step > 64 {
+                prefetch(line.wrapping_add(64));
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn generic_f32<S: Simd>(t: &Tile<f32, f32>) {
     // SAFETY: the caller's promise about `t`.
@@ -69,15 +101,15 @@ unsafe fn generic_f32<S: Simd>(t: &Tile<f32, f32>) {
             let mut row = 0;
             while row < t.rows {
                 let end = next_tile(row, t.rows, S::ROWS);
-                by_rows::<S>(&Tile {
+                let part = Tile {
                     a: t.a.add(row * t.a_row),
                     b: t.b.add(lane),
                     c: t.c.add(row * t.c_row + lane),
-                    ahead: if row == 0 { t.ahead } else { 0 },
                     rows: end - row,
                     lanes,
                     ..*t
-                });
+                };
+                by_rows::<S>(&part, Fetch::share(t, row, end, if lane == 0 { NR * 4 } else { 0 }));
                 row = end;
             }
             lane += lanes;
@@ -87,11 +119,11 @@ unsafe fn generic_f32<S: Simd>(t: &Tile<f32, f32>) {
 
 /// Picks the kernel that holds exactly `t.rows` rows in registers.
 #[inline(always)]
-unsafe fn by_rows<S: Simd>(t: &Tile<f32, f32>) {
+unsafe fn by_rows<S: Simd>(t: &Tile<f32, f32>, fetch: Fetch) {
     macro_rules! rows {
         ($($rows:literal)*) => {
             match t.rows {
-                $($rows if $rows <= S::ROWS => by_lanes::<S, $rows>(t),)*
+                $($rows if $rows <= S::ROWS => by_lanes::<S, $rows>(t, fetch),)*
                 _ => unreachable!("next_tile keeps to S::ROWS"),
             }
         };
@@ -101,14 +133,14 @@ unsafe fn by_rows<S: Simd>(t: &Tile<f32, f32>) {
 }
 
 #[inline(always)]
-unsafe fn by_lanes<S: Simd, const R: usize>(t: &Tile<f32, f32>) {
+unsafe fn by_lanes<S: Simd, const R: usize>(t: &Tile<f32, f32>, fetch: Fetch) {
     // SAFETY: the caller's promise about `t`.
     unsafe {
         match (S::VECTORS == 2 && t.lanes > 16, t.lanes.is_multiple_of(16)) {
-            (true, true) => registers_f32::<S, R, 2, false>(t),
-            (true, false) => registers_f32::<S, R, 2, true>(t),
-            (false, true) => registers_f32::<S, R, 1, false>(t),
-            (false, false) => registers_f32::<S, R, 1, true>(t),
+            (true, true) => registers_f32::<S, R, 2, false>(t, fetch),
+            (true, false) => registers_f32::<S, R, 2, true>(t, fetch),
+            (false, true) => registers_f32::<S, R, 1, false>(t, fetch),
+            (false, false) => registers_f32::<S, R, 1, true>(t, fetch),
         }
     }
 }
@@ -136,7 +168,10 @@ unsafe fn store<S: Simd, const MASKED: bool>(to: *mut f32, value: S::V, v: usize
 
 /// The inner loop: `R` rows of `VECTORS` vectors, all in registers.
 #[inline(always)]
-unsafe fn registers_f32<S: Simd, const R: usize, const VECTORS: usize, const MASKED: bool>(t: &Tile<f32, f32>) {
+unsafe fn registers_f32<S: Simd, const R: usize, const VECTORS: usize, const MASKED: bool>(
+    t: &Tile<f32, f32>,
+    fetch: Fetch,
+) {
     // SAFETY: the caller's promise about `t`; `t.rows` is `R`.
     unsafe {
         let mut sums = [[S::zero(); VECTORS]; R];
@@ -148,11 +183,8 @@ unsafe fn registers_f32<S: Simd, const R: usize, const VECTORS: usize, const MAS
             }
         }
         let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.k {
-            if t.ahead > 0 {
-                prefetch(b.wrapping_byte_add(t.ahead));
-                prefetch(b.wrapping_byte_add(t.ahead + 64));
-            }
+        for step in 0..t.k {
+            fetch.at(step);
             let mut lanes = [S::zero(); VECTORS];
             for (v, lane) in lanes.iter_mut().enumerate() {
                 *lane = load::<S, MASKED>(b, v, t.lanes);
@@ -188,15 +220,15 @@ unsafe fn generic_widened<S: Simd>(t: &Tile<f32, u16>) {
                     a: t.a.add(row * t.a_row),
                     b: t.b.add(lane * 2),
                     c: t.c.add(row * t.c_row + lane),
-                    ahead: if row == 0 { t.ahead } else { 0 },
                     rows: end - row,
                     lanes,
                     ..*t
                 };
+                let fetch = Fetch::share(t, row, end, if lane == 0 { NR * 2 } else { 0 });
                 macro_rules! rows {
                     ($($rows:literal)*) => {
                         match part.rows {
-                            $($rows if $rows <= S::ROWS => registers_widened::<S, $rows>(&part),)*
+                            $($rows if $rows <= S::ROWS => registers_widened::<S, $rows>(&part, fetch),)*
                             _ => unreachable!("next_tile keeps to S::ROWS"),
                         }
                     };
@@ -211,7 +243,7 @@ unsafe fn generic_widened<S: Simd>(t: &Tile<f32, u16>) {
 
 /// As [`registers_f32`] for sixteen lanes: a pair of steps per load of `b`, widened in registers.
 #[inline(always)]
-unsafe fn registers_widened<S: Simd, const R: usize>(t: &Tile<f32, u16>) {
+unsafe fn registers_widened<S: Simd, const R: usize>(t: &Tile<f32, u16>, fetch: Fetch) {
     // SAFETY: the caller's promise about `t`; panels are padded to full lanes, so loads need no mask.
     unsafe {
         let mut sums = [S::zero(); R];
@@ -222,9 +254,8 @@ unsafe fn registers_widened<S: Simd, const R: usize>(t: &Tile<f32, u16>) {
         }
         for step in 0..t.k / 2 {
             let b = t.b.add(step * NR * 2);
-            if t.ahead > 0 {
-                prefetch(b.wrapping_byte_add(t.ahead));
-            }
+            fetch.at(step * 2);
+            fetch.at(step * 2 + 1);
             let (even, odd) = S::load_pairs(b);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let a = t.a.add(r * t.a_row + step * 2);
