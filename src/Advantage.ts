@@ -237,8 +237,13 @@ export interface TokenLevel {
    * token before t (`prefix`; where there is no other, the position's). Default `position`.
    */
   readonly baseline?: "position" | "prefix"
-  /** `std`: divided by the deviation of the group's rewards. Default `none`. */
-  readonly scale?: "std" | "none"
+  /**
+   * `std`: divided by the deviation of the group's rewards. `mean`: by the baseline itself, which is MaxRL token by token:
+   * with `gamma: 0` and the `prefix` baseline its gradient is, for large groups, that of the log-probability that the
+   * token is right, so rare successes weigh as much as in supervised learning and the policy does not settle for the
+   * most frequent token. For rewards from 0 up. Default `none`.
+   */
+  readonly scale?: "std" | "mean" | "none"
   /** Default 1e-4. */
   readonly epsilon?: number
 }
@@ -259,13 +264,18 @@ export const tokenLevel = (options: TokenLevel = {}): Advantage => {
       const rows = returns[g]!
       const count = rows.filter((row) => row !== undefined).length
       if (count < 2) return { ...group, advantages: group.trajectories.map(() => 0) }
-      const divisor = scale === "std" ? deviation(rewardsOf(group)) + epsilon : 1
+      const common = scale === "std" ? deviation(rewardsOf(group)) + epsilon : 1
       const longest = Math.max(...rows.map((row) => row?.length ?? 0))
       const byPosition = new Float64Array(longest)
       for (const row of rows) row?.forEach((value, t) => (byPosition[t]! += value / count))
       const byPrefix = baseline === "prefix" ? prefixMeans(group, rows) : undefined
       const advantages = rows.map((row, i) =>
-        row === undefined ? 0 : row.map((value, t) => (value - (byPrefix?.[i]?.[t] ?? byPosition[t]!)) / divisor)
+        row === undefined
+          ? 0
+          : row.map((value, t) => {
+              const base = byPrefix?.[i]?.[t] ?? byPosition[t]!
+              return (value - base) / (scale === "mean" ? base + epsilon : common)
+            })
       )
       return { ...group, advantages }
     })

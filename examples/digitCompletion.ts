@@ -1,0 +1,70 @@
+/**
+ * Learning from random initialisation with credit by token: the policy continues arithmetic sequences modulo 20, character
+ * by character, without one demonstration. Shows reward and held-out accuracy by step and by second.
+ *
+ *     node --conditions=quintain-source examples/digitCompletion.ts [seeds] [steps]
+ */
+import * as Effect from "effect/Effect"
+import * as fs from "node:fs/promises"
+import * as os from "node:os"
+import * as path from "node:path"
+import { Advantage, Grpo, Loss, PolicyNative, Progress, VerifierPool } from "quintain"
+import { digitCompletion } from "quintain/envs"
+
+const [seeds = "3", steps = "600"] = process.argv.slice(2)
+const env = (name: string, fallback: number) => Number(process.env[name] ?? fallback)
+
+const train = (seed: number, directory: string) => {
+  const task = digitCompletion({ seed })
+  const begun = performance.now()
+  return Grpo.train({
+    ...task,
+    directory,
+    steps: Number(steps),
+    seed,
+    groups: env("GROUPS_", 64),
+    size: env("SIZE", 8),
+    dropConstant: false,
+    advantage:
+      process.env["ADV"] === "grpo"
+        ? Advantage.groupRelative()
+        : Advantage.tokenLevel({
+            gamma: env("GAMMA", 0),
+            baseline: "prefix",
+            scale: (process.env["SCALE"] ?? "mean") as "mean"
+          }),
+    loss: Loss.withEntropy(Loss.clipped(), env("ENT", 0.01)),
+    update: { learningRate: env("LR", 1e-3) },
+    evaluateEvery: 25,
+    recordEvery: 0,
+    progress: Progress.silent,
+    onStep: ({ step, reward, entropy, eval_accuracy, eval_reward }) => {
+      if (step! % 25 === 0)
+        console.log(
+          `seed ${seed}  step ${step}  ${((performance.now() - begun) / 1000).toFixed(0)} s  reward ${reward!.toFixed(3)} entropy ${entropy!.toFixed(3)} held-out reward ${eval_reward?.toFixed(3)}  exact ${eval_accuracy?.toFixed(3)}`
+        )
+    }
+  }).pipe(
+    Effect.provide(
+      PolicyNative.layer({
+        seed,
+        tokenizer: task.tokenizer,
+        model: {
+          vocab_size: task.tokenizer.vocabularySize,
+          hidden_size: 128,
+          num_hidden_layers: 4,
+          num_attention_heads: 4,
+          intermediate_size: 344
+        }
+      })
+    )
+  )
+}
+
+const program = Effect.gen(function* () {
+  const root = yield* Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), "quintain-digits-")))
+  for (let seed = 0; seed < Number(seeds); seed++) yield* train(seed, path.join(root, String(seed)))
+  yield* Effect.promise(() => fs.rm(root, { recursive: true }))
+})
+
+await Effect.runPromise(program.pipe(Effect.provide(VerifierPool.layer())))
