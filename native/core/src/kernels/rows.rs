@@ -3,7 +3,6 @@
 //! Sixteen lanes at a time; the last vector is masked, not treated apart, so an element's result does not depend on
 //! where in the row it lies.
 
-use super::packed::bf16_from_f32;
 use super::simd::{Simd, simd_fn};
 
 /// Below every logarithm of a probability that f32 can tell from 0: keeps `0 * -infinity` out of sums.
@@ -248,25 +247,52 @@ unsafe fn dot_in<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-/// Plain loops, vectorised for the instruction set by the compiler.
+/// Lanes `at..` of a row, zero beyond its end.
 #[inline(always)]
-unsafe fn round_in<S: Simd>(x: &[f32], out: &mut [u16]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = bf16_from_f32(*x);
+unsafe fn get_or_zero<S: Simd>(row: &[f32], at: usize) -> S::V {
+    // SAFETY: `get` is only asked for what the row has.
+    unsafe { if at < row.len() { get::<S>(row, at, (row.len() - at).min(16)) } else { S::zero() } }
+}
+
+#[inline(always)]
+unsafe fn round_row_in<S: Simd>(x: &[f32], steps: usize, out: *mut u16, step: usize) {
+    // SAFETY: the caller vouches for `steps` times 32 numbers.
+    unsafe {
+        for at in 0..steps {
+            S::store_bf16(out.add(at * step), get_or_zero::<S>(x, at * 32));
+            S::store_bf16(out.add(at * step + 16), get_or_zero::<S>(x, at * 32 + 16));
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn round_pairs_in<S: Simd>(even: &[f32], odd: &[f32], out: &mut [u32]) {
-    for ((out, even), odd) in out.iter_mut().zip(even).zip(odd) {
-        *out = u32::from(bf16_from_f32(*even)) | u32::from(bf16_from_f32(*odd)) << 16;
+unsafe fn pair_rows_in<S: Simd>(even: &[f32], odd: &[f32], blocks: usize, out: *mut u16, step: usize) {
+    // SAFETY: the caller vouches for `blocks` times 16 pairs.
+    unsafe {
+        for at in 0..blocks {
+            let (even, odd) = (get_or_zero::<S>(even, at * 16), get_or_zero::<S>(odd, at * 16));
+            S::store_pairs(out.add(at / 2 * step + at % 2 * 32), even, odd);
+        }
     }
 }
 
 #[inline(always)]
 unsafe fn round_keep_in<S: Simd>(x: &[f32], out: &mut [f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = f32::from_bits(u32::from(bf16_from_f32(*x)) << 16);
+    // SAFETY: both rows have one length.
+    unsafe {
+        vectors!(x.len(), |at, lanes| {
+            let rounded = S::round_bf16(get::<S>(x, at, lanes));
+            put::<S>(out, at, lanes, S::load(rounded.as_ptr().cast()));
+        });
+    }
+}
+
+/// A plain loop, vectorised for the instruction set by the compiler.
+#[inline(always)]
+unsafe fn split_pairs_in<S: Simd>(squares: &[u32], even: &mut [u32], odd: &mut [u32]) {
+    for ((square, even), odd) in squares.chunks_exact(2).zip(even).zip(odd) {
+        *even = square[0] & 0xffff | square[1] << 16;
+        *odd = square[0] >> 16 | square[1] & 0xffff_0000;
     }
 }
 
@@ -320,16 +346,20 @@ simd_fn! {
     pub fn dot(a: &[f32], b: &[f32]) -> f32 = dot_in
 }
 simd_fn! {
-    /// To bf16.
-    pub fn round(x: &[f32], out: &mut [u16]) = round_in
+    /// A row to bf16 in `steps` blocks of 32, `step` numbers apart, zero beyond the row's end.
+    pub fn round_row(x: &[f32], steps: usize, out: *mut u16, step: usize) = round_row_in
 }
 simd_fn! {
-    /// Two rows to interleaved bf16.
-    pub fn round_pairs(even: &[f32], odd: &[f32], out: &mut [u32]) = round_pairs_in
+    /// Two rows to interleaved bf16: blocks of 16 pairs, every second of them `step` numbers on; zero beyond the ends.
+    pub fn pair_rows(even: &[f32], odd: &[f32], blocks: usize, out: *mut u16, step: usize) = pair_rows_in
 }
 simd_fn! {
     /// To bf16 values kept as f32.
     pub fn round_keep(x: &[f32], out: &mut [f32]) = round_keep_in
+}
+simd_fn! {
+    /// Squares of two by two 16-bit numbers, transposed: first rows to `even`, second rows to `odd`.
+    pub fn split_pairs(squares: &[u32], even: &mut [u32], odd: &mut [u32]) = split_pairs_in
 }
 simd_fn! {
     /// A 16 x 16 block of 32-bit numbers, transposed.

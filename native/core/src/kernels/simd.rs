@@ -3,6 +3,7 @@
 //! [`simd_fn`] compiles a generic kernel for each instruction set and picks one at run time. The generic code is
 //! `inline(always)`, so intrinsics inline into the function that enables their features.
 
+use super::packed::bf16_from_f32;
 use super::reference::LANES;
 
 /// Sixteen lanes of f32 and what the kernels do with them.
@@ -40,6 +41,34 @@ pub trait Simd: Copy {
     unsafe fn exp2(n: Self::V) -> Self::V;
     /// Thirty-two bf16 widened: those at even places, those at odd places.
     unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V);
+
+    /// Sixteen numbers rounded to bf16, in the high halves of sixteen 32-bit numbers whose low halves are zero.
+    unsafe fn round_bf16(v: Self::V) -> [u32; LANES];
+    /// Sixteen numbers rounded to bf16.
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: Self::V) {
+        // SAFETY: the caller vouches for sixteen numbers.
+        unsafe {
+            let rounded = Self::round_bf16(v);
+            let mut narrow = [0_u16; LANES];
+            for i in 0..LANES {
+                narrow[i] = (rounded[i] >> 16) as u16;
+            }
+            to.cast::<[u16; LANES]>().write_unaligned(narrow);
+        }
+    }
+    /// Sixteen pairs of numbers rounded to bf16.
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u16, even: Self::V, odd: Self::V) {
+        // SAFETY: the caller vouches for thirty-two numbers.
+        unsafe {
+            let (even, mut pairs) = (Self::round_bf16(even), Self::round_bf16(odd));
+            for i in 0..LANES {
+                pairs[i] |= even[i] >> 16;
+            }
+            to.cast::<[u32; LANES]>().write_unaligned(pairs);
+        }
+    }
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -185,6 +214,10 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn exp2(n: Self::V) -> Self::V {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: Self::V) -> [u32; LANES] {
+        v.map(|v| u32::from(bf16_from_f32(v)) << 16)
     }
     #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V) {

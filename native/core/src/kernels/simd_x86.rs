@@ -1,6 +1,6 @@
 //! AVX2 (two registers of eight lanes) and AVX-512 (one of sixteen).
 
-use super::Simd;
+use super::{Simd, bf16_from_f32};
 use std::arch::x86_64::*;
 
 /// AVX2 and FMA.
@@ -113,6 +113,16 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn round_bf16(v: Self::V) -> [u32; 16] {
+        let mut bits = [0; 16];
+        // SAFETY: an array of sixteen numbers of 32 bits.
+        unsafe { Self::store(bits.as_mut_ptr().cast(), v) };
+        for bits in &mut bits {
+            *bits = u32::from(bf16_from_f32(f32::from_bits(*bits))) << 16;
+        }
+        bits
+    }
+    #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (Self::V, Self::V) {
         // SAFETY: the caller vouches for thirty-two numbers.
         unsafe {
@@ -129,6 +139,20 @@ impl Simd for Avx2 {
 #[inline(always)]
 fn mask(n: usize) -> __mmask16 {
     ((1_u32 << n.min(16)) - 1) as __mmask16
+}
+
+/// [`bf16_from_f32`] of each lane, in high halves.
+#[inline(always)]
+unsafe fn rounded(v: __m512) -> __m512i {
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let all = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40_0000));
+        _mm512_and_si512(all, _mm512_set1_epi32(0xffff_0000_u32 as i32))
+    }
 }
 
 impl Simd for Avx512 {
@@ -207,6 +231,24 @@ impl Simd for Avx512 {
         unsafe {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: Self::V) -> [u32; 16] {
+        // SAFETY: both are sixteen numbers of 32 bits; the caller vouches for AVX-512.
+        unsafe { std::mem::transmute(rounded(v)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: Self::V) {
+        // SAFETY: the caller vouches for AVX-512 and sixteen numbers.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(v)))) }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u16, even: Self::V, odd: Self::V) {
+        // SAFETY: the caller vouches for AVX-512 and thirty-two numbers.
+        unsafe {
+            let pairs = _mm512_or_si512(_mm512_srli_epi32::<16>(rounded(even)), rounded(odd));
+            _mm512_storeu_si512(to.cast(), pairs);
         }
     }
     #[inline(always)]

@@ -61,14 +61,9 @@ pub fn round_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, ou
             for row in 0..to.height {
                 let at = tile * to.height + row;
                 let x = if at < m { &x[at * ldx..][..k] } else { &[] };
-                let steps = out[to.start(row)..].chunks_mut(to.step());
-                for (step, out) in steps.enumerate() {
-                    let x = &x[x.len().min(step * NR)..x.len().min((step + 1) * NR)];
-                    let (some, rest) = out[..NR].split_at_mut(x.len());
-                    // SAFETY: the runtime's instruction set is supported.
-                    unsafe { rows::round(rt.isa, x, some) };
-                    rest.fill(0);
-                }
+                let out = &mut out[to.start(row)..];
+                // SAFETY: the runtime's instruction set is supported; a tile holds the steps of its rows.
+                unsafe { rows::round_row(rt.isa, x, to.width / NR, out.as_mut_ptr(), to.step()) };
             }
         }
     });
@@ -87,10 +82,9 @@ pub fn columns_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, 
             for start in (0..to.width).step_by(NR) {
                 let mut pairs = [[0_u32; SIDE]; SIDE];
                 for (row, pairs) in (start..m).step_by(2).zip(&mut pairs) {
-                    let even = &x[row * ldx + first..][..some];
-                    let odd = if row + 1 < m { &x[(row + 1) * ldx + first..][..some] } else { &[0.0; SIDE][..some] };
-                    // SAFETY: the runtime's instruction set is supported.
-                    unsafe { rows::round_pairs(rt.isa, even, odd, pairs) };
+                    let columns = |row: usize| if row < m { &x[row * ldx + first..][..some] } else { &[] };
+                    // SAFETY: the runtime's instruction set is supported; room for sixteen pairs.
+                    unsafe { rows::pair_rows(rt.isa, columns(row), columns(row + 1), 1, pairs.as_mut_ptr().cast(), 0) };
                 }
                 let mut turned = [[0_u32; SIDE]; SIDE];
                 // SAFETY: both are blocks of 16 x 16 numbers of 32 bits.
@@ -185,9 +179,11 @@ pub fn panel_pairs(isa: Isa, w: &PackedBf16, at: usize, ns: Range<usize>, out: &
         // Two outputs by two inputs, transposed; then rows are inputs, columns pairs of outputs.
         let mut turned = [[0_u32; SIDE]; NR];
         for (source, turned) in source.chunks_exact(NR * 2).zip(turned.chunks_exact_mut(2)) {
-            for (at, square) in source.chunks_exact(4).enumerate() {
-                turned[0][at] = u32::from(square[0]) | u32::from(square[2]) << 16;
-                turned[1][at] = u32::from(square[1]) | u32::from(square[3]) << 16;
+            let (even, odd) = turned.split_at_mut(1);
+            // SAFETY: `isa` is supported; a row of pairs is NR aligned numbers of 32 bits, low halves first.
+            unsafe {
+                let squares = std::slice::from_raw_parts(source.as_ptr().cast::<u32>(), NR);
+                rows::split_pairs(isa, squares, &mut even[0], &mut odd[0]);
             }
         }
         for half in [0, SIDE] {
@@ -213,18 +209,11 @@ pub fn rows_to_pairs(
     out: &mut [u16],
     panel: usize,
 ) {
-    const ZEROS: [f32; NR] = [0.0; NR];
-    for (step, row) in ms.step_by(2).enumerate() {
-        for (at, first) in lanes.clone().step_by(NR).enumerate() {
-            let some = NR.min(lanes.end - first);
-            let lane = |row: usize| if row < m { &dy[row * ldy + first..][..some] } else { &ZEROS[..some] };
-            let mut pairs = [0; NR];
-            // SAFETY: `isa` is supported.
-            unsafe { rows::round_pairs(isa, lane(row), lane(row + 1), &mut pairs) };
-            let out = &mut out[at * panel + step * NR * 2..][..NR * 2];
-            for (out, pair) in out.chunks_exact_mut(2).zip(pairs) {
-                (out[0], out[1]) = (pair as u16, (pair >> 16) as u16);
-            }
-        }
+    let blocks = lanes.len().div_ceil(NR) * 2;
+    for (at, row) in ms.step_by(2).enumerate() {
+        let part = |row: usize| if row < m { &dy[row * ldy..][lanes.clone()] } else { &[] };
+        let out = &mut out[at * NR * 2..][..(blocks / 2 - 1) * panel + NR * 2];
+        // SAFETY: `isa` is supported; `out` reaches from the first panel's pairs to the last's.
+        unsafe { rows::pair_rows(isa, part(row), part(row + 1), blocks, out.as_mut_ptr(), panel) };
     }
 }

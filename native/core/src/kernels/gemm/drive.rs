@@ -14,8 +14,8 @@ pub const FEW_ROWS: usize = 48;
 /// first-level cache for the second tile.
 const FEW_BLOCK: usize = 128;
 
-/// Most reduction steps per block otherwise; more would leave no room for several panels.
-const BLOCK: usize = 2048;
+/// Most reduction steps per block otherwise: few passes over the output, and several panels fit a group.
+const BLOCK: usize = 640;
 
 /// Bytes of `b` that a group of panels may have: part of a second-level cache.
 const GROUP_BYTES: usize = 768 << 10;
