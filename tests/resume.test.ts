@@ -45,7 +45,7 @@ const metrics = async (directory: string): Promise<ReadonlyArray<unknown>> =>
     .map((line) =>
       Object.fromEntries(
         Object.entries(JSON.parse(line) as Record<string, unknown>).filter(
-          ([name]) => !/time|latency|per_second/.test(name)
+          ([name]) => !/tim(e|ing)|latency/.test(name)
         )
       )
     )
