@@ -12,7 +12,9 @@ import * as Reward from "../src/Reward.ts"
 import type { Demonstration } from "../src/Sft.ts"
 import * as Task from "../src/Task.ts"
 import * as Tokenizer from "../src/Tokenizer.ts"
+import * as Verifier from "../src/Verifier.ts"
 import type { VerifierFunction } from "../src/Verifier.ts"
+import type { VerifierPool } from "../src/VerifierPool.ts"
 import * as Draw from "./internal/Draw.ts"
 import * as Questions from "./internal/Questions.ts"
 
@@ -52,6 +54,8 @@ export interface ToolCaller {
   readonly environment: Environment.Environment<ToolCallerData>
   /** {@link makeReward}: 1 for a call that passes the schema, the replay and the unit tests, else 0. */
   readonly reward: Reward.Reward<ToolCallerData>
+  /** The same reward, with the schema and the replay in the verifier pool: no text can stall or crash the trainer. */
+  readonly pooledReward: Reward.Reward<ToolCallerData, VerifierPool>
   /**
    * Imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands the wrong way round, `19*15=?`
    * adds, `f(x)=3x+14` is copied as it stands, which is no JavaScript. The rest are slips in operands, tool and format.
@@ -114,7 +118,7 @@ const codeOf = (text: string): string | undefined => {
 }
 
 /** Unit tests of the code in a definition, for the questions that ask for one; the others pass. */
-const codeTests = (): VerifierFunction<ToolCallerData> => {
+export const tests = (): VerifierFunction<ToolCallerData> => {
   const run = UnitTests.unitTests<ToolCallerData>({
     entry: "f",
     cases: (task) => task.data.cases,
@@ -127,16 +131,35 @@ const codeTests = (): VerifierFunction<ToolCallerData> => {
   }
 }
 
+/** The call satisfies {@link Call}. */
+export const schema = (): VerifierFunction<ToolCallerData> =>
+  JsonSchema.jsonSchema<ToolCallerData>(Call, { strict: true })
+
+/** The call, replayed, gives the result of the right call. */
+export const replay = (): VerifierFunction<ToolCallerData> => ToolReplay.toolReplay<ToolCallerData>({ tools })
+
 /**
- * Three gates, and one metric: the call satisfies {@link Call} (`schema`), its replay gives the result of the right call
- * (`replay`), the code it carries passes its unit tests in the sandbox (`tests`; 1 where no code is asked for). Their
- * product is 1 for any right call, whatever its form, and 0 otherwise. `exact` is {@link exactMatch}, only measured.
+ * Three gates, and one metric: {@link schema}, {@link replay}, and {@link tests} of the code that the call carries (1 where
+ * none is asked for). Their product is 1 for any right call, whatever its form, and 0 otherwise. `exact` is
+ * {@link exactMatch}, only measured.
  */
 export const makeReward = (): Reward.Reward<ToolCallerData> =>
   Reward.all({
-    schema: Reward.gate(JsonSchema.jsonSchema<ToolCallerData>(Call, { strict: true })),
-    tests: Reward.gate(codeTests()),
-    replay: Reward.gate(ToolReplay.toolReplay<ToolCallerData>({ tools })),
+    schema: Reward.gate(schema()),
+    tests: Reward.gate(tests()),
+    replay: Reward.gate(replay()),
+    exact: Reward.metric(exactMatch)
+  })
+
+const inPool = (name: "schema" | "replay") =>
+  Verifier.worker<ToolCallerData>({ module: import.meta.url, export: name, options: {} })
+
+/** {@link makeReward} with what is only data in the pool; the unit tests have sandbox processes of their own. */
+export const makePooledReward = (): Reward.Reward<ToolCallerData, VerifierPool> =>
+  Reward.all({
+    schema: Reward.gate(inPool("schema")),
+    tests: Reward.gate(tests()),
+    replay: Reward.gate(inPool("replay")),
     exact: Reward.metric(exactMatch)
   })
 
@@ -193,6 +216,7 @@ export const toolCaller = (options: ToolCallerOptions = {}): ToolCaller => {
     tokenizer,
     environment: Environment.singleTurn({ name: "toolCaller", maxTokens: MAX_TOKENS }),
     reward: makeReward(),
+    pooledReward: makePooledReward(),
     demonstrations: ({ count, errorRate = 0.7 }) =>
       Array.from({ length: count }, (_, index) => {
         const from = Draw.of(seed, `toolCaller/demonstration/${index}`)

@@ -60,6 +60,7 @@ const program = Effect.gen(function* () {
     "GRPO",
     Grpo.train({
       ...task,
+      reward: task.pooledReward,
       steps: 60,
       groups: 16,
       size: 8,

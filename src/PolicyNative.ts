@@ -56,7 +56,7 @@ export interface NativeOptions {
   readonly tokenizer?: Tokenizer
   /** Default: the machine's. */
   readonly threads?: number
-  /** Bytes of activations kept for the backward pass; what does not fit is recomputed. Default 768 MiB. */
+  /** Bytes of activations kept for the backward pass; what does not fit is recomputed. Default 1 GiB. */
   readonly activationBytes?: number
   /** Bytes of the sampler's key-value cache. Default 512 MiB. */
   readonly cacheBytes?: number

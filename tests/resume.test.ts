@@ -44,9 +44,7 @@ const metrics = async (directory: string): Promise<ReadonlyArray<unknown>> =>
     .split("\n")
     .map((line) =>
       Object.fromEntries(
-        Object.entries(JSON.parse(line) as Record<string, unknown>).filter(
-          ([name]) => !/tim(e|ing)|latency/.test(name)
-        )
+        Object.entries(JSON.parse(line) as Record<string, unknown>).filter(([name]) => !/tim(e|ing)|latency/.test(name))
       )
     )
 

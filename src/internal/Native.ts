@@ -19,7 +19,7 @@ export interface NativeSettings {
   /** Default f32. */
   readonly dtype?: "f32" | "bf16"
   readonly lora?: { readonly rank: number; readonly alpha?: number; readonly targets?: ReadonlyArray<string> }
-  /** Activations kept for backward; the rest is recomputed. Default 768 MiB. */
+  /** Activations kept for backward; the rest is recomputed. Default 1 GiB. */
   readonly activationBytes?: number
   /** Default: all cores. */
   readonly threads?: number

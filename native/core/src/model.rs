@@ -39,7 +39,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { dtype: Dtype::F32, lora: None, activation_bytes: 768 << 20 }
+        Options { dtype: Dtype::F32, lora: None, activation_bytes: 1 << 30 }
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Product {
     pub output: Output,
     /// Bytes to fetch ahead, 0 for none.
     pub ahead: usize,
+    /// Whether panels are copied before they are multiplied.
+    pub rearranged: bool,
 }
 
 // SAFETY: tasks write disjoint parts of `output`.
@@ -77,7 +79,22 @@ impl Product {
         let block = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(NR).max(NR);
         let bytes = block * NR * size_of::<B>();
         let (chunk, group) = if few { (FEW_ROWS, 1) } else { (chunk, (GROUP_BYTES / bytes).max(1)) };
-        Product { m, n, k, block, chunk, group, output, ahead: 0 }
+        Product { m, n, k, block, chunk, group, output, ahead: 0, rearranged: true }
+    }
+
+    /// Into how many groups of panels and cuts of rows the threads share the work. Many rows are cut, not the panels:
+    /// every group reads all rows of its cut again, and those are the larger operand. Each cut of a product that
+    /// rearranges its panels does so anew, so there are only as many as threads.
+    fn tasks(&self, threads: usize, panels: usize, chunks: usize) -> (usize, usize) {
+        let small = self.m * self.n * self.k < 64 * 1024;
+        if threads == 1 || small {
+            return (1, 1);
+        }
+        if self.m > FEW_ROWS && chunks >= 8 * threads {
+            return (1, if self.rearranged { threads } else { 2 * threads });
+        }
+        let groups = panels.min(4 * threads);
+        (groups, (4 * threads).div_ceil(groups).min(chunks))
     }
 
     /// Fetches ahead where few rows share what they read: a whole block where several tiles of `chunk` rows share the
@@ -89,7 +106,7 @@ impl Product {
             0..=FEW_ROWS => AHEAD,
             _ => 0,
         };
-        Product { ahead, ..self }
+        Product { ahead, rearranged: false, ..self }
     }
 }
 
@@ -156,12 +173,10 @@ pub fn drive<A: Scratch, B: Scratch>(
     if p.m == 0 || count == 0 {
         return;
     }
-    let small = p.m * p.n * p.k < 64 * 1024;
-    let wanted = if rt.threads == 1 || small { 1 } else { rt.threads * 4 };
-    let group = count.div_ceil(wanted);
-    let groups = count.div_ceil(group);
     let chunks = p.m.div_ceil(p.chunk);
-    let cuts = wanted.div_ceil(groups).min(chunks);
+    let (groups, cuts) = p.tasks(rt.threads, count, chunks);
+    let group = count.div_ceil(groups);
+    let groups = count.div_ceil(group);
     rt.parallel(groups * cuts, |task| {
         let first = task / cuts * group;
         let group = first..count.min(first + group);
