@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import * as path from "node:path"
 import * as Advantage from "./Advantage.ts"
 import * as Batch from "./Batch.ts"
 import type { Environment } from "./Environment.ts"
@@ -99,11 +100,15 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOp
   })
 
   let position: Run.Position = run.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
+  if (options.loss?.reference === true) {
+    // The policy that training began with is kept in the run: a resumed one must measure its distance from the same.
+    const reference = path.join(options.directory, "reference")
+    yield* run.resumed === undefined ? policy.save(reference) : policy.load(reference)
+    yield* policy.freezeReference
+  }
   if (run.resumed !== undefined) {
     yield* policy.load(run.resumed.weights)
     progress.note(`resumed ${options.directory} after step ${position.step}`)
-  } else if (options.loss?.reference === true) {
-    yield* policy.freezeReference
   }
 
   const evaluate =

@@ -17,13 +17,13 @@ export interface Cancellation {
 }
 
 export interface Session extends AsyncDisposable {
-  readonly grpo: <Data>(
-    options: Grpo.GrpoOptions<Data, VerifierPool.VerifierPool>,
+  readonly grpo: <Data, R extends VerifierPool.VerifierPool>(
+    options: Grpo.GrpoOptions<Data, R>,
     cancellation?: Cancellation
   ) => Promise<Grpo.GrpoResult>
   readonly sft: (options: Sft.SftOptions, cancellation?: Cancellation) => Promise<ReadonlyArray<number>>
-  readonly evaluate: <Data>(
-    options: Evaluate.EvaluateOptions<Data, VerifierPool.VerifierPool>,
+  readonly evaluate: <Data, R extends VerifierPool.VerifierPool>(
+    options: Evaluate.EvaluateOptions<Data, R>,
     cancellation?: Cancellation
   ) => Promise<Evaluate.Evaluation<Data>>
   readonly sample: (request: SampleRequest, cancellation?: Cancellation) => Promise<ReadonlyArray<Completion>>
