@@ -9,6 +9,7 @@ import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
+import type { Forest, Forward } from "../Policy.ts"
 
 /** The JSON of {@link NativeModule}'s `create` (with `config`) and `open` (without). */
 export interface NativeSettings {
@@ -33,36 +34,12 @@ export interface NativeSettings {
   readonly prefillRows?: number
 }
 
-/** Token trees: `Forest` of Policy.ts. Shapes: T tokens, S segments, N targets. */
-export interface Batch {
-  /** [T] */
-  readonly tokens: Uint32Array
-  /** [S] */
-  readonly segmentStart: Uint32Array
-  /** [S] */
-  readonly segmentLength: Uint32Array
-  /** [S] an earlier segment, or -1. */
-  readonly segmentParent: Int32Array
-  /** [N] */
-  readonly targetPosition: Uint32Array
-  /** [N] */
-  readonly targetToken: Uint32Array
-}
-
 export interface LogprobSettings {
   readonly temperature: number
   readonly entropy: boolean
   /** Keep what `backward` needs. A model keeps one forward: the one before is dropped. */
   readonly keep: boolean
   readonly weights: "policy" | "reference"
-}
-
-export interface Forward {
-  readonly id: number
-  /** [N] */
-  readonly logprobs: Float32Array
-  /** [N], or empty when not asked for. */
-  readonly entropy: Float32Array
 }
 
 export interface StepSettings {
@@ -140,7 +117,7 @@ export interface NativeModel {
   sample(request: SampleRequest, onEvents: (error: Error | null, events: SampleEvents) => void): number
   /** Ends a request: what is left of it finishes with reason `abort`. An id that has ended is ignored. */
   cancel(id: number): void
-  logprobs(batch: Batch, settings: LogprobSettings, abort?: NativeAbort | null): Promise<Forward>
+  logprobs(forest: Forest, settings: LogprobSettings, abort?: NativeAbort | null): Promise<Forward>
   backward(
     id: number,
     dLogprobs: Float32Array,

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { Worker } from "node:worker_threads"
+import type { Forest } from "../../../src/Policy.ts"
 import * as Native from "../../../src/internal/Native.ts"
 
 const config = {
@@ -64,7 +65,7 @@ const sample = (model: Native.NativeModel, options: Partial<Native.SampleRequest
     })
   })
 
-const batch = (tokens: ReadonlyArray<number>): Native.Batch => ({
+const batch = (tokens: ReadonlyArray<number>): Forest => ({
   tokens: Uint32Array.from(tokens),
   segmentStart: Uint32Array.of(0),
   segmentLength: Uint32Array.of(tokens.length),
