@@ -116,7 +116,8 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
       })
     }
     own.stderr!.setEncoding("utf8").on("data", (text: string) => {
-      child.stderr = (child.stderr + text).slice(-2000)
+      // the cause of an end comes first, behind it a long stack
+      child.stderr = (child.stderr + text).slice(0, 4000)
     })
     own.on("error", () => {})
     own.once("exit", () => {
@@ -139,12 +140,13 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
     keepAlive(child.process, true)
     if (!(await child.ready)) {
       kill(child)
-      return { lost: "start", detail: child.stderr.slice(-500) || "a child process did not start" }
+      return { lost: "start", detail: child.stderr.slice(0, 500) || "a child process did not start" }
     }
+    child.stderr = ""
     return new Promise((resolve) => {
       const finish = (outcome: ChildResponse | Lost, end: boolean): void => {
         clearTimeout(timer)
-        child.process.off("message", onMessage).off("exit", onExit)
+        child.process.off("message", onMessage).off("close", onClose)
         signal?.removeEventListener("abort", onAbort)
         keepAlive(child.process, false)
         if (end) {
@@ -161,10 +163,11 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
       const onMessage = (response: ChildResponse): void => {
         if (response.id === request.id) finish(response, response.recycle)
       }
-      const onExit = (code: number | null, ended: NodeJS.Signals | null): void => {
+      // not `exit`, which can come before what the child wrote about its end
+      const onClose = (code: number | null, ended: NodeJS.Signals | null): void => {
         // SIGKILL is not ours: we would not be listening. Someone else, such as the kernel, was short of memory.
         const lost = ended === "SIGKILL" || ended === "SIGTERM" ? "outside" : "crash"
-        finish({ lost, detail: `ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(-300)}` }, true)
+        finish({ lost, detail: `ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(0, 500)}` }, true)
       }
       const onAbort = (): void => finish({ lost: "outside", detail: "interrupted" }, true)
       const timer = setTimeout(
@@ -172,7 +175,7 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
         () => setImmediate(() => finish({ lost: "hang", detail: "the child process did not answer" }, true)),
         limits.total + limits.timeout + grace
       )
-      child.process.on("message", onMessage).on("exit", onExit)
+      child.process.on("message", onMessage).on("close", onClose)
       signal?.addEventListener("abort", onAbort, { once: true })
       if (signal?.aborted) return onAbort()
       child.process.send(request, (fault) => {
@@ -207,8 +210,9 @@ export const make = (options: SandboxOptions = {}): JavaScriptSandbox => {
         if (signal?.aborted) return { _tag: "Infrastructure", detail: "interrupted" }
         if (tried < attempts) continue
         if (outcome.lost === "crash") {
-          const memory = /heap out of memory|Allocation failed/.test(outcome.detail)
-          return every(candidate, { status: memory ? "memory" : "error", detail: "it ended the sandbox's process" })
+          const memory = /out of memory|Allocation failed|invalid (size|array length)/i.test(outcome.detail)
+          const detail = `it ended the sandbox's process, which ${outcome.detail}`
+          return every(candidate, { status: memory ? "memory" : "error", detail })
         }
         if (outcome.lost === "hang") return every(candidate, { status: "timeout", detail: "it hung the sandbox" })
         return { _tag: "Infrastructure", detail: outcome.detail }

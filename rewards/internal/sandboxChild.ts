@@ -64,6 +64,14 @@ const responses: Readonly<Record<string, CaseStatus>> = { v: "value", l: "load",
 const looksLikeModule = (source: string): boolean =>
   /(^|[;}])\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
 
+const end = (isolate: ivm.Isolate): void => {
+  try {
+    isolate.dispose()
+  } catch {
+    // It has ended by itself: it may do so at any moment while it is short of memory, and then this throws.
+  }
+}
+
 const evaluate = async (request: ChildRequest): Promise<void> => {
   const { cases, entry, id, limits } = request
   const results: Array<CaseResult> = []
@@ -110,7 +118,7 @@ const evaluate = async (request: ChildRequest): Promise<void> => {
       script = undefined
     }
     const present: ivm.Isolate = isolate
-    const dispose = setTimeout(() => present.dispose(), timeout + disposeAfter)
+    const dispose = setTimeout(() => end(present), timeout + disposeAfter)
     const last = setTimeout(() => finish(result("timeout"), true), timeout + disposeAfter + dieAfter)
     let outcome: CaseResult
     try {
@@ -146,10 +154,10 @@ const evaluate = async (request: ChildRequest): Promise<void> => {
     if (outcome.status !== "value" && request.stopEarly) break
     if (outcome.status === "timeout" || outcome.status === "memory") {
       ended++
-      if (!present.isDisposed) present.dispose()
+      end(present)
     }
   }
-  if (isolate !== undefined && !isolate.isDisposed) isolate.dispose()
+  if (isolate !== undefined) end(isolate)
   finish(undefined, false)
 }
 
