@@ -81,7 +81,7 @@ export interface Boundary {
 }
 
 /** Refused: this machine holds less than was asked for. */
-export class SandboxRefused extends Schema.TaggedErrorClass<SandboxRefused>()("SandboxRefused", {
+export class SandboxRefused extends Schema.TaggedError<SandboxRefused>()("SandboxRefused", {
   engine: Schema.Literals(["isolated-vm", "quickjs", "python"]),
   asked: Schema.String,
   found: Schema.String,
