@@ -4,7 +4,7 @@ import * as Schema from "effect/Schema"
 import { RE2JS } from "re2js"
 import type { Task } from "../src/Task.ts"
 import type * as Verifier from "../src/Verifier.ts"
-import { extractJson, parseJson } from "./internal/completion.ts"
+import { parseJson, readJson } from "./internal/extractJson.ts"
 
 /** A JSON Schema document, or an effect Schema, which is turned into one. */
 export type SchemaLike = Readonly<Record<string, unknown>> | boolean | Schema.Top
@@ -44,8 +44,9 @@ export const jsonSchema = <Data = any>(
     const { text } = trajectory
     // what is looked for is bounded before it is looked for
     if (text.length > 4 * maxCharacters) return { score: 0, reason: `longer than ${4 * maxCharacters} characters` }
-    const document = options.strict ? text : (options.extract ?? extractJson)(text)
-    const parsed = parseJson(document, maxCharacters)
+    const parsed = options.extract
+      ? parseJson(options.extract(text), maxCharacters)
+      : readJson(text, maxCharacters, options.strict ? "strict" : "default")
     if ("fault" in parsed) return { score: 0, reason: `no JSON: ${parsed.fault}` }
     if (validate(parsed.value)) return { score: 1, reason: "valid" }
     const [error] = validate.errors ?? []

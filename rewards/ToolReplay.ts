@@ -4,7 +4,7 @@
  */
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
-import { extractJson, parseJson } from "./internal/completion.ts"
+import { parseJson, readJson } from "./internal/extractJson.ts"
 import { equals } from "./internal/TypedData.ts"
 
 export interface ToolCall {
@@ -167,10 +167,10 @@ const maxCharacters = 65_536
 export const parseToolCalls = (text: string): ParsedCalls => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
   const tagged = [...text.matchAll(/<tool_call>([\s\S]*?)(?:<\/tool_call>|$)/g)].map((match) => match[1]!.trim())
-  const documents = tagged.length > 0 ? tagged : [extractJson(text)]
+  const documents =
+    tagged.length > 0 ? tagged.map((document) => parseJson(document, maxCharacters)) : [readJson(text, maxCharacters)]
   const calls: Array<ToolCall> = []
-  for (const document of documents) {
-    const parsed = parseJson(document, maxCharacters)
+  for (const parsed of documents) {
     if ("fault" in parsed) return parsed
     const found =
       isRecord(parsed.value) && Object.hasOwn(parsed.value, "tool_calls") ? parsed.value["tool_calls"] : parsed.value
