@@ -1,11 +1,15 @@
 /**
- * Values as text that keeps their exact types: what goes into the sandbox and comes out of it. The sandbox has its own
- * writer and reader of the same format (isolatePrelude.ts), in a realm that model-written code shares; this side trusts
- * nothing that it reads.
+ * Values as text that keeps their exact types: what goes into a sandbox and comes out of it. Every engine has its own
+ * writer and reader of the same format, in a realm that model-written code shares; this side trusts nothing that it reads.
  *
  * JSON stands for itself except that an array is tagged: `["a", ...items]`, `["o", key, value, ...]`, `["u"]` undefined,
  * `["n", "NaN" | "Infinity" | "-Infinity" | "-0"]`, `["i", digits]` bigint, `["d", ms]` Date, `["m", key, value, ...]` Map,
- * `["s", ...items]` Set, `["h"]` a hole, `["x", kind]` what is no data (a function, a class instance, an accessor).
+ * `["s", ...items]` Set, `["h"]` a hole, `["b", hex]` bytes, `["x", kind]` what is no data (a function, a class instance, an
+ * accessor). Python only: `["t", ...items]` tuple, `["f", number]` a float that has an integer's value.
+ *
+ * Python's values: `None` is null, `int` a number or, from 2^53 on, a bigint, `float` a number, `list` an array, `tuple` a
+ * {@link PythonTuple}, `bytes` a Uint8Array, `set` and `frozenset` a Set, and `dict` an object where all keys are text, else a
+ * Map. On the way in a number that is a safe integer is an `int`, unless it is a {@link PythonFloat}.
  */
 
 /** A value that is no data, such as a function: equal to nothing. */
@@ -13,6 +17,22 @@ export class Opaque {
   readonly kind: string
   constructor(kind: string) {
     this.kind = kind
+  }
+}
+
+/** A tuple of Python's, as an argument, an expected value or a result. */
+export class PythonTuple {
+  readonly items: ReadonlyArray<unknown>
+  constructor(items: Iterable<unknown>) {
+    this.items = [...items]
+  }
+}
+
+/** A number that is a `float` in Python though its value is an integer's, as an argument. Results are plain numbers. */
+export class PythonFloat {
+  readonly value: number
+  constructor(value: number) {
+    this.value = value
   }
 }
 
@@ -43,6 +63,11 @@ const toTagged = (value: unknown, depth: number): unknown => {
   }
   if (value === null) return null
   if (Array.isArray(value)) return ["a", ...Array.from(value, (item, index) => (index in value ? next(item) : ["h"]))]
+  if (value instanceof PythonTuple) return ["t", ...value.items.map(next)]
+  if (value instanceof PythonFloat) {
+    return Number.isInteger(value.value) && !Object.is(value.value, -0) ? ["f", value.value] : next(value.value)
+  }
+  if (value instanceof Uint8Array) return ["b", Buffer.from(value).toString("hex")]
   if (value instanceof Date) return ["d", value.getTime()]
   if (value instanceof Map) return ["m", ...[...value].flatMap(([key, item]) => [next(key), next(item)])]
   if (value instanceof Set) return ["s", ...[...value].map(next)]
@@ -79,6 +104,12 @@ const fromTagged = (tagged: unknown, depth: number): unknown => {
       })
       return array
     }
+    case "t":
+      return new PythonTuple(items.map(next))
+    case "f":
+      return Number(items[0])
+    case "b":
+      return Uint8Array.from(Buffer.from(String(items[0]), "hex"))
     case "s":
       return new Set(items.map(next))
     case "m":
