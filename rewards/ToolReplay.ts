@@ -5,7 +5,7 @@
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
 import { parseJson, readJson } from "./internal/extractJson.ts"
-import { equals } from "./internal/TypedData.ts"
+import { equals } from "./internal/compare.ts"
 
 export interface ToolCall {
   readonly name: string

@@ -1,92 +1,322 @@
-/** Model-written JavaScript or TypeScript, judged by what its function returns. */
+/** Model-written code, judged by what its function returns, what its program prints, or by a test file. */
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
-import { extractCode, type Code } from "./internal/completion.ts"
-import { equals, Opaque } from "./internal/TypedData.ts"
-import * as JavaScriptSandbox from "./JavaScriptSandbox.ts"
+import {
+  comparisonFault,
+  outputsMatch,
+  valuesMatch,
+  type Comparison as ComparisonByName,
+  type Tolerance
+} from "./internal/compare.ts"
+import { continued, dedent, extractCode } from "./internal/completion.ts"
+import { sandboxes } from "./internal/engines.ts"
+import { Opaque } from "./internal/TypedData.ts"
+import {
+  SandboxRefused,
+  type CallResult,
+  type Evaluation,
+  type Fault,
+  type Language,
+  type Sandbox,
+  type SandboxOptions,
+  type TestResult
+} from "./Sandbox.ts"
 
+export type { Tolerance }
+
+/** One call of the candidate's function. */
 export interface UnitTestCase {
   readonly args: ReadonlyArray<unknown>
   readonly expect: unknown
 }
 
-export interface UnitTestsOptions<Data> extends JavaScriptSandbox.SandboxOptions {
-  readonly cases: (task: Task<Data>) => ReadonlyArray<UnitTestCase>
-  /** Name of the function that the candidate has to define. */
-  readonly entry: string | ((task: Task<Data>) => string)
-  /** `all`: 1 when every case passes, else 0. `share`: the share that passes, which constant answers can farm. Default `all`. */
-  readonly score?: "all" | "share"
-  /**
-   * Compares on the host. Default: same types, same values, no coercion. A comparison of your own gets plain data, or an
-   * object of class `Opaque` where the candidate returned a function or the like.
-   */
-  readonly equals?: (actual: unknown, expected: unknown, task: Task<Data>) => boolean
-  /** Finds the code in the completion. Default: the first fenced block, else the whole text. */
-  readonly extract?: (text: string) => string
-  /** Of code that no fence names. Default `javascript`. */
-  readonly language?: "javascript" | "typescript"
+/** One run of the candidate's program. */
+export interface ProgramCase {
+  readonly stdin: string
+  readonly stdout: string
 }
 
-/** What became of a candidate: the worst of its cases. */
+/**
+ * A comparison by name (see {@link ComparisonByName}), or your own. Yours gets plain data, or an object of class `Opaque`
+ * where the candidate returned a function or the like; where it throws on what a candidate returned, that case fails.
+ */
+export type Comparison<Data = unknown> =
+  | ComparisonByName
+  | ((actual: unknown, expected: unknown, task: Task<Data>) => boolean)
+
+interface Source {
+  /** Of the code, where no fence names one; code in another one scores 0. JavaScript and TypeScript pass for each other. */
+  readonly language?: Language
+  /** The beginning of a Python program that completions may go on with, as base models do. */
+  readonly prompt?: string
+  /** Source that is put behind the candidate's, such as an adapter. It shares the candidate's realm: no secrets. */
+  readonly epilogue?: string
+}
+
+/** What a completion is tested by, as data: what a record of a data set becomes. */
+export type UnitTestWork = Source &
+  (
+    | {
+        readonly kind: "calls"
+        /** Name of the function that the candidate has to define. */
+        readonly entry: string
+        readonly cases: ReadonlyArray<UnitTestCase>
+        readonly comparison?: ComparisonByName
+      }
+    | {
+        readonly kind: "programs"
+        readonly cases: ReadonlyArray<ProgramCase>
+        readonly comparison?: ComparisonByName
+      }
+    | {
+        readonly kind: "tests"
+        /** A test file, which runs apart from the candidate and reaches its functions over a data channel. */
+        readonly tests: string
+        /** The function that the tests call, if it is one: tells the candidate's code from its usage examples. */
+        readonly entry?: string
+      }
+  )
+
+interface Common<Data> extends SandboxOptions {
+  /**
+   * `all`: 1 when every case passes, else 0. `share`: the share that passes. A share can be farmed: an answer that is
+   * constant, or handles the easy inputs alone, earns what those are worth for ever. Default `all`.
+   */
+  readonly score?: "all" | "share"
+  /** Finds the code in the completion. Default: the block that defines the entry (see the docs of {@link unitTests}). */
+  readonly extract?: (text: string, task: Task<Data>) => string
+  /** Of code that no fence names; the first of several. Code in a language that is not among them scores 0. Default `javascript`. */
+  readonly language?: Language | ReadonlyArray<Language>
+  /** Runs the code, by language. Default: `SandboxIsolate` and `SandboxPython`, shared by all verifiers of the same limits. */
+  readonly sandbox?: (language: Language) => Sandbox
+}
+
+type Given<Data, Value> = Value | ((task: Task<Data>) => Value)
+
+/** Exactly one of `cases`, `programs`, `tests` and `work` says what is tested. */
+export type UnitTestsOptions<Data> = Common<Data> &
+  (
+    | {
+        /** Calls of the function `entry`. */
+        readonly cases: Given<Data, ReadonlyArray<UnitTestCase>>
+        /** Name of the function that the candidate has to define. */
+        readonly entry: Given<Data, string>
+        /** Default `exact`. */
+        readonly comparison?: Comparison<Data>
+      }
+    | {
+        /** Runs of a whole program. */
+        readonly programs: Given<Data, ReadonlyArray<ProgramCase>>
+        /** Default `exact`: the same lines. */
+        readonly comparison?: Comparison<Data>
+      }
+    | {
+        /** A test file, as in {@link UnitTestWork}. */
+        readonly tests: Given<Data, string>
+        readonly entry?: Given<Data, string>
+      }
+    | {
+        /** Any of the three, by task. Its `language` holds unless the option is given. */
+        readonly work: (task: Task<Data>) => UnitTestWork
+        /** Instead of the comparison that the work names. */
+        readonly comparison?: Comparison<Data>
+      }
+  )
+
+/** What became of a candidate: the first of its cases that did not pass decides. */
 export type UnitTestStatus = "pass" | "fail" | "error" | "timeout" | "memory" | "output"
 
+const statuses: ReadonlyArray<UnitTestStatus> = ["pass", "fail", "error", "timeout", "memory", "output"]
+
 /**
- * Runs the completion's code in a sandbox (see `JavaScriptSandbox`), calls its function with each case's arguments, and
- * compares here. The candidate never sees what is expected. A candidate that loops, throws, or exhausts memory scores 0
- * with that reason; a sandbox that fails is unscorable. Metrics: `passed`, `cases`, and 1 under the status's own name.
+ * Runs the completion's code in a sandbox and compares here: the candidate never sees what is expected. A candidate that
+ * loops, throws, or exhausts memory scores 0 with that reason; a sandbox that fails is unscorable, and so is everything
+ * on a machine that does not hold the isolation asked for (a process warning says so at the first use, with the remedy).
+ * Metrics: `passed`, `cases`, and each {@link UnitTestStatus} as 0 or 1.
+ *
+ * The code is the completion's last fenced block that defines the entry, else the last in a wanted language, else the
+ * last; without a block it is all of it. Thoughts in `<think>` tags are passed over.
  *
  * @example
  * ```ts
- * const tests = unitTests<{ cases: Array<UnitTestCase> }>({ entry: "add", cases: (task) => task.data.cases })
+ * const calls = unitTests<{ cases: Array<UnitTestCase> }>({ entry: "add", cases: (task) => task.data.cases })
  * // "```js\nconst add = (a, b) => a + b\n```" with [{ args: [1, 2], expect: 3 }] scores 1: pass, 1 of 1
+ * const programs = unitTests({ language: "python", programs: [{ stdin: "2\n", stdout: "4\n" }], comparison: "approximate" })
+ * const file = unitTests({ language: "python", tests: "from candidate import add\ndef test_add():\n    assert add(1, 2) == 3" })
+ * const records = unitTests<UnitTestWork>({ work: (task) => task.data })   // tasks of CodeRecords
  * ```
  */
 export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Verifier.VerifierFunction<Data> => {
-  const sandbox = JavaScriptSandbox.get(options)
+  const named = "comparison" in options ? options.comparison : undefined
+  const fault = typeof named === "function" || named === undefined ? undefined : comparisonFault(named)
+  if (fault !== undefined) throw new TypeError(`unitTests: ${fault}`)
+  const sandboxOf = options.sandbox ?? sandboxes(options)
   const all = (options.score ?? "all") === "all"
+
   return async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
-    const cases = options.cases(task)
-    if (cases.length === 0) return Verifier.unscorable(`task ${task.id} has no unit tests`)
-    const code: Code = options.extract
-      ? { source: options.extract(trajectory.text), language: undefined }
-      : extractCode(trajectory.text)
-    const evaluation = await sandbox.evaluate(
-      {
-        source: code.source,
-        language: code.language ?? options.language ?? "javascript",
-        entry: typeof options.entry === "string" ? options.entry : options.entry(task),
-        calls: cases.map((one) => one.args),
-        stopEarly: all
-      },
-      signal
-    )
-    if (evaluation._tag === "Infrastructure") return Verifier.unscorable(`sandbox: ${evaluation.detail}`)
-    const compare = options.equals ?? equals
-    let passed = 0
-    let status: UnitTestStatus = "pass"
-    let reason = ""
-    cases.forEach((one, index) => {
-      const result = evaluation.calls[index]
-      let own: UnitTestStatus
-      let detail = ""
-      if (result === undefined) own = "error"
-      else if (result.status !== "value") {
-        own = result.status === "load" ? "error" : result.status
-        detail = result.detail
-      } else {
-        own = compare(result.value, one.expect, task) ? "pass" : "fail"
-        detail = result.value instanceof Opaque ? `it returned ${result.value.kind}` : "a wrong value"
+    const work = workOf(options, task)
+    const comparison = named ?? ("comparison" in work ? work.comparison : undefined) ?? "exact"
+    const wrong = typeof comparison === "function" ? undefined : comparisonFault(comparison)
+    if (wrong !== undefined) return Verifier.unscorable(`task ${task.id}: ${wrong}`)
+    const count = work.kind === "tests" ? 1 : work.cases.length
+    if (count === 0) return Verifier.unscorable(`task ${task.id} has no unit tests`)
+
+    const accepted = [options.language ?? work.language ?? "javascript"].flat()
+    const code = codeOf(options, work, task, trajectory.text, accepted)
+    if (code.source.trim() === "")
+      return verdict([{ status: "error", detail: "no code in the completion" }], count, all)
+    const language = accepted.find((one) => family(one) === family(code.language)) && code.language
+    if (language === undefined) {
+      return verdict(
+        [{ status: "error", detail: `it is ${code.language}; wanted is ${accepted.join(" or ")}` }],
+        count,
+        all
+      )
+    }
+    const candidate = { source: code.source + (work.epilogue ?? ""), language }
+    try {
+      const sandbox = sandboxOf(language)
+      if (work.kind === "tests") {
+        const tested = await sandbox.test(candidate, { tests: work.tests }, signal)
+        if (tested._tag === "Infrastructure") return Verifier.unscorable(`sandbox: ${tested.detail}`)
+        if (tested.results.length === 0) return Verifier.unscorable(`the test file of task ${task.id} has no tests`)
+        return verdict(tested.results.map(judgedTest), tested.results.length, all)
       }
-      if (own === "pass") passed++
-      else if (status === "pass") {
-        status = own
-        reason = `case ${index + 1}: ${detail}`
+      const evaluation: Evaluation<CallResult> =
+        work.kind === "calls"
+          ? await sandbox.call(
+              candidate,
+              { entry: work.entry, calls: work.cases.map((one) => one.args), stopEarly: all },
+              signal
+            )
+          : await sandbox.run(candidate, { inputs: work.cases.map((one) => one.stdin), stopEarly: all }, signal)
+      if (evaluation._tag === "Infrastructure") return Verifier.unscorable(`sandbox: ${evaluation.detail}`)
+      const expected = work.kind === "calls" ? work.cases.map((one) => one.expect) : work.cases.map((one) => one.stdout)
+      const matches = matcher(comparison, work.kind, task)
+      return verdict(
+        evaluation.results.slice(0, count).map((result, index) => judgedCall(result, expected[index], matches)),
+        count,
+        all
+      )
+    } catch (failure) {
+      if (failure instanceof SandboxRefused) {
+        warnOnce(failure)
+        return Verifier.unscorable(failure.message)
       }
-    })
-    return {
-      score: all ? Number(passed === cases.length) : passed / cases.length,
-      reason: `${status}, ${passed} of ${cases.length}${reason === "" ? "" : `; ${reason}`}`.slice(0, 400),
-      metrics: { passed, cases: cases.length, [status]: 1 }
+      throw failure
     }
   }
+}
+
+const workOf = <Data>(options: UnitTestsOptions<Data>, task: Task<Data>): UnitTestWork => {
+  const given = <Value>(value: Given<Data, Value>): Value =>
+    typeof value === "function" ? (value as (task: Task<Data>) => Value)(task) : value
+  if ("work" in options) return options.work(task)
+  if ("programs" in options) return { kind: "programs", cases: given(options.programs) }
+  if ("tests" in options) {
+    const tests = given(options.tests)
+    return options.entry === undefined
+      ? { kind: "tests", tests }
+      : { kind: "tests", tests, entry: given(options.entry) }
+  }
+  return { kind: "calls", entry: given(options.entry), cases: given(options.cases) }
+}
+
+const family = (language: Language): "script" | "python" => (language === "python" ? "python" : "script")
+
+const codeOf = <Data>(
+  options: Common<Data>,
+  work: UnitTestWork,
+  task: Task<Data>,
+  text: string,
+  accepted: ReadonlyArray<Language>
+): { readonly source: string; readonly language: Language } => {
+  if (options.extract) return { source: options.extract(text, task), language: accepted[0]! }
+  const entry = work.kind === "programs" ? undefined : work.entry
+  const languages = accepted.some((one) => family(one) === "script")
+    ? [...accepted, "javascript" as const, "typescript" as const]
+    : accepted
+  const code = extractCode(text, { entry, languages })
+  const language = code.language ?? accepted[0]!
+  if (work.prompt === undefined || entry === undefined || language !== "python" || code.source.trim() === "") {
+    return { source: dedent(code), language }
+  }
+  return { source: continued(work.prompt, text, entry), language }
+}
+
+type Matches = (actual: unknown, expected: unknown) => boolean
+
+class ComparisonBroken extends Error {}
+
+const matcher = <Data>(comparison: Comparison<Data>, kind: "calls" | "programs", task: Task<Data>): Matches => {
+  if (typeof comparison !== "function") {
+    return kind === "calls"
+      ? (actual, expected) => valuesMatch(actual, expected, comparison)
+      : (actual, expected) => outputsMatch(actual as string, expected as string, comparison)
+  }
+  const ask: Matches = (actual, expected) => {
+    const answer: unknown = comparison(actual, expected, task)
+    if (typeof answer === "boolean") return answer
+    throw new ComparisonBroken(
+      `the comparison returned ${answer instanceof Promise ? "a promise" : typeof answer}, no boolean`
+    )
+  }
+  return (actual, expected) => {
+    try {
+      return ask(actual, expected)
+    } catch (fault) {
+      // what a candidate returns may make it throw, which must not keep the candidate from being judged
+      if (fault instanceof ComparisonBroken) throw fault
+      ask(expected, expected)
+      return false
+    }
+  }
+}
+
+interface Judged {
+  readonly status: UnitTestStatus
+  readonly detail: string
+}
+
+const statusOf = (fault: Fault): UnitTestStatus => (fault === "load" ? "error" : fault)
+
+const judgedCall = (result: CallResult, expected: unknown, matches: Matches): Judged => {
+  if (result.status !== "value") return { status: statusOf(result.status), detail: result.detail }
+  if (matches(result.value, expected)) return { status: "pass", detail: "" }
+  return {
+    status: "fail",
+    detail: result.value instanceof Opaque ? `it returned ${result.value.kind}` : "a wrong value"
+  }
+}
+
+const judgedTest = ({ detail, name, status }: TestResult): Judged => ({
+  status: status === "pass" || status === "fail" ? status : statusOf(status),
+  detail: `${name}: ${detail}`
+})
+
+/** Cases without a result were not reached; they do not pass. */
+const verdict = (judged: ReadonlyArray<Judged>, cases: number, all: boolean): Verifier.Verdict => {
+  const passed = judged.filter(({ status }) => status === "pass").length
+  const first = judged.findIndex(({ status }) => status !== "pass")
+  const status = first >= 0 ? judged[first]!.status : passed < cases ? "error" : "pass"
+  const why =
+    first >= 0
+      ? `; case ${first + 1}: ${judged[first]!.detail}`
+      : passed < cases
+        ? "; the other cases have no result"
+        : ""
+  return {
+    score: all ? Number(passed === cases) : passed / cases,
+    reason: `${status}, ${passed} of ${cases}${why}`.slice(0, 400),
+    metrics: { passed, cases, ...Object.fromEntries(statuses.map((one) => [one, Number(one === status)])) }
+  }
+}
+
+const warned = new Set<string>()
+
+/** A run whose every verdict is unscorable would only stall; someone has to be told why. */
+const warnOnce = (refused: SandboxRefused): void => {
+  if (warned.has(refused.message)) return
+  warned.add(refused.message)
+  process.emitWarning(refused.message, { type: "SandboxRefused", code: "QUINTAIN_SANDBOX_REFUSED" })
 }
