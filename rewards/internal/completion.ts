@@ -119,7 +119,7 @@ export const fencedBlocks = (text: string, from = 0, to: number = text.length): 
             found.length = around.before
             found.push({ start: around.start, end: start, label, indent: around.fence.indent, closed: true })
           }
-        } else if (around === undefined || (fence.info !== "" && fence.character === around.fence.character)) {
+        } else if (around === undefined || opensInside(fence, around.fence)) {
           if (around !== undefined && around.inner < 0) around.inner = start
           open.push({ fence, start: next, inner: -1, before: found.length })
         }
@@ -136,6 +136,12 @@ export const fencedBlocks = (text: string, from = 0, to: number = text.length): 
     (left, right) => left.start - right.start
   )
 }
+
+/** Not a shorter fence in a block of code: that one was made longer to hold it. */
+const opensInside = (fence: Fence, around: Fence): boolean =>
+  fence.info !== "" &&
+  fence.character === around.character &&
+  (fence.length >= around.length || containers.has(labelOf(around.info)))
 
 /** A closing fence behind the last character of the code, rather than on a line of its own. */
 const withoutFence = (text: string, start: number, end: number, fence: Fence): number => {
