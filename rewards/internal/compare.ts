@@ -158,10 +158,10 @@ const isPlain = (value: object): value is Record<string, unknown> =>
 const asOften = (left: Iterable<unknown>, right: Iterable<unknown>, rules: Rules): boolean =>
   sortedKeys(left, rules) === sortedKeys(right, rules)
 
-const sortedKeys = (items: Iterable<unknown>, rules: Rules): string =>
-  Array.from(items, (item) => keyOf(item, rules))
-    .toSorted()
-    .join()
+const sortedKeys = (items: Iterable<unknown>, rules: Rules): string => keysOf(items, rules).toSorted().join()
+
+const keysOf = (items: Iterable<unknown>, rules: Rules): ReadonlyArray<string> =>
+  Array.from(items, (item, index) => (Array.isArray(items) && !(index in items) ? "hole" : keyOf(item, rules)))
 
 /** Text that two values share when, and only when, they are exactly equal: what makes sets and bags cheap to compare. */
 const keyOf = (value: unknown, rules: Rules): string => {
@@ -179,10 +179,9 @@ const keyOf = (value: unknown, rules: Rules): string => {
   if (value === null) return "null"
   if (value instanceof Opaque) return `opaque ${opaques++}`
   if (value instanceof PythonFloat) return String(value.value)
-  if (Array.isArray(value))
-    return `[${Array.from(value, (item, index) => (index in value ? next(item) : "hole")).join()}]`
+  if (Array.isArray(value)) return `[${keysOf(value, rules).join()}]`
   if (value instanceof PythonTuple) {
-    const items = value.items.map(next).join()
+    const items = keysOf(value.items, rules).join()
     return rules.tuples ? `[${items}]` : `(${items})`
   }
   if (value instanceof Date) return `Date ${value.getTime()}`
