@@ -15,9 +15,10 @@
 import * as Effect from "effect/Effect"
 import { isDeepStrictEqual } from "node:util"
 import type { Task } from "../src/Task.ts"
-import { Producer, type Trajectory } from "../src/Trajectory.ts"
+import type { Trajectory } from "../src/Trajectory.ts"
 import * as Verifier from "../src/Verifier.ts"
 import * as VerifierPool from "../src/VerifierPool.ts"
+import { textTrajectory } from "./internal/textTrajectory.ts"
 import { measureCost, type Cost } from "./internal/verifierCost.ts"
 import { mutantsOf, mutations as standard, type Expectation, type Mutation } from "./internal/mutations.ts"
 
@@ -129,7 +130,7 @@ export function check(
     const [low, high] = options.range ?? [0, 1]
     const accept = options.accept ?? high
     const deadline = options.deadline ?? 60_000
-    const trajectoryOf = options.trajectory ?? wrote
+    const trajectoryOf = options.trajectory ?? textTrajectory
     const errors: Array<Finding> = []
 
     const judge = Effect.fnUntraced(function* (task: Task<any>, trajectory: Trajectory) {
@@ -297,22 +298,6 @@ const chosen = (
       throw new TypeError(`checkVerifier: expect names no mutation ${name}; there are ${[...names].join(", ")}`)
   return mutations.map((one) => ({ ...one, expect: Object.hasOwn(expect, one.name) ? expect[one.name]! : one.expect }))
 }
-
-const wrote = (text: string, task: Task<any>, index: number): Trajectory => ({
-  taskId: task.id,
-  index,
-  tokens: new Uint32Array(1),
-  producer: Uint8Array.of(Producer.Policy),
-  logprobs: new Float32Array(1),
-  promptLength: 0,
-  stopReason: "stop",
-  text,
-  turns: [text],
-  info: {},
-  metrics: {},
-  seconds: { sample: 0, environment: 0 },
-  policyVersion: 0
-})
 
 /** Nothing for data that cannot be copied: then it cannot be told whether it was changed. */
 const copy = (value: unknown): unknown => {

@@ -1,0 +1,18 @@
+#!/usr/bin/env node
+/** The command `quintain`. */
+import { NodeRuntime, NodeServices } from "@effect/platform-node"
+import * as Effect from "effect/Effect"
+import { Command } from "effect/cli"
+import { readFileSync } from "node:fs"
+import { score } from "./Score.ts"
+
+const quintain = Command.make("quintain").pipe(
+  Command.withDescription("Reinforcement learning with verifiable rewards, from the command line."),
+  Command.withSubcommands([score])
+)
+
+const manifest = JSON.parse(readFileSync(new URL(import.meta.resolve("quintain/package.json")), "utf8")) as {
+  readonly version: string
+}
+
+Command.run(quintain, { version: manifest.version }).pipe(Effect.provide(NodeServices.layer), NodeRuntime.runMain)
