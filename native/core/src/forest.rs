@@ -100,6 +100,43 @@ impl Forest {
         Ok(())
     }
 
+    /// Without the rows that no row of `targets` depends on: the last token of most sequences. Gives the forest and where
+    /// each target went; none if all rows are needed.
+    pub fn trimmed(&self, targets: &[u32]) -> Option<(Forest, Vec<u32>)> {
+        let mut kept = vec![0; self.segments.len()];
+        for &row in targets {
+            let index = self.segments.partition_point(|segment| segment.start <= row as usize) - 1;
+            kept[index] = kept[index].max(row as usize - self.segments[index].start + 1);
+        }
+        for (index, segment) in self.segments.iter().enumerate().rev() {
+            if let Some(parent) = segment.parent.filter(|_| kept[index] > 0) {
+                kept[parent] = self.segments[parent].len;
+            }
+        }
+        if kept.iter().all(|&kept| kept == 0)
+            || self.segments.iter().zip(&kept).all(|(segment, &kept)| segment.len == kept)
+        {
+            return None;
+        }
+        let (mut tokens, mut segments) = (Vec::new(), Vec::new());
+        let (mut starts, mut places) = (Vec::new(), Vec::new());
+        for (segment, &len) in self.segments.iter().zip(&kept) {
+            starts.push(tokens.len());
+            places.push(segments.len() as i32);
+            if len > 0 {
+                let parent = segment.parent.map_or(-1, |parent| places[parent]);
+                segments.push((tokens.len() as u32, len as u32, parent));
+                tokens.extend_from_slice(&self.tokens[segment.start..segment.start + len]);
+            }
+        }
+        let moved = |&row: &u32| {
+            let index = self.segments.partition_point(|segment| segment.start <= row as usize) - 1;
+            (starts[index] + row as usize - self.segments[index].start) as u32
+        };
+        let targets = targets.iter().map(moved).collect();
+        Some((Forest::new(tokens, &segments).ok()?, targets))
+    }
+
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -146,6 +183,22 @@ mod tests {
         assert_eq!(forest.positions(), [0, 1, 2, 3, 4, 5, 3, 4, 0]);
         assert_eq!(forest.trees(), [vec![0, 1, 2, 3], vec![4]]);
         assert_eq!(forest.path(2), [0, 1, 2]);
+    }
+
+    #[test]
+    fn rows_that_no_target_depends_on_are_trimmed() {
+        let segments = [(0, 3, -1), (3, 2, 0), (5, 2, 1), (7, 2, 0), (9, 1, -1)];
+        let forest = Forest::new((10..20).collect(), &segments).unwrap();
+        let (trimmed, targets) = forest.trimmed(&[5, 2]).unwrap();
+        assert_eq!(trimmed.tokens(), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(trimmed.positions(), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(targets, [5, 2]);
+        let (trimmed, targets) = forest.trimmed(&[9, 7]).unwrap();
+        assert_eq!(trimmed.tokens(), [10, 11, 12, 17, 19]);
+        assert_eq!((trimmed.path(1), trimmed.trees().len()), (vec![0, 1], 2));
+        assert_eq!(targets, [4, 3]);
+        assert_eq!(forest.trimmed(&[6, 8, 9]), None);
+        assert_eq!(forest.trimmed(&[]), None);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::kernels::{RopeTable, Runtime, linear, rmsnorm, rope, silu_mul};
+use crate::kernels::{RopeTable, Runtime, SharedMut, linear, rmsnorm, rope, silu_mul};
 use crate::model::Model;
 use crate::params::{Layer, Linear, Params};
+use crate::recording::{Plan, Recording};
 
 /// The projections of some rows: row `r` of each starts at `r * stride`; q and k are rotated.
 pub struct Projections<'a> {
@@ -85,7 +86,7 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 impl Activations {
     /// Widths of the buffers, in the order of [`Activations::buffers`].
-    fn widths(config: &ModelConfig, layer: &Layer) -> [usize; 10] {
+    pub fn widths(config: &ModelConfig, layer: &Layer) -> [usize; 10] {
         [
             config.qkv_width(),
             if config.has_qk_norm() { config.q_width() + config.kv_width() } else { 0 },
@@ -128,11 +129,29 @@ impl Activations {
         }
     }
 
+    /// The buffers, to be written by rows.
+    pub fn shared(&mut self, widths: &[usize; 10], rows: usize) -> [SharedMut<'_, f32>; 10] {
+        let mut at = widths.iter();
+        self.buffers().map(|buffer| SharedMut::new(sized(buffer, rows * at.next().unwrap_or(&0))))
+    }
+
+    /// Copies what belongs to `row` to `to`, one buffer after another.
+    pub fn copy_row(&self, widths: &[usize; 10], row: usize, mut to: &mut [f32]) {
+        for (buffer, &width) in self.each().into_iter().zip(widths) {
+            let (part, rest) = to.split_at_mut(width);
+            part.copy_from_slice(&buffer[row * width..][..width]);
+            to = rest;
+        }
+    }
+
+    fn each(&self) -> [&Vec<f32>; 10] {
+        let [qkv, o, gate_up, down] = &self.low;
+        [&self.qkv, &self.raw, &self.attn, &self.lse, &self.mid, &self.gate_up, qkv, o, gate_up, down]
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let low: usize = self.low.iter().map(Vec::capacity).sum();
-        let rest = [&self.qkv, &self.raw, &self.attn, &self.lse, &self.mid, &self.gate_up];
-        (low + rest.iter().map(|buffer| buffer.capacity()).sum::<usize>()) * size_of::<f32>()
+        self.each().iter().map(|buffer| buffer.capacity()).sum::<usize>() * size_of::<f32>()
     }
 }
 
@@ -248,7 +267,7 @@ impl Net<'_> {
     /// `act = silu(gate) * up`.
     pub fn activate(&self, rows: usize, gate_up: &[f32], act: &mut [f32]) {
         let inner = self.config.intermediate_size;
-        let act = crate::kernels::SharedMut::new(act);
+        let act = SharedMut::new(act);
         self.rt.parallel_ranges(rows, ROW_GRAIN.div_ceil(inner), |range| {
             for row in range {
                 let (gate, up) = gate_up[row * 2 * inner..(row + 1) * 2 * inner].split_at(inner);
@@ -289,17 +308,19 @@ impl Net<'_> {
 pub(crate) const ROW_GRAIN: usize = 16 * 1024;
 
 /// Runs `tokens`, one row each, through the model; `hidden` receives the rows after the final norm.
-/// `adapter: false` is the reference policy: no adapters, or the frozen copy of a fully trained model.
-pub fn forward_rows(
+/// What `record` names is kept for an update.
+pub(crate) fn forward_rows(
     model: &Model,
-    adapter: bool,
     tokens: &[u32],
     positions: &[u32],
     kv: &mut dyn KeyValues,
     scratch: &mut Scratch,
+    record: Option<(&mut Recording, &Plan)>,
     hidden: &mut Vec<f32>,
 ) -> Result<()> {
-    let net = model.net(adapter)?;
+    let net = model.net(true)?;
+    let mut record = record.filter(|(_, plan)| !plan.is_empty());
+    let recorded = Activations::widths(net.config, &net.params.layout.layers[0]);
     let (rows, width) = (tokens.len(), net.config.hidden_size);
     if positions.len() != rows {
         return Err(Error::shape("forward", format!("{rows} tokens, {} positions", positions.len())));
@@ -311,7 +332,13 @@ pub fn forward_rows(
         net.attention(index, x, positions, kv, layer, normed)?;
         net.gate_up(index, rows, layer, normed);
         net.down(index, rows, layer, act, next);
+        if let Some((recording, plan)) = &mut record {
+            recording.store(net.config, index, plan, x, layer, &recorded);
+        }
         std::mem::swap(&mut x, &mut next);
+    }
+    if let Some((recording, plan)) = &mut record {
+        recording.store_last(net.config, plan, x);
     }
     net.norm(net.params.layout.norm, x, rows, sized(hidden, rows * width));
     hidden.truncate(rows * width);

@@ -14,5 +14,6 @@ pub mod model;
 pub mod optimizer;
 pub mod params;
 pub mod philox;
+mod recording;
 pub mod sampler;
 mod tensors;

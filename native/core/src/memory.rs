@@ -20,7 +20,7 @@ pub struct Memory {
     pub gradients: usize,
     /// AdamW moments; allocated by the first `step`.
     pub moments: usize,
-    /// Residual streams and activations of the largest kept forward so far.
+    /// Residual streams and activations of the largest kept forward so far, and what sampling has kept.
     pub activations: usize,
     /// Everything else that a call reuses: one layer's work, one chunk of logits.
     pub buffers: usize,
@@ -76,7 +76,7 @@ impl Model {
             reference: self.reference.as_ref().map_or(0, Params::bytes),
             gradients: self.gradients.bytes(),
             moments: self.moments.bytes(),
-            activations,
+            activations: activations + self.recording().bytes(),
             buffers,
         }
     }

@@ -1,7 +1,7 @@
 //! The policy: weights, and the verbs `logprobs`, `backward` and `step` on them. (`sample` is the sampler's.)
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::attention::ForestAttention;
 use crate::backward::BackwardScratch;
@@ -13,6 +13,7 @@ use crate::head::{HeadPlan, HeadScratch};
 use crate::kernels::{RopeTable, RowStats, Runtime};
 use crate::optimizer::{Moments, apply, global_norm};
 use crate::params::{Gradients, Layer, Params};
+use crate::recording::Recording;
 
 pub use crate::head::Targets;
 pub use crate::optimizer::{AdamW, StepReport};
@@ -33,7 +34,8 @@ pub struct Options {
     /// None: all parameters are trained.
     pub lora: Option<LoraConfig>,
     /// Bytes that a kept forward may take for activations; layers beyond it are computed again in `backward`. Their
-    /// inputs are always kept, and one layer at least. It changes no result.
+    /// inputs are always kept, and one layer at least. What sampling keeps for an update may take as much. It changes no
+    /// result.
     pub activation_bytes: usize,
 }
 
@@ -71,6 +73,8 @@ pub struct Forward {
     pub entropy: Vec<f32>,
     /// Names the kept forward for [`Model::backward`].
     pub id: u64,
+    /// Sampling had kept every row: no layer was computed.
+    pub recorded: bool,
 }
 
 /// A forward that waits for its backward.
@@ -82,6 +86,8 @@ struct Kept {
     inverse_temperature: f32,
     /// Layers before this one are computed again.
     first_kept: usize,
+    /// Sampling has recorded its rows: no layer was computed.
+    recorded: bool,
 }
 
 /// Buffers that live as long as the model, so that a call allocates only when a batch is larger than all before.
@@ -129,6 +135,7 @@ pub struct Model {
     pub(crate) version: u64,
     rope: RopeTable,
     pub(crate) work: Work,
+    recording: Mutex<Recording>,
     kept: Option<Kept>,
     next_id: u64,
     /// Backward passes since the last step.
@@ -155,6 +162,7 @@ impl Model {
             version: 0,
             rope,
             work: Work::default(),
+            recording: Mutex::default(),
             kept: None,
             next_id: 1,
             accumulated: 0,
@@ -172,6 +180,24 @@ impl Model {
             }
         };
         Ok(Net { rt: &self.rt, config: &self.config, params, rope: &self.rope, adapter })
+    }
+
+    /// What sampling has kept of the present weights.
+    pub(crate) fn recording(&self) -> MutexGuard<'_, Recording> {
+        let mut recording = self.recording.lock().unwrap_or_else(|poisoned| {
+            self.recording.clear_poison();
+            let mut recording = PoisonError::into_inner(poisoned);
+            recording.clear();
+            recording
+        });
+        let capacity = Recording::capacity(&self.config, &self.widths(), self.options.activation_bytes);
+        recording.begin(self.version, capacity);
+        recording
+    }
+
+    /// Widths of a layer's activations; the same for all layers.
+    fn widths(&self) -> [usize; 10] {
+        Activations::widths(&self.config, &self.params.layout.layers[0])
     }
 
     /// Version of the weights: grows with every step, load and `set_parameter`.
@@ -213,16 +239,28 @@ impl Model {
         if options.keep && !options.adapter {
             return Err(Error::state("logprobs", "the reference policy has no gradient: use keep or adapter: false"));
         }
-        let plan = HeadPlan::new(forest, targets, self.config.vocab_size)?;
+        HeadPlan::new(forest, targets, self.config.vocab_size)?;
+        let trimmed = forest.trimmed(targets.position);
+        let (forest, position) = trimmed.as_ref().map_or((forest, targets.position), |(forest, at)| (forest, at));
+        let plan = HeadPlan::new(forest, &Targets { position, ..*targets }, self.config.vocab_size)?;
         let inverse_temperature = 1.0 / options.temperature;
         let mut work = std::mem::take(&mut self.work);
         let first_kept = first_kept(&self.config, &self.options, &self.params.layout.layers[0], forest.len());
+        let mut recorded = None;
         if options.keep {
             self.kept = None;
+            recorded = self.recorded(forest, first_kept, &mut work);
         }
         // One handover to the pool for the whole pass: a small model's operations are shorter than a handover each.
         let result = self.rt.run(|| {
-            self.run_forward(forest, options, first_kept, &mut work, abort)?;
+            match &recorded {
+                Some(rows) => {
+                    work.streams.resize_with(self.config.num_hidden_layers + 1, Vec::new);
+                    let last = &mut work.streams[self.config.num_hidden_layers];
+                    self.recording().load_last(&self.config, rows, last);
+                }
+                None => self.run_forward(forest, options, first_kept, &mut work, abort)?,
+            }
             let mut logprobs = vec![0.0; plan.targets()];
             let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];
             let Work { streams, scratch, head, .. } = &mut work;
@@ -235,10 +273,30 @@ impl Model {
         let (logprobs, entropy, stats) = result?;
         let id = self.next_id;
         self.next_id += 1;
+        let recorded = recorded.is_some();
         if options.keep {
-            self.kept = Some(Kept { id, forest: forest.clone(), plan, stats, inverse_temperature, first_kept });
+            let forest = forest.clone();
+            self.kept = Some(Kept { id, forest, plan, stats, inverse_temperature, first_kept, recorded });
         }
-        Ok(Forward { logprobs, entropy, id })
+        Ok(Forward { logprobs, entropy, id, recorded })
+    }
+
+    /// The rows of `forest` that sampling has recorded, if it has all of them. Memory of the other kind, for forwards that
+    /// are computed or for those that are not, is given back where both together would exceed what one may take.
+    fn recorded(&self, forest: &Forest, first_kept: usize, work: &mut Work) -> Option<Vec<u32>> {
+        let mut recording = self.recording();
+        let rows = recording.rows_of(self.version, forest);
+        let layers = self.config.num_hidden_layers;
+        let row = layers * self.config.hidden_size + (layers - first_kept) * self.widths().iter().sum::<usize>();
+        let computed = if rows.is_some() { work.bytes().0 } else { forest.len() * row * size_of::<f32>() };
+        if recording.bytes() + computed > self.options.activation_bytes {
+            if rows.is_some() {
+                (work.streams, work.layers) = (Vec::new(), Vec::new());
+            } else {
+                recording.clear();
+            }
+        }
+        rows
     }
 
     /// All layers. The last residual stream is `work.streams[layers]` if kept, `work.scratch.x[0]` if not.
@@ -325,6 +383,19 @@ impl Model {
         let net = self.net(true)?;
         let forest = &kept.forest;
         let (rows, layers) = (forest.len(), self.config.num_hidden_layers);
+        let mut recording = None;
+        if kept.recorded {
+            let found = self.recording();
+            match found.rows_of(self.version, forest) {
+                Some(rows) => recording = Some((found, rows, self.widths())),
+                // A step of the sampler that failed in the meantime has taken the recording with it.
+                None => {
+                    drop(found);
+                    let options = LogprobOptions { keep: true, ..LogprobOptions::default() };
+                    self.run_forward(forest, options, kept.first_kept, work, abort)?;
+                }
+            }
+        }
         let Work { scratch, head, backward, keys, streams, layers: sets } = work;
         let dx = sized(&mut backward.dx, rows * self.config.hidden_size);
         dx.fill(0.0);
@@ -333,11 +404,20 @@ impl Model {
         net.head_backward(&streams[layers], plan, scale, (dlogprob, dentropy), head, gradients, dx, abort)?;
         let mut attention = ForestAttention::new(&self.config, forest, keys);
         let Scratch { normed, act, .. } = scratch;
+        if recording.is_some() {
+            sets.resize_with(sets.len().max(1), Activations::default);
+        }
         for index in (0..layers).rev() {
             check_abort(abort, "backward")?;
-            let x = &streams[index];
-            let a = &mut sets[index.saturating_sub(kept.first_kept)];
-            if index < kept.first_kept {
+            let (set, stream) = match &recording {
+                Some((recording, rows, widths)) => {
+                    recording.load(&self.rt, &self.config, index, rows, &mut streams[0], &mut sets[0], widths);
+                    (0, 0)
+                }
+                None => (index.saturating_sub(kept.first_kept), index),
+            };
+            let (x, a) = (&streams[stream], &mut sets[set]);
+            if recording.is_none() && index < kept.first_kept {
                 net.attention(index, x, forest.positions(), &mut attention, a, normed)?;
                 net.gate_up(index, rows, a, normed);
                 net.low_of_down(index, rows, a, act);

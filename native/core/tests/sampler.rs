@@ -8,7 +8,7 @@ use quintain_core::config::ModelConfig;
 use quintain_core::error::Error;
 use quintain_core::forest::Forest;
 use quintain_core::kernels::{Isa, Runtime};
-use quintain_core::model::{AdamW, Dtype, LogprobOptions, LoraConfig, Model, Options, Targets};
+use quintain_core::model::{AdamW, Dtype, Forward, LogprobOptions, LoraConfig, Model, Options, Targets};
 use quintain_core::philox::philox;
 use quintain_core::sampler::{Choice, Events, Options as SamplerOptions, Reason, Request, Sampler, Vocabulary};
 
@@ -124,26 +124,64 @@ fn run(model: &Arc<RwLock<Model>>, options: SamplerOptions, requests: &[Request]
     results
 }
 
-/// What `logprobs` says of the same tokens, all requests in one forest.
+/// Samples as a batch to train on.
+struct Packed {
+    forest: Forest,
+    position: Vec<u32>,
+    token: Vec<u32>,
+}
+
+impl Packed {
+    /// All samples of some requests: a tree each.
+    fn new<'a>(groups: impl IntoIterator<Item = (&'a Request, &'a Vec<Sample>)>) -> Self {
+        let (mut all, mut segments) = (Vec::new(), Vec::new());
+        let (mut position, mut token) = (Vec::new(), Vec::new());
+        for (request, samples) in groups {
+            let (root, prompt) = (segments.len() as i32, all.len() + request.prompt.len());
+            segments.push((all.len() as u32, request.prompt.len() as u32, -1));
+            all.extend_from_slice(&request.prompt);
+            for sample in samples {
+                for (at, &drawn) in sample.tokens.iter().enumerate() {
+                    let before = if at == 0 { prompt } else { all.len() + at };
+                    position.push(before as u32 - 1);
+                    token.push(drawn);
+                }
+                segments.push((all.len() as u32, sample.tokens.len() as u32, root));
+                all.extend_from_slice(&sample.tokens);
+            }
+        }
+        Packed { forest: Forest::new(all, &segments).unwrap(), position, token }
+    }
+
+    fn logprobs(&self, model: &mut Model, temperature: f32, keep: bool) -> Forward {
+        let targets = Targets { position: &self.position, token: &self.token };
+        let options = LogprobOptions { temperature, keep, ..LogprobOptions::default() };
+        model.logprobs(&self.forest, &targets, options, &Arc::new(AtomicBool::new(false))).unwrap()
+    }
+
+    /// Whether sampling had kept the rows, and the bits of every gradient.
+    fn gradients(&self, model: &RwLock<Model>) -> (bool, Vec<(String, Vec<u32>)>) {
+        let mut model = model.write().unwrap();
+        let forward = self.logprobs(&mut model, 1.0, true);
+        let gradient: Vec<f32> = (0..self.token.len()).map(|at| (at % 5) as f32 - 1.5).collect();
+        model.backward(forward.id, &gradient, None, &Arc::new(AtomicBool::new(false))).unwrap();
+        let names: Vec<String> = model.parameter_names().map(String::from).collect();
+        let bits = |name: String| {
+            let values = model.gradient(&name).ok()?;
+            Some((name, values.iter().map(|value| value.to_bits()).collect()))
+        };
+        let gradients = names.into_iter().filter_map(bits).collect();
+        (forward.recorded, gradients)
+    }
+}
+
+/// What `logprobs` says of the same tokens.
 fn check_logprobs(model: &Arc<RwLock<Model>>, requests: &[Request], results: &[Vec<Sample>]) {
     let mut model = model.write().unwrap();
-    for (request, samples) in requests.iter().zip(results) {
-        let (mut all, mut segments) = (request.prompt.clone(), vec![(0, request.prompt.len() as u32, -1)]);
-        let (mut position, mut token) = (Vec::new(), Vec::new());
-        for sample in samples {
-            for (at, &drawn) in sample.tokens.iter().enumerate() {
-                let before = if at == 0 { request.prompt.len() } else { all.len() + at };
-                position.push(before as u32 - 1);
-                token.push(drawn);
-            }
-            segments.push((all.len() as u32, sample.tokens.len() as u32, 0));
-            all.extend_from_slice(&sample.tokens);
-        }
-        let forest = Forest::new(all, &segments).unwrap();
-        let targets = Targets { position: &position, token: &token };
+    for group in requests.iter().zip(results) {
+        let (request, samples) = group;
         let temperature = if request.choice.temperature == 0.0 { 1.0 } else { request.choice.temperature };
-        let options = LogprobOptions { temperature, ..LogprobOptions::default() };
-        let forward = model.logprobs(&forest, &targets, options, &Arc::new(AtomicBool::new(false))).unwrap();
+        let forward = Packed::new([group]).logprobs(&mut model, temperature, false);
         let expected: Vec<u32> = forward.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
         let got: Vec<u32> = samples.iter().flat_map(|sample| sample.logprobs.iter().copied()).collect();
         assert_eq!(got, expected, "logprobs differ for a prompt of {}", request.prompt.len());
@@ -172,6 +210,83 @@ fn logprobs_are_those_of_training_bit_for_bit() {
             }
         }
     }
+}
+
+fn for_training(requests: Vec<Request>) -> Vec<Request> {
+    requests.into_iter().map(|request| Request { for_training: true, ..request }).collect()
+}
+
+#[test]
+fn what_sampling_keeps_gives_the_gradient_of_a_computed_forward_bit_for_bit() {
+    let requests = for_training(varied());
+    for isa in isas() {
+        for (kind, dtype, lora) in [
+            ("llama", Dtype::F32, false),
+            ("qwen2", Dtype::Bf16, true),
+            ("qwen3", Dtype::F32, true),
+            ("qwen3", Dtype::Bf16, false),
+        ] {
+            let model = || model(kind, dtype, lora, isa, 2);
+            let (recorded, computed) = (model(), model());
+            // Several samplers: prompts in chunks, sequences that give way, prefixes found in the cache.
+            let page = 2 * 4 * 2 * 16 * 32 * 4;
+            let narrow = SamplerOptions { cache_bytes: 8 * page, max_sequences: 3, prefill_rows: 5 };
+            for options in [SMALL, narrow] {
+                let samples = run(&recorded, options, &requests);
+                assert_eq!(samples, run(&recorded, SMALL, &requests));
+                let packed = Packed::new(requests.iter().zip(&samples));
+                let (used, gradients) = packed.gradients(&recorded);
+                assert!(used, "{isa} {kind} {dtype:?} {options:?}");
+                let (used, expected) = packed.gradients(&computed);
+                assert!(!used);
+                assert_eq!(gradients, expected, "{isa} {kind} {dtype:?} {options:?}");
+                for model in [&recorded, &computed] {
+                    model.write().unwrap().step(AdamW { lr: 0.02, ..AdamW::default() }).unwrap();
+                }
+                // They are activations of the old weights now.
+                let (used, gradients) = packed.gradients(&recorded);
+                assert!(!used);
+                assert_eq!(gradients, packed.gradients(&computed).1);
+                [&recorded, &computed].iter().for_each(|model| model.write().unwrap().zero_grad());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_sampling_keeps_is_bounded_and_may_be_incomplete() {
+    let requests = for_training(varied());
+    let rt = Runtime::new(Some(2), None).unwrap();
+    let make = |activation_bytes| {
+        let options = Options { dtype: Dtype::F32, lora: None, activation_bytes };
+        let mut model = Model::random(&rt, config("llama"), 5, options).unwrap();
+        train(&mut model);
+        Arc::new(RwLock::new(model))
+    };
+    let whole = make(1 << 30);
+    let samples = run(&whole, SMALL, &requests);
+    let packed = Packed::new(requests.iter().zip(&samples));
+    let (used, expected) = packed.gradients(&whole);
+    assert!(used);
+    for activation_bytes in [0, 20_000, 300_000] {
+        let model = make(activation_bytes);
+        let activations = || model.read().unwrap().memory().activations;
+        let trained = activations();
+        assert_eq!(run(&model, SMALL, &requests), samples);
+        let kept = activations() - trained;
+        assert!(kept <= activation_bytes, "{kept} bytes with room for {activation_bytes}");
+        let (used, gradients) = packed.gradients(&model);
+        assert!(!used, "{activation_bytes}");
+        assert_eq!(gradients, expected);
+    }
+    // Half of a batch comes from elsewhere.
+    let model = make(1 << 30);
+    let samples = run(&model, SMALL, &requests[..3]);
+    assert!(Packed::new(requests.iter().zip(&samples)).gradients(&model).0);
+    model.write().unwrap().zero_grad();
+    let (used, gradients) = packed.gradients(&model);
+    assert!(!used);
+    assert_eq!(gradients, expected);
 }
 
 #[test]

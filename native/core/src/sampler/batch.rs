@@ -8,17 +8,18 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::draw::{Draw, Drawer};
 use super::paged::{Paged, Place, Work};
 use super::pages::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
 use super::request::{Events, Reason, Request, Sink, Vocabulary};
-use super::sequence::{Sequence, pages_for, room_for};
+use super::sequence::{Recorded, Sequence, pages_for, room_for};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::forward::{Scratch, forward_rows};
 use crate::model::Model;
+use crate::recording::{Plan, ROOT, Recording};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,7 @@ struct Buffers {
     draws: Vec<Draw>,
     drawer: Drawer,
     planned: HashSet<(ChainId, [u32; PAGE])>,
+    record: Plan,
 }
 
 /// The state of the engine between steps.
@@ -297,15 +299,46 @@ impl Batch {
     }
 
     fn compute(&mut self, model: &Model) -> Result<()> {
-        let Buffers { tokens, positions, work, table, places, forward, hidden, .. } = &mut self.buffers;
-        if work.is_empty() {
+        if self.buffers.work.is_empty() {
             return Ok(());
         }
+        let mut recording = self.record(model);
+        let Buffers { tokens, positions, work, table, places, forward, hidden, record, .. } = &mut self.buffers;
         let group = model.config.group();
         let mut cache = Paged { pages: &mut self.pages, work, table, group, places };
-        forward_rows(model, true, tokens, positions, &mut cache, forward, hidden)?;
+        let record = recording.as_deref_mut().map(|recording| (recording, &*record));
+        if let Err(error) = forward_rows(model, tokens, positions, &mut cache, forward, record, hidden) {
+            recording.as_deref_mut().map(Recording::clear);
+            return Err(error);
+        }
+        drop(recording);
         self.advance(model.config.hidden_size);
         self.draw(model)
+    }
+
+    /// Finds room for the rows of this step that an update will read.
+    fn record<'a>(&mut self, model: &'a Model) -> Option<MutexGuard<'a, Recording>> {
+        self.buffers.record.clear();
+        if !self.jobs.values().any(|job| job.request.for_training) {
+            return None;
+        }
+        let mut recording = model.recording();
+        for work in &self.buffers.work {
+            let sequence = &mut self.running[work.sequence];
+            let wanted = self.jobs.get(&sequence.job).is_some_and(|job| job.request.for_training);
+            // Rows over keys and values of other weights are nobody's activations.
+            let parent = match sequence.recorded {
+                _ if !wanted || sequence.version != self.version => None,
+                _ if work.position == 0 => Some(ROOT),
+                Recorded::Row(row) => Some(row),
+                Recorded::Unknown => recording.walk(&sequence.tokens[..work.position]),
+                Recorded::Not => None,
+            };
+            let tokens = &sequence.tokens[work.position..work.position + work.rows];
+            let last = parent.and_then(|parent| recording.extend(parent, tokens, work.row, &mut self.buffers.record));
+            sequence.recorded = last.map_or(Recorded::Not, Recorded::Row);
+        }
+        Some(recording)
     }
 
     /// Notes what was stored, publishes full pages, and lists the tokens to draw.

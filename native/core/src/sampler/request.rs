@@ -27,6 +27,9 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// The token that completes any of these ends a sample; it is the sample's last token.
     pub stop_strings: Vec<Vec<u8>>,
+    /// An update will read these samples: what `backward` needs of them is kept, as far as there is room, until the weights
+    /// change. It changes no result.
+    pub for_training: bool,
 }
 
 impl Request {
@@ -42,6 +45,7 @@ impl Request {
             choice,
             stop_tokens: Vec::new(),
             stop_strings: Vec::new(),
+            for_training: false,
         }
     }
 

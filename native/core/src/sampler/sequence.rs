@@ -8,6 +8,18 @@ pub(super) fn pages_for(tokens: usize) -> usize {
     tokens.div_ceil(PAGE)
 }
 
+/// Where a sequence's stored tokens are in the recording of the model.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) enum Recorded {
+    /// To be looked up.
+    #[default]
+    Unknown,
+    /// The last of them is this row.
+    Row(u32),
+    /// Not all of them are there.
+    Not,
+}
+
 /// One sample.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
@@ -24,6 +36,7 @@ pub(super) struct Sequence {
     pub chain: ChainId,
     /// The weights that `pages` were computed with.
     pub version: u64,
+    pub recorded: Recorded,
     pub tail: Tail,
     /// Computes the prompt for its siblings, which wait.
     pub leads: bool,
@@ -49,7 +62,7 @@ impl Sequence {
             sibling.pages.push(own);
         }
         let (stored, published, chain, version) = (self.stored, self.published, self.chain, self.version);
-        Sequence { stored, published, chain, version, ..sibling }
+        Sequence { stored, published, chain, version, recorded: self.recorded, ..sibling }
     }
 
     /// Takes published pages that continue it; its last token is always computed, for its logits.
@@ -62,6 +75,7 @@ impl Sequence {
             self.chain = chain;
             self.published += 1;
             self.stored += PAGE;
+            self.recorded = Recorded::Unknown;
         }
     }
 
@@ -80,7 +94,7 @@ impl Sequence {
     /// Gives all pages back.
     pub fn vacate(&mut self, pages: &mut Pages) {
         pages.release_all(&mut self.pages);
-        (self.stored, self.published, self.chain) = (0, 0, ROOT);
+        (self.stored, self.published, self.chain, self.recorded) = (0, 0, ROOT, Recorded::Unknown);
     }
 }
 

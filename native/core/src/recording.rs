@@ -1,0 +1,186 @@
+//! Activations that sampling computed anyway, kept for the update that follows.
+//!
+//! A row's activations are a function of the weights and of the tokens that lead to it, bit for bit, whoever computes
+//! them. A batch sampled from the present weights therefore needs no forward of its own: its rows are found here by
+//! their path of tokens.
+
+use std::collections::HashMap;
+
+use crate::config::ModelConfig;
+use crate::forest::Forest;
+use crate::forward::{Activations, sized};
+use crate::kernels::{Runtime, SharedMut};
+
+/// The parent of first tokens.
+pub(crate) const ROOT: u32 = u32::MAX;
+
+/// Rows by which memory grows.
+const ROWS_AT_ONCE: usize = 64;
+
+/// Rows of one version of the weights.
+#[derive(Default)]
+pub(crate) struct Recording {
+    version: u64,
+    /// Most rows.
+    capacity: usize,
+    /// The row of a token after the row of its parent.
+    rows: HashMap<(u32, u32), u32>,
+    /// Per layer `[row][hidden + activations]`, and the last residual stream `[row][hidden]`.
+    layers: Vec<Vec<f32>>,
+}
+
+/// Which rows of a step go into which rows of the recording.
+pub(crate) type Plan = Vec<(usize, u32)>;
+
+/// Numbers that a row takes in a layer: its input, and what the layer computes on the way.
+fn widths(config: &ModelConfig, widths: &[usize; 10]) -> (usize, usize) {
+    let hidden = config.hidden_size;
+    (hidden, hidden + widths.iter().sum::<usize>())
+}
+
+impl Recording {
+    /// Rows that `bytes` have room for.
+    pub fn capacity(config: &ModelConfig, activations: &[usize; 10], bytes: usize) -> usize {
+        let (hidden, width) = widths(config, activations);
+        bytes / (size_of::<f32>() * (config.num_hidden_layers * width + hidden))
+    }
+
+    /// Forgets rows of other weights than `version`; there may be `capacity` from now on.
+    pub fn begin(&mut self, version: u64, capacity: usize) {
+        self.capacity = capacity;
+        if self.version != version {
+            self.version = version;
+            self.rows.clear();
+        }
+    }
+
+    /// Forgets all rows and frees their memory.
+    pub fn clear(&mut self) {
+        *self = Recording { version: self.version, capacity: self.capacity, ..Recording::default() };
+    }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.capacity() * size_of::<f32>()).sum()
+    }
+
+    fn find(&self, parent: u32, token: u32) -> Option<u32> {
+        self.rows.get(&(parent, token)).copied()
+    }
+
+    /// Stores the input `x` of layer `index` and what it computed, for the rows of `plan`.
+    pub fn store(
+        &mut self,
+        config: &ModelConfig,
+        index: usize,
+        plan: &Plan,
+        x: &[f32],
+        a: &Activations,
+        of: &[usize; 10],
+    ) {
+        let (hidden, width) = widths(config, of);
+        let layer = self.layer(config, index, width);
+        for &(from, to) in plan {
+            let row = &mut layer[to as usize * width..][..width];
+            row[..hidden].copy_from_slice(&x[from * hidden..][..hidden]);
+            a.copy_row(of, from, &mut row[hidden..]);
+        }
+    }
+
+    /// Stores the residual stream after the last layer.
+    pub fn store_last(&mut self, config: &ModelConfig, plan: &Plan, x: &[f32]) {
+        let hidden = config.hidden_size;
+        let layer = self.layer(config, config.num_hidden_layers, hidden);
+        for &(from, to) in plan {
+            layer[to as usize * hidden..][..hidden].copy_from_slice(&x[from * hidden..][..hidden]);
+        }
+    }
+
+    /// The rows of a layer, room for as many as have been added.
+    fn layer(&mut self, config: &ModelConfig, index: usize, width: usize) -> &mut [f32] {
+        let len = self.rows.len().next_multiple_of(ROWS_AT_ONCE).min(self.capacity) * width;
+        self.layers.resize_with(config.num_hidden_layers + 1, Vec::new);
+        let layer = &mut self.layers[index];
+        if layer.len() < len {
+            // not twice as much as is needed: this is most of the memory there is
+            layer.reserve_exact(len - layer.len());
+            layer.resize(len, 0.0);
+        }
+        layer
+    }
+
+    /// The row of the last of `tokens`.
+    pub fn walk(&self, tokens: &[u32]) -> Option<u32> {
+        tokens.iter().try_fold(ROOT, |parent, &token| self.find(parent, token))
+    }
+
+    /// Finds or adds the rows of a run of a sequence's tokens, from row `from` of the step on; those that are new go into
+    /// `plan`. Gives the last of them, none if the recording is full.
+    pub fn extend(&mut self, parent: u32, tokens: &[u32], from: usize, plan: &mut Plan) -> Option<u32> {
+        tokens.iter().enumerate().try_fold(parent, |parent, (step, &token)| {
+            self.find(parent, token).or_else(|| {
+                let row = u32::try_from(self.rows.len()).ok().filter(|&row| (row as usize) < self.capacity)?;
+                self.rows.insert((parent, token), row);
+                plan.push((from + step, row));
+                Some(row)
+            })
+        })
+    }
+
+    /// The rows of a forest, if all of them are here.
+    pub fn rows_of(&self, version: u64, forest: &Forest) -> Option<Vec<u32>> {
+        if self.version != version || self.rows.is_empty() {
+            return None;
+        }
+        let mut rows: Vec<u32> = Vec::with_capacity(forest.len());
+        for segment in forest.segments() {
+            let mut parent = segment.parent.map_or(ROOT, |parent| {
+                let parent = forest.segments()[parent];
+                rows[parent.start + parent.len - 1]
+            });
+            for &token in &forest.tokens()[segment.start..segment.start + segment.len] {
+                parent = self.find(parent, token)?;
+                rows.push(parent);
+            }
+        }
+        Some(rows)
+    }
+
+    /// Reads the rows of a layer: its input into `x`, the rest into `a`.
+    pub fn load(
+        &self,
+        rt: &Runtime,
+        config: &ModelConfig,
+        index: usize,
+        rows: &[u32],
+        x: &mut Vec<f32>,
+        a: &mut Activations,
+        of: &[usize; 10],
+    ) {
+        let (hidden, width) = widths(config, of);
+        let x = SharedMut::new(sized(x, rows.len() * hidden));
+        let to = a.shared(of, rows.len());
+        rt.parallel_ranges(rows.len(), 16, |range| {
+            for row in range {
+                let from = &self.layers[index][rows[row] as usize * width..][..width];
+                let (input, mut rest) = from.split_at(hidden);
+                // SAFETY: each row is written by one task.
+                unsafe { x.range(row * hidden..(row + 1) * hidden) }.copy_from_slice(input);
+                for (to, width) in to.iter().zip(of) {
+                    let (part, after) = rest.split_at(*width);
+                    // SAFETY: as above.
+                    unsafe { to.range(row * width..(row + 1) * width) }.copy_from_slice(part);
+                    rest = after;
+                }
+            }
+        });
+    }
+
+    /// Reads the rows of the last residual stream.
+    pub fn load_last(&self, config: &ModelConfig, rows: &[u32], x: &mut Vec<f32>) {
+        let (hidden, last) = (config.hidden_size, &self.layers[config.num_hidden_layers]);
+        for (row, x) in rows.iter().zip(sized(x, rows.len() * hidden).chunks_exact_mut(hidden)) {
+            x.copy_from_slice(&last[*row as usize * hidden..][..hidden]);
+        }
+    }
+}
