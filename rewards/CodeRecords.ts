@@ -116,7 +116,7 @@ const decodeMbpp = decoder("MBPP", Mbpp)
 /**
  * A record of MBPP (`text` or `prompt`, `code`, `test_list`), full or sanitized. Every assertion is a test of its own. The
  * prompt shows the first one, which tells the function's name; the others stay out of the policy's sight. Throws a
- * `TaskError`, also for the record whose assertions build objects of the candidate's own class: no instance gets across.
+ * `TaskError`.
  *
  * @see Austin et al., Program Synthesis with Large Language Models, 2021
  */
@@ -127,30 +127,21 @@ export const mbpp = (record: unknown): Task.Task<UnitTestWork> => {
     throw fail("MBPP", task_id, "text", undefined, "neither text nor prompt is there", "Give the published record")
   }
   const asserted = new Set(test_list.flatMap((test) => test.match(/\w+/g) ?? []))
-  const names = [...new Set(Array.from(code.matchAll(/^(?:async[ \t]+)?def[ \t]+(\w+)/gm), (match) => match[1]!))]
-  const entries = names.filter((name) => asserted.has(name))
-  const classes = Array.from(code.matchAll(/^class[ \t]+(\w+)/gm), (match) => match[1]!)
-  const instance = classes.find((name) => asserted.has(name))
-  if (instance !== undefined) {
-    throw fail(
-      "MBPP",
-      task_id,
-      "test_list",
-      instance,
-      "it makes objects of the candidate's class",
-      "Leave the record out"
-    )
-  }
+  const names = Array.from(code.matchAll(/^(?:async[ \t]+def|def|class)[ \t]+(\w+)/gm), (match) => match[1]!)
+  const entries = [...new Set(names)].filter((name) => asserted.has(name))
   const entry = entries.at(-1)
   if (entry === undefined) {
-    throw fail("MBPP", task_id, "code", names, "none of its functions is in test_list", "Give the published record")
+    throw fail("MBPP", task_id, "code", names, "none of what it defines is in test_list", "Give the published record")
   }
   const tests = [
     test_setup_code ?? "",
     ...(test_imports ?? []),
     `from candidate import ${entries.join(", ")}`,
-    // JSON's strings are Python's
-    ...test_list.map((test, index) => `def test_${index + 1}():\n    exec(${JSON.stringify(test)}, globals())`)
+    // the indentation would be part of a text of several lines; JSON's strings are Python's
+    ...test_list.map((test, index) => {
+      const body = /[\r\n]/.test(test.trim()) ? `exec(${JSON.stringify(test.trim())}, globals())` : test.trim()
+      return `def test_${index + 1}():\n    ${body}`
+    })
   ].join("\n")
   return {
     id: `MBPP/${task_id}`,
@@ -233,20 +224,18 @@ const withDigits = (_key: string, value: unknown, context: { readonly source?: s
 export const jsonl = (path: string, read: (record: unknown) => Task.Task<UnitTestWork>): Task.Source<UnitTestWork> => {
   const rows = Task.jsonl(path, Schema.Record(Schema.String, Schema.Unknown), { id: "\0", prompt: () => "" })
   const load = Effect.gen(function* () {
-    const { at, length } = yield* rows.load
+    const { at: row, length } = yield* rows.load
     const tasks: Array<Task.Task<UnitTestWork>> = []
     for (let index = 0; index < length; index++) {
-      const { data, id: place } = at(index)!
+      const { data, id: place } = row(index)!
       tasks.push(
         yield* Effect.try({
           try: () => read(data),
           catch: (fault) => {
             if (!(fault instanceof Task.TaskError)) throw fault
-            return new Task.TaskError({
-              ...fault,
-              source: path,
-              place: [place, fault.place].filter(Boolean).join(", ")
-            })
+            const { field, problem, remedy, value } = fault
+            const at = [place, fault.place].filter((part) => part !== "").join(", ")
+            return new Task.TaskError({ source: path, place: at, field, value, problem, remedy })
           }
         })
       )
