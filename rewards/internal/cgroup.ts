@@ -12,6 +12,7 @@ export interface Limits {
 
 export interface Group {
   readonly add: (pid: number) => void
+  readonly limitsMemory: boolean
   /** Whether the kernel ended a process of the group for want of memory. */
   readonly ranOutOfMemory: () => boolean
   /** Bytes that the group holds now. */
@@ -123,9 +124,20 @@ export const create = (limits: Limits): Group | undefined => {
   }
   if (folders.size === 0) return undefined
 
+  let outOfMemory = false
+  const ranOutOfMemory = (): boolean => {
+    if (memory !== undefined && !outOfMemory) {
+      const events = read(join(memory, version === 2 ? "memory.events" : "memory.oom_control"))
+      outOfMemory = /^oom_kill [1-9]/m.test(events)
+    }
+    return outOfMemory
+  }
   const remove = (delays: ReadonlyArray<number> = [5, 20, 100, 500, 2000]): void => {
+    ranOutOfMemory()
     for (const folder of folders) {
+      // those that left the family are still in the group
       if (version === 2) attempt(() => writeFileSync(join(folder, "cgroup.kill"), "1", { flag: "r+" }))
+      else for (const pid of pidsIn(folder)) attempt(() => process.kill(pid, "SIGKILL"))
       try {
         rmdirSync(folder)
         folders.delete(folder)
@@ -145,16 +157,16 @@ export const create = (limits: Limits): Group | undefined => {
       for (const folder of folders)
         attempt(() => writeFileSync(join(folder, "cgroup.procs"), String(pid), { flag: "r+" }))
     },
-    ranOutOfMemory: () => {
-      if (memory === undefined) return false
-      const events = read(join(memory, version === 2 ? "memory.events" : "memory.oom_control"))
-      return /^oom_kill [1-9]/m.test(events)
-    },
+    limitsMemory: memory !== undefined,
+    ranOutOfMemory,
     memory: () =>
       memory === undefined ? 0 : Number(read(join(memory, version === 2 ? "memory.current" : "memory.usage_in_bytes"))),
-    remove
+    remove: () => remove()
   }
 }
+
+const pidsIn = (folder: string): ReadonlyArray<number> =>
+  read(join(folder, "cgroup.procs")).split("\n").filter(Boolean).map(Number)
 
 const setLimits = (version: 1 | 2, folder: string, controller: Controller, limits: Limits): void => {
   const set = (file: string, value: number): void => writeFileSync(join(folder, file), String(value), { flag: "r+" })
