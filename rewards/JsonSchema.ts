@@ -1,146 +1,146 @@
-/** Whether a completion is JSON that satisfies a schema (draft 2020-12). Made for a gate: no valid document, no reward. */
-import { Ajv2020, type AnySchemaObject, type ValidateFunction } from "ajv/dist/2020.js"
+/**
+ * Whether a completion is JSON that satisfies a schema: draft 2020-12 or draft 7. Made for a gate: no valid document, no
+ * reward. Documents and schemas may both be hostile: sizes, depth and steps are bounded, patterns run in linear time, nothing is fetched.
+ */
 import * as Schema from "effect/Schema"
-import { RE2JS } from "re2js"
+import type { StandardJSONSchemaV1 } from "effect/StandardSchema"
 import type { Task } from "../src/Task.ts"
 import type * as Verifier from "../src/Verifier.ts"
-import { parseJson, readJson } from "./internal/extractJson.ts"
+import { parseJson, readJson, type Parsed } from "./internal/extractJson.ts"
+import { compile, type ErrorObject } from "./internal/schemaCompile.ts"
+import { creditOf } from "./internal/schemaCredit.ts"
+import type { Draft, LinkOptions } from "./internal/schemaLink.ts"
 
-/** A JSON Schema document, or an effect Schema, which is turned into one. */
-export type SchemaLike = Readonly<Record<string, unknown>> | boolean | Schema.Top
+/**
+ * A JSON Schema document, or what can be turned into one: an effect Schema, or a schema of any library that implements Standard
+ * JSON Schema (standardschema.dev/json-schema), of which the input side counts.
+ */
+export type SchemaLike = Readonly<Record<string, unknown>> | boolean | Schema.Top | StandardJSONSchemaV1
 
 export interface JsonSchemaOptions {
   /** Longest document that is parsed; a longer one scores 0. Characters. Default 65,536. */
   readonly maxCharacters?: number
-  /** Where the document is. Default: the whole text, else the first fenced block, else the first balanced brackets. */
+  /** Where the document is, instead of the search that `strict` and `lenient` modify. */
   readonly extract?: (text: string) => string
-  /** Whether the text must be the document and nothing else but white space. Default false. */
+  /**
+   * Whether the text must be the document and nothing else but white space. Default false: the whole text, else the first
+   * fenced block that is JSON, else the first object or array in it that is complete.
+   */
   readonly strict?: boolean
+  /**
+   * Whether JSON that is damaged is repaired when there is none that is whole: quotes, commas, comments, Python's literals, and
+   * what is left open at the end. A truncated document can pass then. Up to 32,768 characters. Default false.
+   */
+  readonly lenient?: boolean
+  /** The draft of schemas that do not say so by `$schema`. Default `2020-12`. */
+  readonly draft?: Draft
+  /** Whether `format` is asserted. Default false: an annotation, as the drafts have it. */
+  readonly format?: boolean
+  /** Schemas that `$ref` may name, by URI. Nothing is ever fetched. */
+  readonly schemas?: Readonly<Record<string, Readonly<Record<string, unknown>> | boolean>>
+  /**
+   * The most that an invalid document can come near, from 0 to 1. Default 0: it scores 0. Otherwise it scores this times the share of the schema's
+   * keywords that it keeps, beyond what `{}` or `[]` keep: only what the schema requires counts, so nothing is earned by
+   * padding, and nothing by a document of another type than the root's. Leave it out of gates.
+   */
+  readonly partialCredit?: number
 }
 
-/** Compiled schemas that are kept. */
-const maxCompiled = 512
-
 /**
- * Scores 1 for a completion that holds JSON which satisfies the schema, 0 with the first error otherwise. Neither a
- * hostile document nor a hostile pattern takes long: size and depth are capped, patterns run in linear time (RE2 syntax: a
- * schema with look-around or back-references is refused and unscorable). `format` is an annotation, as the draft says.
+ * Scores 1 for a completion that holds JSON which satisfies the schema; otherwise 0, or partial credit, with the first error. An object
+ * that has a key twice is no document. A schema that is none, refers to what is not there, or has a pattern without a linear-time form
+ * (look-around, back-references) is refused with a `TypeError`: at once when it is given, as unscorable when it is a task's.
  *
  * @example
  * ```ts
  * const Call = Schema.Struct({ name: Schema.Literals(["add"]), arguments: Schema.Struct({ a: Schema.Int, b: Schema.Int }) })
  * const reward = Reward.all({ schema: Reward.gate(jsonSchema(Call)), result: toolReplay({ tools }) })
- * // or by task: jsonSchema((task) => task.data.schema)
+ * // or by task: jsonSchema((task) => task.data.schema, { draft: "7", partialCredit: 0.5 })
  * ```
  */
 export const jsonSchema = <Data = any>(
   schema: SchemaLike | ((task: Task<Data>) => SchemaLike),
   options: JsonSchemaOptions = {}
 ): Verifier.VerifierFunction<Data> => {
-  const maxCharacters = options.maxCharacters ?? 65_536
-  const fixed = typeof schema === "function" && !Schema.isSchema(schema) ? undefined : compiled(schema as SchemaLike)
+  const { maxCharacters = 65_536, partialCredit = 0, strict = false, lenient = false } = options
+  if (!(partialCredit >= 0 && partialCredit <= 1)) {
+    throw new RangeError(`jsonSchema takes a partialCredit from 0 to 1, got ${partialCredit}`)
+  }
+  if (strict && lenient) throw new RangeError("jsonSchema is either strict or lenient, not both: leave one out")
+  const judge = judgeWith({
+    draft: options.draft ?? "2020-12",
+    format: options.format ?? false,
+    schemas: options.schemas ?? {}
+  })
+  const fixed = isByTask(schema) ? undefined : judge(schema)
+  const read = ({ text }: { readonly text: string }): Parsed =>
+    options.extract === undefined || strict
+      ? readJson(text, maxCharacters, strict ? "strict" : lenient ? "lenient" : "default")
+      : text.length > 4 * maxCharacters
+        ? { fault: `longer than ${4 * maxCharacters} characters` }
+        : parseJson(options.extract(text), maxCharacters)
   return ({ task, trajectory }) => {
-    const validate = fixed ?? compiled((schema as (task: Task<Data>) => SchemaLike)(task))
-    const { text } = trajectory
-    // what is looked for is bounded before it is looked for
-    if (text.length > 4 * maxCharacters) return { score: 0, reason: `longer than ${4 * maxCharacters} characters` }
-    const parsed = options.extract
-      ? parseJson(options.extract(text), maxCharacters)
-      : readJson(text, maxCharacters, options.strict ? "strict" : "default")
+    const judged = fixed ?? judge((schema as (task: Task<Data>) => SchemaLike)(task))
+    const parsed = read(trajectory)
     if ("fault" in parsed) return { score: 0, reason: `no JSON: ${parsed.fault}` }
-    if (validate(parsed.value)) return { score: 1, reason: "valid" }
-    const [error] = validate.errors ?? []
-    return { score: 0, reason: `invalid: ${error?.instancePath ?? ""} ${error?.message ?? ""}`.slice(0, 400) }
+    const { errors, credit } = judged(parsed.value)
+    if (errors === undefined) return { score: 0, reason: "invalid: it takes more steps to validate than are taken" }
+    const repaired = parsed.repaired ? ", after repair" : ""
+    const [error] = errors
+    if (error === undefined) return { score: 1, reason: `valid${repaired}` }
+    const reason = `invalid${repaired}: ${error.instancePath} ${error.message ?? ""}`.slice(0, 400)
+    return { score: partialCredit === 0 ? 0 : partialCredit * credit(), reason }
   }
 }
 
-/**
- * Patterns in linear time. ajv tells patterns apart by `toString()`, so without a distinct one every pattern of a schema
- * would be the first one.
- */
-const linear = Object.assign(
-  (pattern: string) => {
-    const compiled = RE2JS.compile(RE2JS.translateRegExp(pattern))
-    const text = `/${pattern}/u`
-    return { test: (value: string) => compiled.matcher(value).find(), toString: () => text }
-  },
-  { code: "linear" }
-)
-
-const makeAjv = (): Ajv2020 => {
-  const ajv = new Ajv2020({
-    strict: false,
-    validateFormats: false,
-    ownProperties: true,
-    // 0.3 is a multiple of 0.1
-    multipleOfPrecision: 9,
-    // a document is data: it is never logged, and errors end at the first
-    logger: false,
-    code: { regExp: linear as never }
-  })
-  // ajv's own takes quadratic time
-  ajv.removeKeyword("uniqueItems")
-  ajv.addKeyword({
-    keyword: "uniqueItems",
-    type: "array",
-    schemaType: "boolean",
-    compile: (wanted: boolean) => (items: ReadonlyArray<unknown>) => !wanted || allDistinct(items)
-  })
-  return ajv
+interface Judged {
+  readonly errors: ReadonlyArray<ErrorObject> | undefined
+  readonly credit: () => number
 }
 
-const allDistinct = (items: ReadonlyArray<unknown>): boolean => new Set(items.map(canonical)).size === items.length
-
-/** JSON with sorted keys. */
-const canonical = (value: unknown): string => {
-  if (typeof value !== "object" || value === null) return JSON.stringify(value) ?? "null"
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`
-  const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1))
-  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonical(item)}`).join(",")}}`
-}
-
-interface Compiled {
-  readonly validate: ValidateFunction
-  readonly forget: () => void
-}
-
-/** By identity first, then by canonical text, which forgets the oldest. */
-const byIdentity = new WeakMap<object, ValidateFunction>()
-const byText = new Map<string, Compiled>()
-let shared: Ajv2020 | undefined
-
-const compile = (document: AnySchemaObject | boolean, text: string): Compiled => {
-  // An instance of its own where names are declared: an $id in one schema must not be seen from another. It is ten times
-  // the work, because it compiles the meta-schema again.
-  if (/"\$(id|anchor|dynamicAnchor)"/.test(text)) return { validate: makeAjv().compile(document), forget: () => {} }
-  const ajv = (shared ??= makeAjv())
-  return {
-    validate: ajv.compile(document),
-    forget: () => void (typeof document === "object" && ajv.removeSchema(document))
+/** Remembers schemas by identity: to write one as text takes longer than to validate a document. */
+const judgeWith = (options: LinkOptions): ((schema: SchemaLike) => (value: unknown) => Judged) => {
+  const known = new WeakMap<object, (value: unknown) => Judged>()
+  return (schema) => {
+    const identity = typeof schema === "boolean" ? undefined : schema
+    const found = identity === undefined ? undefined : known.get(identity)
+    if (found !== undefined) return found
+    const document = asDocument(schema, options.draft)
+    const { validate } = compile(document, { ...options, all: false })
+    let credit: ReturnType<typeof creditOf> | undefined
+    const judged = (value: unknown): Judged => ({
+      errors: validate(value),
+      credit: () => (credit ??= creditOf(compile(document, { ...options, all: true })))(value)
+    })
+    if (identity !== undefined) known.set(identity, judged)
+    return judged
   }
 }
 
-const compiled = (schema: SchemaLike): ValidateFunction => {
-  const identity = typeof schema === "boolean" ? undefined : schema
-  const known = identity === undefined ? undefined : byIdentity.get(identity)
-  if (known !== undefined) return known
-  const document = asDocument(schema) as AnySchemaObject | boolean
-  const text = canonical(document)
-  let found = byText.get(text)
-  if (found === undefined) {
-    byText.set(text, (found = compile(document, text)))
-    if (byText.size > maxCompiled) {
-      const [oldest] = byText
-      byText.delete(oldest![0])
-      oldest![1].forget()
-    }
-  }
-  if (identity !== undefined) byIdentity.set(identity, found.validate)
-  return found.validate
-}
+const isStandard = (schema: unknown): schema is StandardJSONSchemaV1 =>
+  (typeof schema === "object" || typeof schema === "function") && schema !== null && "~standard" in schema
 
-const asDocument = (schema: SchemaLike): unknown => {
-  if (!Schema.isSchema(schema)) return schema
-  const { schema: root, definitions } = Schema.toJsonSchemaDocument(schema)
-  return Object.keys(definitions).length === 0 ? root : { ...root, $defs: definitions }
+const isByTask = <Data>(
+  schema: SchemaLike | ((task: Task<Data>) => SchemaLike)
+): schema is (task: Task<Data>) => SchemaLike =>
+  // schemas of some libraries are functions
+  typeof schema === "function" && !Schema.isSchema(schema) && !isStandard(schema)
+
+const asDocument = (schema: SchemaLike, draft: Draft): unknown => {
+  if (Schema.isSchema(schema)) {
+    const { schema: root, definitions } = Schema.toJsonSchemaDocument(schema)
+    const $schema = "https://json-schema.org/draft/2020-12/schema"
+    return Object.keys(definitions).length === 0 ? { $schema, ...root } : { $schema, ...root, $defs: definitions }
+  }
+  if (!isStandard(schema)) return schema
+  const { jsonSchema: converter, vendor } = schema["~standard"]
+  if (typeof converter?.input !== "function") {
+    throw new TypeError(
+      `a schema of ${vendor} has no \`~standard.jsonSchema\`: update the library, or give the JSON Schema`
+    )
+  }
+  const target = draft === "7" ? "draft-07" : "draft-2020-12"
+  const $schema =
+    draft === "7" ? "http://json-schema.org/draft-07/schema" : "https://json-schema.org/draft/2020-12/schema"
+  return { $schema, ...converter.input({ target }) }
 }

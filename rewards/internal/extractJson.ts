@@ -48,7 +48,10 @@ export const readJson = (text: string, maxCharacters: number, mode: JsonMode = "
   }
   const found = firstDocument(text)
   if (found !== undefined) return parseJson(found, maxCharacters)
-  const none = { fault: nextBracket(text, 0) < 0 ? "no object or array" : "no complete object or array" }
+  const none: Parsed =
+    text.length > maxCharacters
+      ? whole
+      : { fault: nextBracket(text, 0) < 0 ? "no object or array" : "no complete object or array" }
   if (mode === "default") return none
   const damaged = blocks.find((block) => /^\s*[[{]/.test(block)) ?? fromBracket(text)
   return damaged === undefined ? none : repair(damaged, maxCharacters)
