@@ -10,6 +10,16 @@ export {
   type ToolCall,
   type ToolReplayOptions
 } from "./ToolReplay.ts"
-export { unitTests, type UnitTestCase, type UnitTestsOptions, type UnitTestStatus } from "./UnitTests.ts"
-export { Opaque } from "./internal/TypedData.ts"
+export {
+  unitTests,
+  type Comparison,
+  type ProgramCase,
+  type Tolerance,
+  type UnitTestCase,
+  type UnitTestsOptions,
+  type UnitTestStatus,
+  type UnitTestWork
+} from "./UnitTests.ts"
+export * as CodeRecords from "./CodeRecords.ts"
+export { Opaque, PythonFloat, PythonTuple } from "./internal/TypedData.ts"
 export * as JavaScriptSandbox from "./JavaScriptSandbox.ts"
