@@ -56,12 +56,14 @@ def _quintain():
             if left[0] < 0: raise TooMuch
             out.append(text)
         def items(tag, values, depth):
+            if 2 * Len(values) > left[0]: raise TooMuch
             put('["' + tag + '"')
             for value in values:
                 put(',')
                 one(value, depth + 1)
             put(']')
         def entries(tag, value, depth):
+            if 4 * dict.__len__(value) > left[0]: raise TooMuch
             put('["' + tag + '"')
             for key, item in dict.items(value):
                 put(',')

@@ -1,0 +1,429 @@
+/**
+ * Runs model-written Python: a fresh interpreter for every evaluation, inside bubblewrap, started before it is needed. The
+ * candidate gets its source and one case's input at a time; what comes back is data, which the host compares. A user's test
+ * file runs in another interpreter than the candidate and reaches it through this process.
+ *
+ * What ends what does not end: the host's timer for each case and for all, a limit of CPU time, and the end of this process.
+ * All of them end the whole family of processes. Whatever a candidate does is a status of the candidate; only what the
+ * sandbox itself fails at is `Infrastructure`.
+ */
+import { randomBytes } from "node:crypto"
+import { availableParallelism } from "node:os"
+import { isMainThread } from "node:worker_threads"
+import { probe, type Found, type Tools } from "./internal/boundary.ts"
+import { interpreters } from "./internal/pythonInterpreter.ts"
+import * as PythonProcess from "./internal/pythonProcess.ts"
+import { testDriver } from "./internal/pythonTests.ts"
+import * as TypedData from "./internal/TypedData.ts"
+import {
+  SandboxRefused,
+  type CallResult,
+  type Evaluation,
+  type Fault,
+  type Isolation,
+  type Sandbox,
+  type SandboxOptions,
+  type TestResult
+} from "./Sandbox.ts"
+
+export interface PythonOptions extends SandboxOptions {
+  /** Path of the interpreter. Default: the first `python3` on the path, or in /usr/bin, that a confined process can run. */
+  readonly interpreter?: string
+  /** Whether installed packages (numpy) can be imported. Default false: the standard library alone, which starts faster. */
+  readonly packages?: boolean
+}
+
+/** Longest source that is run, in characters; a longer one has status `load`. */
+const maxSource = 262_144
+/** After this many processes that had to be ended, the rest of an evaluation is not tried. */
+const maxEnded = 2
+/** How often something is tried when a process was lost from outside. */
+const attempts = 2
+
+interface Setting {
+  readonly found: Found
+  readonly interpreter: PythonProcess.Interpreter
+}
+
+/** No verdict, and another try would not give one. */
+class Unjudged extends Error {}
+/** A process was lost from outside. */
+class Lost extends Error {}
+
+/**
+ * Nothing is started before the first evaluation. That rejects with {@link SandboxRefused} where this machine does not hold
+ * the isolation (default `bubblewrap`), or has no interpreter; the error says what would mend it.
+ *
+ * @param options `timeout` and `total` in milliseconds, `memoryMb` per process and, where a control group can be made, of
+ *   all its processes.
+ *
+ * @example
+ * ```ts
+ * const sandbox = SandboxPython.make({ timeout: 500 })
+ * const candidate = { source: "def add(a, b):\n    return a + b", language: "python" } as const
+ * await sandbox.call(candidate, { entry: "add", calls: [[1, 2]] })
+ * // { _tag: "Evaluated", results: [{ status: "value", value: 3 }] }
+ * await sandbox.test(candidate, { tests: "from solution import add\ndef test_add():\n    assert add(1, 2) == 3" })
+ * // { _tag: "Evaluated", results: [{ name: "test_add", status: "pass", detail: "" }] }
+ * ```
+ */
+export const make = (options: PythonOptions = {}): Sandbox => makeWith(options)
+
+/** @internal `tools` stands in for what is installed here. */
+export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
+  const timeout = options.timeout ?? 1000
+  const total = options.total ?? 5000
+  const isolation: Isolation = options.isolation ?? "bubblewrap"
+  const limits = { memoryMb: options.memoryMb ?? 256, cpuSeconds: Math.ceil(total / 1000) + 2 }
+  const size = options.children ?? (isMainThread ? availableParallelism() : 1)
+  const idle: Array<PythonProcess.PythonProcess> = []
+  const all = new Set<PythonProcess.PythonProcess>()
+  const waiting: Array<() => void> = []
+  let running = 0
+  let setting: Promise<Setting> | undefined
+  /** Counts the closings: what was asked for before one is not started after it. */
+  let era = 0
+
+  const prepare = async (): Promise<Setting> => {
+    const found = await probe(isolation, tools)
+    const refuse = (what: string, detail: string, remedy: string) =>
+      new SandboxRefused({ engine: "python", asked: isolation, found: what, detail, remedy })
+    if (isolation === "bubblewrap" && found.isolation !== "bubblewrap") {
+      throw refuse(found.isolation, found.detail, found.remedy)
+    }
+    const tried = await interpreters(isolation, options.interpreter, options.packages ?? false)
+    if (tried.interpreter === undefined) {
+      throw refuse("no interpreter", tried.detail, "apt-get install python3, or name one that other users can read")
+    }
+    return { found, interpreter: tried.interpreter }
+  }
+  const prepared = (): Promise<Setting> =>
+    (setting ??= prepare().catch((fault: unknown) => {
+      // what was missing may have been installed by the next time
+      setting = undefined
+      throw fault
+    }))
+
+  const start = (interpreter: PythonProcess.Interpreter): PythonProcess.PythonProcess => {
+    const own = PythonProcess.start(interpreter, limits, isolation)
+    all.add(own)
+    const forget = async (): Promise<void> => {
+      await own.gone
+      all.delete(own)
+      const index = idle.indexOf(own)
+      if (index >= 0) idle.splice(index, 1)
+    }
+    void forget()
+    return own
+  }
+
+  const fill = (interpreter: PythonProcess.Interpreter): void => {
+    for (let missing = size - idle.length; missing > 0; missing--) {
+      const next = start(interpreter)
+      next.keepAlive(false)
+      idle.push(next)
+    }
+  }
+
+  /** A process of the caller's own; the one that comes after it is started at once. */
+  const take = async ({ interpreter }: Setting): Promise<PythonProcess.PythonProcess> => {
+    for (let tried = 1; ; tried++) {
+      const own = idle.shift() ?? start(interpreter)
+      own.keepAlive(true)
+      if (await own.ready) {
+        const present = era
+        setImmediate(() => {
+          if (present === era) fill(interpreter)
+        })
+        return own
+      }
+      own.kill("lost", "it did not start")
+      if (tried === attempts) throw new Lost(((await own.line("", 1)) as PythonProcess.End).detail)
+    }
+  }
+
+  /** One evaluation: its clock, its processes, its place in the queue. */
+  const evaluate = async <Result>(
+    signal: AbortSignal | undefined,
+    work: (session: Session) => Promise<ReadonlyArray<Result>>
+  ): Promise<Evaluation<Result>> => {
+    const ready = await prepared()
+    if (running < size) running++
+    else await new Promise<void>((resolve) => waiting.push(resolve))
+    const mine = new Set<PythonProcess.PythonProcess>()
+    const onAbort = (): void => mine.forEach((own) => own.kill("lost", "interrupted"))
+    signal?.addEventListener("abort", onAbort, { once: true })
+    try {
+      for (let tried = 1; ; tried++) {
+        const until = performance.now() + total
+        try {
+          const results = await work({
+            left: () => Math.min(timeout, until - performance.now()),
+            remaining: () => until - performance.now(),
+            over: () => performance.now() >= until,
+            process: async () => {
+              if (signal?.aborted) throw new Unjudged("interrupted")
+              const own = await take(ready)
+              mine.add(own)
+              if (signal?.aborted) onAbort()
+              return own
+            },
+            check: (end) => {
+              if (signal?.aborted) throw new Unjudged("interrupted")
+              if (end.reason === "lost") throw new Lost(end.detail)
+              return end.reason === "exit" ? "error" : end.reason
+            }
+          })
+          return { _tag: "Evaluated", results }
+        } catch (fault) {
+          if (fault instanceof Lost && tried < attempts && !signal?.aborted) continue
+          if (fault instanceof Lost || fault instanceof Unjudged)
+            return { _tag: "Infrastructure", detail: fault.message }
+          throw fault
+        } finally {
+          for (const own of mine) own.kill("exit", "")
+          mine.clear()
+        }
+      }
+    } finally {
+      signal?.removeEventListener("abort", onAbort)
+      const next = waiting.shift()
+      if (next === undefined) running--
+      else next()
+    }
+  }
+
+  const tooLong = (source: string): string | undefined =>
+    source.length > maxSource ? `the source is longer than ${maxSource} characters` : undefined
+
+  return {
+    boundary: async () => {
+      const { found } = await prepared()
+      return { engine: "python", isolation, holds: found.holds, lacks: found.lacks }
+    },
+
+    call: ({ source }, { calls, entry, stopEarly = false }, signal) => {
+      const fault = tooLong(source)
+      if (fault !== undefined) return Promise.resolve(every(calls, { status: "load", detail: fault }))
+      if (!/^[\p{ID_Start}_][\p{ID_Continue}]*(\.[\p{ID_Start}_][\p{ID_Continue}]*)*$/u.test(entry)) {
+        return Promise.resolve({ _tag: "Infrastructure", detail: `${JSON.stringify(entry)} is no name of a function` })
+      }
+      const inputs = calls.map((call) => TypedData.encode(call))
+      return evaluate<CallResult>(signal, async (session) => {
+        const results: Array<CallResult> = []
+        const candidate = new Served(session, source)
+        for (const input of inputs) {
+          const answer = await candidate.ask(`"call",${JSON.stringify(entry)},${input}`)
+          const result =
+            answer.status === "value" ? read(answer.text) : { status: answer.status, detail: text(answer.text) }
+          results.push(result)
+          if (result.status !== "value" && stopEarly) break
+        }
+        return results
+      })
+    },
+
+    run: ({ source }, { inputs, stopEarly = false }, signal) => {
+      const fault = tooLong(source)
+      if (fault !== undefined) return Promise.resolve(every(inputs, { status: "load", detail: fault }))
+      return evaluate<CallResult<string>>(signal, async (session) => {
+        const results: Array<CallResult<string>> = []
+        let late = 0
+        for (const input of inputs) {
+          if (session.over() || late >= maxEnded) {
+            results.push({ status: "timeout", detail: "the time of all cases is over" })
+            continue
+          }
+          const own = await session.process()
+          const nonce = number()
+          own.send(`["${nonce}","program",${JSON.stringify(source)}]`, "program")
+          own.input(input)
+          const { end, output } = await own.finished(session.left())
+          own.kill("exit", "")
+          if (end.reason === "exit") results.push({ status: "value", value: output })
+          else results.push({ status: session.check(end), detail: end.detail })
+          if (end.reason === "timeout") late++
+          if (end.reason !== "exit" && stopEarly) break
+        }
+        return results
+      })
+    },
+
+    test: ({ source }, { tests }, signal) => {
+      const fault = tooLong(source)
+      if (fault !== undefined) {
+        return Promise.resolve({ _tag: "Evaluated", results: [{ name: "solution", status: "load", detail: fault }] })
+      }
+      return evaluate<TestResult>(signal, (session) => runTests(session, source, tests))
+    },
+
+    close: async () => {
+      era++
+      const ends = [...all].map((own) => {
+        // their end is awaited, so they keep this process alive until then
+        own.keepAlive(true)
+        own.kill("lost", "the sandbox was closed")
+        return own.gone
+      })
+      idle.length = 0
+      await Promise.all(ends)
+    }
+  }
+}
+
+interface Session {
+  /** Milliseconds that the next step has. */
+  readonly left: () => number
+  /** Milliseconds of all steps. */
+  readonly remaining: () => number
+  readonly over: () => boolean
+  readonly process: () => Promise<PythonProcess.PythonProcess>
+  /** The candidate's status; throws where it is not the candidate's doing. */
+  readonly check: (end: PythonProcess.End) => Fault
+}
+
+interface Answer {
+  readonly status: "value" | Fault
+  /** JSON, or the sandbox's own words where `plain`. */
+  readonly text: string
+}
+
+const letters: Readonly<Record<string, Answer["status"]>> = {
+  v: "value",
+  e: "error",
+  m: "memory",
+  o: "output",
+  l: "load"
+}
+
+/** The candidate's process, started anew when a question has ended it. */
+class Served {
+  readonly #session: Session
+  readonly #source: string
+  #own: PythonProcess.PythonProcess | undefined
+  #ended = 0
+  /** What every question is answered, once asking has no sense. */
+  #final: Answer | undefined
+
+  constructor(session: Session, source: string) {
+    this.#session = session
+    this.#source = source
+  }
+
+  async ask(question: string): Promise<Answer> {
+    if (this.#final !== undefined) return this.#final
+    if (this.#own?.alive() !== true) {
+      const fault = await this.#load()
+      if (fault !== undefined) return fault
+    }
+    return this.#exchange(question, false)
+  }
+
+  async #load(): Promise<Answer | undefined> {
+    const session = this.#session
+    if (session.over()) return (this.#final = plain("timeout", "the time of all cases is over"))
+    this.#own = await session.process()
+    const loaded = await this.#exchange(`"serve",${JSON.stringify(this.#source)}`, true)
+    // it would fare no better the next time
+    return loaded.status === "value" ? undefined : (this.#final = loaded)
+  }
+
+  async #exchange(question: string, loading: boolean): Promise<Answer> {
+    const session = this.#session
+    if (session.over()) return (this.#final = plain("timeout", "the time of all cases is over"))
+    const own = this.#own!
+    const nonce = number()
+    own.send(`["${nonce}",${question}]`)
+    if (loading) own.input("")
+    const line = await own.line(nonce, session.left())
+    if ("kind" in line) return { status: letters[line.kind] ?? "error", text: line.payload }
+    const status = session.check(line)
+    const detail = line.reason === "exit" ? "it ended its process" : line.detail
+    const answer = plain(loading && status === "error" ? "load" : status, detail)
+    if (++this.#ended >= maxEnded) this.#final = answer
+    return answer
+  }
+}
+
+/** The two interpreters of a test file: what one asks, the other answers; this process only passes it on. */
+const runTests = async (session: Session, source: string, tests: string): Promise<ReadonlyArray<TestResult>> => {
+  const candidate = new Served(session, source)
+  const own = await session.process()
+  const nonce = number()
+  const results: Array<TestResult> = []
+  let names: ReadonlyArray<string> = []
+  own.send(`["${nonce}","test",${JSON.stringify(tests)}]`)
+  own.send(JSON.stringify([testDriver]))
+  own.input("")
+  const rest = (status: Fault, detail: string): ReadonlyArray<TestResult> =>
+    names.length === 0
+      ? [{ name: "the file itself", status, detail }]
+      : names.map((name, index) => results[index] ?? { name, status, detail })
+  let last: Answer | undefined
+  while (names.length === 0 || Object.keys(results).length < names.length) {
+    const line = await own.line(nonce, session.remaining())
+    if (!("kind" in line)) {
+      // a test that hangs or dies on what the candidate returned is the candidate's
+      const status = session.check(line)
+      return rest(status, line.detail)
+    }
+    if (line.kind === "q") {
+      last = await candidate.ask(line.payload.slice(1, -1))
+      own.send(reply(last))
+    } else if (line.kind === "n") names = JSON.parse(line.payload) as ReadonlyArray<string>
+    else if (line.kind === "r") {
+      const [index, status, detail] = JSON.parse(line.payload) as [number, TestResult["status"], string]
+      results[index] = { name: names[index]!, status, detail }
+    } else if (line.kind === "i") throw new Unjudged(text(line.payload))
+  }
+  return results
+}
+
+/** The answer as the test file's interpreter reads it. The text is the candidate's: it has to be one JSON value. */
+const reply = ({ status, text: payload }: Answer): string => {
+  try {
+    JSON.parse(payload)
+  } catch {
+    return `["x","error","it answered something that is no data"]`
+  }
+  if (status === "value") return `["v",${payload}]`
+  if (status === "error" && payload.startsWith("[")) return `["e",${payload}]`
+  return `["x",${JSON.stringify(status)},${payload}]`
+}
+
+const plain = (status: Answer["status"], detail: string): Answer => ({ status, text: JSON.stringify(detail) })
+
+const number = (): string => randomBytes(16).toString("hex")
+
+/** The child is not trusted: what it says is text until it has been read here. */
+const text = (payload: string): string => {
+  try {
+    return String(JSON.parse(payload)).slice(0, 500)
+  } catch {
+    return "?"
+  }
+}
+
+const read = (payload: string): CallResult => {
+  try {
+    return { status: "value", value: TypedData.decode(payload) }
+  } catch {
+    return { status: "error", detail: "it returned something that is no data" }
+  }
+}
+
+const every = <Result>(work: ReadonlyArray<unknown>, result: Result): Evaluation<Result> => ({
+  _tag: "Evaluated",
+  results: work.map(() => result)
+})
+
+const shared = new Map<string, Sandbox>()
+
+/** One sandbox per set of options for the whole process (or worker), started when first used. */
+export const get = (options: PythonOptions = {}): Sandbox => {
+  const { children, interpreter, isolation, memoryMb, packages, timeout, total } = options
+  const key = JSON.stringify([children, interpreter, isolation, memoryMb, packages, timeout, total])
+  let sandbox = shared.get(key)
+  if (sandbox === undefined) shared.set(key, (sandbox = make(options)))
+  return sandbox
+}
