@@ -1,35 +1,46 @@
 /**
- * The code that runs in a sandbox's context before the candidate's, as text. It shares its realm with the candidate, so
- * it uses nothing that the candidate can replace, runs no accessor and no iterator of the candidate's, and knows
- * nothing worth stealing: the source, one case's arguments, and how to write down a result by its exact type. The format
- * is that of TypedData.ts. Its completion value is the function `run(source, entry, arguments, fallback)`.
+ * The code that runs in a sandbox's realm before the candidate's, as text; the same for every JavaScript engine. It shares
+ * its realm with the candidate, so it uses nothing that the candidate can replace, runs no accessor and no iterator of
+ * the candidate's outside the clocks, and knows nothing worth stealing: the source, one case's input, and how to write
+ * down a result by its exact type. The format is that of TypedData.ts.
+ *
+ * Its completion value is one function `(operation, ...texts)`, which answers with text: a letter and what belongs to it.
+ * `v` a value, `p` the value of a promise, `l` the source did not load, `e` it threw, `r` its promise was rejected,
+ * `o` too much output.
  */
+import { programs } from "./programPrelude.ts"
+import { tests } from "./testPrelude.ts"
 
 /** Limits on a written result. */
 export const maxCharacters = 200_000
 const maxNodes = 20_000
 const maxDepth = 64
 
-export const prelude = String.raw`"use strict";
-(() => {
+/** `call`: functions are called. `run`: whole programs. `test`: the user's tests, which never share a realm with a candidate. */
+export type RealmKind = "call" | "run" | "test"
+
+const base = String.raw`
   const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys, defineProperty } = Reflect
   const { isArray } = Array
   const { isFinite } = Number
   const { stringify, parse } = JSON
-  const ObjectPrototype = Object.prototype, ArrayPrototype = Array.prototype
+  const ObjectPrototype = Object.prototype, ArrayPrototype = Array.prototype, PromisePrototype = Promise.prototype
   const DatePrototype = Date.prototype, MapPrototype = Map.prototype, SetPrototype = Set.prototype
   const dateTime = DatePrototype.getTime, mapEach = MapPrototype.forEach, setEach = SetPrototype.forEach
   const mapSet = MapPrototype.set, setAdd = SetPrototype.add
-  const slice = String.prototype.slice
-  const StringOf = String, BigIntOf = BigInt, NumberOf = Number
-  const DateOf = Date, MapOf = Map, SetOf = Set
+  const slice = String.prototype.slice, then = PromisePrototype.then
+  const StringOf = String, BigIntOf = BigInt, NumberOf = Number, PromiseOf = Promise
+  const DateOf = Date, MapOf = Map, SetOf = Set, TypeErrorOf = TypeError
+  const now = Date.now
   const evaluate = eval
   const global = globalThis
-  const ErrorOf = Error
 
-  // Memory that the isolate's limit does not see, and threads.
+  // Memory that the engine's limit does not see, and threads.
   for (const name of ["WebAssembly", "SharedArrayBuffer", "Atomics"]) delete global[name]
   for (const name of ["resize", "transfer", "transferToFixedLength"]) delete ArrayBuffer.prototype[name]
+
+  const hidden = (object, key, value) =>
+    defineProperty(object, key, { __proto__: null, value, writable: true, enumerable: false, configurable: true })
 
   const exported = {}
   const module = { exports: exported }
@@ -37,6 +48,75 @@ export const prelude = String.raw`"use strict";
   global.exports = exported
   const silent = () => {}
   global.console = { log: silent, error: silent, warn: silent, info: silent, debug: silent, trace: silent, table: silent }
+
+  // Timers run when the host finds nothing else to do here: in the order of their time, each in a turn of its own.
+  let timers = null, timerCount = 0
+  const addTimer = (action, wait, args, every) => {
+    const id = ++timerCount
+    schedule({ __proto__: null, id, due: now() + wait, action, args, every: every ? wait : undefined, next: null })
+    return id
+  }
+  const schedule = (timer) => {
+    let before = null, after = timers
+    while (after !== null && after.due <= timer.due) { before = after; after = after.next }
+    timer.next = after
+    if (before === null) timers = timer
+    else before.next = timer
+  }
+  const wait = (ms) => { ms = +ms; return ms > 1 && ms < 2147483648 ? ms : 1 }
+  hidden(global, "setTimeout", (action, ms, ...args) => addTimer(action, wait(ms), args, false))
+  hidden(global, "setInterval", (action, ms, ...args) => addTimer(action, wait(ms), args, true))
+  hidden(global, "setImmediate", (action, ...args) => addTimer(action, 0, args, false))
+  const clear = (id) => {
+    let before = null, timer = timers
+    while (timer !== null && timer.id !== id) { before = timer; timer = timer.next }
+    if (timer === null) return
+    if (before === null) timers = timer.next
+    else before.next = timer.next
+  }
+  hidden(global, "clearTimeout", clear)
+  hidden(global, "clearInterval", clear)
+  hidden(global, "clearImmediate", clear)
+  hidden(global, "queueMicrotask", (action) => { apply(then, PromiseOf.resolve(), [() => action()]) })
+
+  const clone = (value, seen) => {
+    if (typeof value === "function" || typeof value === "symbol") throw new TypeErrorOf("it could not be cloned")
+    if (typeof value !== "object" || value === null) return value
+    const known = seen.get(value)
+    if (known !== undefined) return known
+    const keep = (copy) => { seen.set(value, copy); return copy }
+    if (isArray(value)) {
+      const copy = keep([])
+      copy.length = value.length
+      for (const key of ownKeys(value)) if (key !== "length" && typeof key === "string") define(copy, key, clone(value[key], seen))
+      return copy
+    }
+    if (value instanceof DateOf) return keep(new DateOf(apply(dateTime, value, [])))
+    if (value instanceof MapOf) {
+      const copy = keep(new MapOf())
+      apply(mapEach, value, [(item, key) => { apply(mapSet, copy, [clone(key, seen), clone(item, seen)]) }])
+      return copy
+    }
+    if (value instanceof SetOf) {
+      const copy = keep(new SetOf())
+      apply(setEach, value, [(item) => { apply(setAdd, copy, [clone(item, seen)]) }])
+      return copy
+    }
+    if (value instanceof RegExp) return keep(new RegExp(value.source, value.flags))
+    if (value instanceof Error) {
+      const copy = keep(new Error(value.message))
+      copy.name = value.name
+      return copy
+    }
+    if (ArrayBuffer.isView(value)) return keep(new value.constructor(value))
+    const copy = keep({})
+    for (const key of ownKeys(value)) {
+      const found = getOwnPropertyDescriptor(value, key)
+      if (typeof key === "string" && found !== undefined && found.enumerable) define(copy, key, clone(value[key], seen))
+    }
+    return copy
+  }
+  hidden(global, "structuredClone", (value) => clone(value, new MapOf()))
 
   const define = (object, key, value) =>
     defineProperty(object, key, { __proto__: null, value, writable: true, enumerable: true, configurable: true })
@@ -147,6 +227,7 @@ export const prelude = String.raw`"use strict";
     }
     return undefined
   }
+  const written = (value) => { nodes = 0, characters = 0, depth = 0; return write(value) }
 
   // The text of an error without running a getter of it.
   const describe = (error) => {
@@ -165,32 +246,113 @@ export const prelude = String.raw`"use strict";
     return "e" + apply(slice, name, [0, 40]) + ": " + message
   }
 
-  return async (source, entry, argumentsText, fallback) => {
+  const failure = (letter, error) => {
+    if (error === TooMuch) return "o"
+    if (error === TooDeep) return "ethe result is nested too deeply"
+    return letter + apply(slice, describe(error), [1])
+  }
+
+  /** What the source calls by these names; "held" is where its lookups are: it ends with an array of them. */
+  const locate = (held, names) => {
+    const namespace = global.__quintainNamespace
+    delete global.__quintainNamespace
+    const found = { __proto__: null }
+    const count = names.length
+    for (let index = 0; index < count; index++) {
+      const name = names[index]
+      let value = held[index]
+      const given = global.module
+      const common = typeof given === "object" && given !== null ? given.exports : undefined
+      if (value === undefined && common !== exported && typeof common === "function" && (count === 1 || name === "default")) value = common
+      if (value === undefined && (typeof common === "object" || typeof common === "function") && common !== null) value = common[name]
+      if (value === undefined && name === "default" && common !== exported) value = common
+      if (value === undefined && namespace !== undefined) {
+        value = namespace[name]
+        if (value === undefined && count === 1) value = namespace.default
+      }
+      found[name] = value
+    }
+    return found
+  }
+  const hold = (source) => {
+    if (source !== null) return evaluate(source)
+    const held = global.__quintainHeld
+    delete global.__quintainHeld
+    return held
+  }
+
+  const operations = { __proto__: null }
+  operations.call = async (source, entry, argumentsText) => {
     // The arguments are read before the candidate's code runs, with what JSON.parse still is.
     const args = read(parse(argumentsText))
     let stage = "l"
     try {
-      let candidate
-      if (source === undefined) candidate = fallback
-      else {
-        candidate = evaluate(source + "\n;typeof " + entry + ' === "undefined" ? undefined : ' + entry)
-        if (typeof candidate !== "function") {
-          const held = global.module
-          const value = typeof held === "object" && held !== null ? held.exports : undefined
-          candidate = typeof value === "function" ? value
-            : typeof value === "object" && value !== null ? value[entry] : undefined
-        }
-      }
+      const candidate = locate(hold(source), [entry])[entry]
       if (typeof candidate !== "function") return "lno function named " + entry
       stage = "e"
-      const result = await apply(candidate, undefined, args)
-      nodes = 0, characters = 0, depth = 0
-      return "v" + write(result)
+      return "v" + written(await apply(candidate, undefined, args))
     } catch (error) {
-      if (error === TooMuch) return "o"
-      if (error === TooDeep) return "ethe result is nested too deeply"
-      const described = describe(error)
-      return stage + apply(slice, described, [1])
+      return failure(stage, error)
     }
   }
+
+  // A candidate that stays: its functions are called one after the other.
+  let present
+  operations.load = (source, namesText) => {
+    const names = parse(namesText)
+    try {
+      present = locate(hold(source), names)
+      let out = ""
+      for (let index = 0; index < names.length; index++) {
+        const value = present[names[index]]
+        out += (index === 0 ? "" : ",") + (value === undefined ? '["n"]' : typeof value === "function" ? '["f"]' : '["d",' + written(value) + "]")
+      }
+      return "v[" + out + "]"
+    } catch (error) {
+      return failure("l", error)
+    }
+  }
+  operations.apply = (entry, argumentsText) => {
+    try {
+      const args = read(parse(argumentsText))
+      const candidate = present[entry]
+      const result = apply(candidate, undefined, args)
+      if (typeof result !== "object" || result === null || getPrototypeOf(result) !== PromisePrototype) return "v" + written(result)
+      return (async () => {
+        try {
+          return "p" + written(await result)
+        } catch (error) {
+          return failure("r", error)
+        }
+      })()
+    } catch (error) {
+      return failure("e", error)
+    }
+  }
+
+  let deliver = () => false
+  operations.tick = () => {
+    try {
+      if (deliver()) return "t"
+      if (timers === null) return "n"
+      const timer = timers
+      const left = timer.due - now()
+      if (left > 0) return "w" + StringOf(left)
+      timers = timer.next
+      if (timer.every !== undefined) {
+        timer.due = now() + timer.every
+        schedule(timer)
+      }
+      if (typeof timer.action === "function") apply(timer.action, undefined, timer.args)
+      return "t"
+    } catch (error) {
+      return failure("e", error)
+    }
+  }
+`
+
+/** The prelude of a realm of this kind. */
+export const prelude = (kind: RealmKind): string =>
+  `"use strict";(() => {${base}{${kind === "run" ? programs : kind === "test" ? tests : ""}}
+  return (operation, a, b, c) => operations[operation](a, b, c)
 })()`

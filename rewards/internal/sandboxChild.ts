@@ -1,30 +1,24 @@
 /**
- * A child process of the JavaScript sandbox: evaluates one candidate at a time in isolates that it makes anew for every
- * evaluation. It knows the source and the arguments, never an expected value. Three clocks: the engine's timeout,
- * `isolate.dispose()`, and the end of this process, which also ends when it holds too much memory.
- *
- * Started with `--no-concurrent-osr`, without which V8 13.6 cannot end some loops; with `--no-concurrent-recompilation`,
- * because the first flag alone leaves hot loops unoptimised (2 million rounds: 400 ms against 10); with an empty environment;
- * and under node's permission model: should a candidate ever leave its isolate, it finds no files but this code, and
- * no processes.
+ * A child process of the JavaScript sandbox: evaluates one candidate at a time, in realms that it makes anew. It knows the
+ * source and the input, never an expected value. Three clocks: the engine's timeout, disposing the engine's state, and
+ * the end of this process, which also ends when it holds too much memory.
  */
-import type ivm from "isolated-vm"
 import { writeFileSync } from "node:fs"
-import { createRequire, stripTypeScriptTypes } from "node:module"
-import { prelude } from "./isolatePrelude.ts"
-import type { CaseResult, CaseStatus, ChildRequest, ChildResponse } from "./sandboxProtocol.ts"
+import { stripTypeScriptTypes } from "node:module"
+import { Ended, type Engine, type EngineEvents, type Realm } from "./childEngine.ts"
+import { aroundCandidate, lookups } from "./sandboxModules.ts"
+import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./sandboxProtocol.ts"
 
-// By path: the folders that a search would look in are closed to this process.
-const { Isolate } = createRequire(import.meta.url)(process.argv[2]!) as typeof ivm
-
-/** Milliseconds between the engine's timeout and disposing the isolate, and from there to the end of the process. */
+/** Milliseconds between the engine's timeout and disposing its state, and from there to the end of the process. */
 const disposeAfter = 100
 const dieAfter = 250
-/** How often memory is looked at, in milliseconds, and what the process may hold beyond twice the isolate's limit. */
+/** How often memory is looked at, in milliseconds, and what the process may hold beyond twice the limit. */
 const pollEvery = 5
 const allowance = 64 * 2 ** 20
 /** After this many cases that had to be ended, the rest is not tried. */
 const maxEnded = 2
+
+type Work<Kind extends ChildRequest["kind"]> = Extract<ChildRequest, { readonly kind: Kind }>
 
 const die = (): void => {
   process.kill(process.pid, "SIGKILL")
@@ -45,146 +39,252 @@ const drop = (): void => {
   }
 }
 
-const send = (response: ChildResponse, end: boolean): void => {
-  process.send!(response, undefined, {}, end ? die : undefined)
+const result = (status: CaseResult["status"], text = ""): CaseResult => ({ status, text })
+
+const statuses: Readonly<Record<string, CaseResult["status"]>> = {
+  v: "value",
+  p: "value",
+  l: "load",
+  e: "error",
+  r: "error",
+  o: "output"
 }
 
-const result = (status: CaseStatus, text = ""): CaseResult => ({ status, text })
-
-/** What a rejection of isolated-vm says; its texts are its interface. */
-const statusOf = (fault: unknown): CaseResult => {
-  const message = fault instanceof Error ? fault.message : ""
-  if (message.includes("memory limit")) return result("memory")
-  if (message.includes("timed out") || message.includes("disposed")) return result("timeout")
-  return result("error", message.slice(0, 200))
+const answered = (answer: string): CaseResult => {
+  const letter = answer[0] ?? ""
+  const read = result(statuses[letter] ?? "error", answer.slice(1))
+  return letter === "p" || letter === "r" ? { ...read, promised: true } : read
 }
 
-const responses: Readonly<Record<string, CaseStatus>> = { v: "value", l: "load", e: "error", o: "output" }
+const failed = (fault: unknown): CaseResult => {
+  if (fault instanceof Ended) return result(fault.status, fault.message)
+  const text = fault instanceof Error ? `${fault.name}: ${fault.message}` : String(fault)
+  return result(fault instanceof SyntaxError ? "load" : "error", text.slice(0, 240))
+}
 
 const looksLikeModule = (source: string): boolean =>
-  /(^|[;}])\s*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
+  /(^|[;}])[ \t]*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
 
-const end = (isolate: ivm.Isolate): void => {
-  try {
-    isolate.dispose()
-  } catch {
-    // It has ended by itself: it may do so at any moment while it is short of memory, and then this throws.
-  }
-}
+const plain = ({ language, source }: Source): string =>
+  language === "typescript" ? stripTypeScriptTypes(source, { mode: "transform" }) : source
 
-const evaluate = async (request: ChildRequest): Promise<void> => {
-  const { cases, entry, id, limits } = request
-  const results: Array<CaseResult> = []
-  let over = false
-  const finish = (last: CaseResult | undefined, recycle: boolean): void => {
+/** Serves requests with an engine until the host goes away. */
+export const serve = (start: (events: EngineEvents) => Promise<Engine>): void => {
+  let id = -1
+  let over = true
+  let engine: Engine
+  let poll: NodeJS.Timeout | undefined
+
+  const finish = (results: ReadonlyArray<CaseResult>, recycle: boolean): void => {
     if (over) return
     over = true
     clearInterval(poll)
-    if (last !== undefined) results.push(last)
-    send({ id, results, recycle }, recycle)
+    const response: ChildResponse = { id, kind: "done", results, recycle }
+    process.send!(response, undefined, {}, recycle ? die : undefined)
   }
-  const most = process.memoryUsage.rss() + 2 * limits.memoryMb * 2 ** 20 + allowance
-  const poll = setInterval(() => {
-    if (process.memoryUsage.rss() > most) finish(result("memory"), true)
-  }, pollEvery)
+  let results: Array<CaseResult> = []
+  /** This process cannot go on: what is known is said first. */
+  const give = (status: CaseResult["status"]): void => finish([...results, result(status)], true)
 
-  let source = request.source
-  if (request.language === "typescript") {
+  const watch = (limits: SandboxLimits): void => {
+    const most = process.memoryUsage.rss() + 2 * limits.memoryMb * 2 ** 20 + allowance
+    poll = setInterval(() => {
+      if (process.memoryUsage.rss() > most) give("memory")
+    }, pollEvery)
+  }
+
+  /** What the work comes to, by the clocks. */
+  const timed = async (timeout: number, work: () => Promise<CaseResult>): Promise<CaseResult> => {
+    const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
+    const last = setTimeout(() => give("timeout"), timeout + disposeAfter + dieAfter)
     try {
-      source = stripTypeScriptTypes(source, { mode: "transform" })
+      return await work()
     } catch (fault) {
-      return finish(result("load", statusOf(fault).text), false)
+      return failed(fault)
+    } finally {
+      clearTimeout(dispose)
+      clearTimeout(last)
     }
   }
 
-  const start = performance.now()
-  let isolate: ivm.Isolate | undefined
-  let script: ivm.Script | undefined
-  let asModule = false
-  let ended = 0
-  for (const text of cases) {
-    const left = limits.total - (performance.now() - start)
-    if (left <= 0 || ended >= maxEnded) {
-      results.push(result("timeout"))
-      continue
-    }
-    const timeout = Math.max(1, Math.ceil(Math.min(limits.timeout, left)))
-    if (isolate === undefined || isolate.isDisposed) {
-      isolate = new Isolate({
-        memoryLimit: limits.memoryMb,
-        // the isolate's state is lost, this process may not be able to exit any other way
-        onCatastrophicError: () => finish(result("memory"), true)
-      })
-      script = undefined
-    }
-    const present: ivm.Isolate = isolate
-    const dispose = setTimeout(() => end(present), timeout + disposeAfter)
-    const last = setTimeout(() => finish(result("timeout"), true), timeout + disposeAfter + dieAfter)
-    let outcome: CaseResult
+  /** Loads source for an operation that takes it as its first text: as a script, and where it is none, as a module. */
+  const load = async (
+    realm: Realm,
+    timeout: number,
+    source: string,
+    names: ReadonlyArray<string>,
+    operation: string,
+    ...rest: ReadonlyArray<string>
+  ): Promise<CaseResult> => {
+    const held = lookups(names)
+    const answer = await realm.invoke(timeout, operation, `${source}\n;${held}`, ...rest)
+    if (!answer.startsWith("lSyntaxError") || !looksLikeModule(source)) return answered(answer)
     try {
-      const context = await present.createContext()
-      script ??= await present.compileScript(prelude)
-      const run = (await script.run(context, { reference: true, timeout })) as ivm.Reference
-      const call = async (code: string | undefined, fallback?: ivm.Dereference<unknown>) =>
-        String(
-          await run.apply(
-            undefined,
-            [code, entry, text, fallback] as never,
-            {
-              timeout,
-              result: { promise: true, copy: true }
-            } as never
-          )
-        )
-      let answer = asModule ? "l" : await call(source)
-      if (answer.startsWith("l") && looksLikeModule(source)) {
-        const fromModule = await loadModule(present, context, source, entry, timeout)
-        asModule = true
-        answer = await call(undefined, fromModule)
+      const own = `${source}\n;globalThis.__quintainHeld = ${held}`
+      await realm.module(timeout, aroundCandidate, { of: "candidate", source: own })
+    } catch (fault) {
+      const read = failed(fault)
+      return read.status === "error" ? result("load", read.text) : read
+    }
+    return answered(await realm.invoke(timeout, operation, null, ...rest))
+  }
+
+  const program = async (realm: Realm, timeout: number, source: string, input: string): Promise<CaseResult> => {
+    await realm.invoke(timeout, "prepare", input)
+    let fault: string | null = await realm.invoke(timeout, "program", source)
+    if (fault.startsWith("v")) fault = null
+    else if (looksLikeModule(source)) {
+      fault = null
+      try {
+        await realm.module(timeout, source, { of: "program" })
+      } catch (thrown) {
+        if (thrown instanceof Ended && thrown.status === "timeout") throw thrown
+        const read = failed(thrown)
+        fault = `${read.status === "load" ? "l" : "e"}${read.text}`
       }
-      outcome = result(responses[answer[0] ?? ""] ?? "error", answer.slice(1))
-      context.release()
-    } catch (fault) {
-      outcome = fault instanceof SyntaxError ? result("load", fault.message.slice(0, 200)) : statusOf(fault)
     }
-    clearTimeout(dispose)
-    clearTimeout(last)
-    if (over) return
-    results.push(outcome)
-    if (outcome.status !== "value" && request.stopEarly) break
-    if (outcome.status === "timeout" || outcome.status === "memory") {
-      ended++
-      end(present)
+    for (let answer = "t"; answer !== "n";) {
+      answer = await realm.invoke(timeout, "tick")
+      if (answer.startsWith("w")) await new Promise((resolve) => setTimeout(resolve, Number(answer.slice(1))))
     }
+    return answered(await realm.invoke(timeout, "finish", fault))
   }
-  if (isolate !== undefined) end(isolate)
-  finish(undefined, false)
-}
 
-/** Modules are for `export` and top-level `await`; nothing can be imported. */
-const loadModule = async (
-  isolate: ivm.Isolate,
-  context: ivm.Context,
-  source: string,
-  entry: string,
-  timeout: number
-): Promise<ivm.Dereference<unknown> | undefined> => {
-  const holder = "__quintainEntry"
-  const module = await isolate.compileModule(
-    `${source}\n;globalThis.${holder} = typeof ${entry} === "undefined" ? undefined : ${entry}`
-  )
-  await module.instantiate(context, (specifier) => {
-    throw new Error(`nothing can be imported here, not ${specifier.slice(0, 100)}`)
+  const cases = async (request: Work<"call"> | Work<"run">): Promise<void> => {
+    const { limits } = request
+    let source: string
+    try {
+      source = plain(request.code)
+    } catch (fault) {
+      const text = failed(fault).text
+      return finish(request.stopEarly ? [result("load", text)] : request.cases.map(() => result("load", text)), false)
+    }
+    const start = performance.now()
+    let ended = 0
+    for (const text of request.cases) {
+      const left = limits.total - (performance.now() - start)
+      if (left <= 0 || ended >= maxEnded) {
+        results.push(result("timeout"))
+        continue
+      }
+      const timeout = Math.max(1, Math.ceil(Math.min(limits.timeout, left)))
+      const outcome = await timed(timeout, async () => {
+        const realm = await engine.realm(request.kind, limits.memoryMb)
+        return request.kind === "call"
+          ? load(realm, timeout, source, [request.entry], "call", request.entry, text)
+          : program(realm, timeout, source, text)
+      })
+      if (over) return
+      results.push(outcome)
+      if (outcome.status !== "value" && request.stopEarly) break
+      if (outcome.status === "timeout" || outcome.status === "memory") {
+        ended++
+        engine.dispose()
+      }
+    }
+    finish(results, false)
+  }
+
+  // The candidate of a test file: it stays as it is from call to call, and is loaded anew after it had to be ended.
+  let open:
+    | { readonly request: Work<"open">; readonly source: string; realm: Realm | undefined; ended: number }
+    | undefined
+
+  const reload = async (): Promise<CaseResult> => {
+    const { request, source } = open!
+    const { memoryMb, timeout } = request.limits
+    const realm = await engine.realm("call", memoryMb)
+    const read = await load(realm, timeout, source, request.names, "load", JSON.stringify(request.names))
+    if (read.status === "value") open!.realm = realm
+    return read
+  }
+
+  const openOrApply = async (request: Work<"open"> | Work<"apply">): Promise<void> => {
+    if (request.kind === "open") {
+      try {
+        open = { request, source: plain(request.code), realm: undefined, ended: 0 }
+      } catch (fault) {
+        return finish([result("load", failed(fault).text)], false)
+      }
+    }
+    const session = open!
+    if (session.ended >= maxEnded) return finish([result("timeout", "it had to be ended before")], false)
+    const { timeout } = session.request.limits
+    const outcome = await timed(timeout, async () => {
+      if (request.kind === "open") return reload()
+      if (session.realm === undefined) {
+        const again = await reload()
+        if (again.status !== "value") return again
+      }
+      return answered(await session.realm!.invoke(timeout, "apply", request.entry, request.args))
+    })
+    if (over) return
+    if (outcome.status === "timeout" || outcome.status === "memory") {
+      session.ended++
+      session.realm = undefined
+      engine.dispose()
+    }
+    finish([outcome], false)
+  }
+
+  let answer: ((text: string) => void) | undefined
+  const ask = (text: string): Promise<string> => {
+    process.send!({ id, kind: "ask", text } satisfies ChildResponse)
+    return text.startsWith('{"call"') ? new Promise((resolve) => (answer = resolve)) : Promise.resolve("")
+  }
+
+  const tests = async (request: Work<"test">): Promise<void> => {
+    const { total, memoryMb } = request.limits
+    let source: string
+    try {
+      source = plain(request.code)
+    } catch {
+      // what is no TypeScript may still be JavaScript
+      source = request.code.source
+    }
+    const outcome = await timed(total, async () => {
+      const realm = await engine.realm("test", memoryMb, ask)
+      await realm.invoke(total, "prepare", request.exports, JSON.stringify(request.names))
+      try {
+        await realm.module(total, source, { of: "tests", names: request.names })
+      } catch (fault) {
+        const read = failed(fault)
+        return result(read.status === "error" ? "load" : read.status, read.text)
+      }
+      return answered(await realm.invoke(total, "tests"))
+    })
+    finish([outcome], false)
+  }
+
+  const evaluate = async (request: Exclude<ChildRequest, { readonly kind: "answer" }>): Promise<void> => {
+    id = request.id
+    over = false
+    results = []
+    if (request.kind === "close") {
+      open = undefined
+      finish([], false)
+    } else {
+      const limits = request.kind === "apply" ? open!.request.limits : request.limits
+      watch(limits)
+      if (request.kind === "test") await tests(request)
+      else if (request.kind === "open" || request.kind === "apply") await openOrApply(request)
+      else await cases(request)
+    }
+    if (open === undefined) engine.rest()
+  }
+
+  drop()
+  process.on("message", (request: ChildRequest) => {
+    if (request.kind === "answer") {
+      const resolve = answer
+      answer = undefined
+      resolve?.(request.text)
+    } else void evaluate(request)
   })
-  await module.evaluate({ timeout, promise: true } as never)
-  const found = await context.global.get(holder, { reference: true })
-  if (found.typeof === "function") return found.derefInto()
-  const byDefault = await module.namespace.get("default", { reference: true })
-  return byDefault.typeof === "function" ? byDefault.derefInto() : undefined
+  process.on("disconnect", die)
+  process.on("SIGINT", () => {})
+  void start({ onFatal: give }).then((made) => {
+    engine = made
+    process.send!("ready")
+  })
 }
-
-drop()
-process.on("message", (request: ChildRequest) => void evaluate(request))
-process.on("disconnect", die)
-process.on("SIGINT", () => {})
-process.send!("ready")
