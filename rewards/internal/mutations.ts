@@ -169,14 +169,12 @@ const commented = (text: string, mark: string): string =>
     .map((line) => `${mark} ${line}`)
     .join("\n")
 
-/** `gold` where it says nothing, then `wrong`: in front, and within the fence where `wrong` has one. */
-const hidden = (gold: string, wrong: string): ReadonlyArray<string> => {
+/** `gold` in a comment, then `wrong`: in front, and within the fence where `wrong` has one. */
+const inComment = (gold: string, wrong: string): ReadonlyArray<string> => {
   const bare = gold.replace(fence, "").trim()
   const comments = [`/* ${bare} */`, commented(gold, "//"), commented(gold, "#"), `<!-- ${bare} -->`]
   const opening = /^ {0,3}(?:```|~~~)[^\n]*\n/.exec(wrong)?.[0]
   return [
-    `<think>\n${gold}\n</think>\n${wrong}`,
-    `<think>${gold}</think>${wrong}`,
     ...comments.map((comment) => `${comment}\n${wrong}`),
     ...(opening === undefined
       ? []
@@ -276,12 +274,12 @@ export const mutations: ReadonlyArray<Mutation> = [
   ]),
   mutation("negated", "gold", "reject", "the last number has the other sign", (gold) => negated(gold)),
   mutation("other-task", "task", "reject", "the answer to another question", (_, { others }) => others.slice(0, 4)),
-  mutation(
-    "hidden-gold",
-    "pair",
-    "reject",
-    "the right answer in a comment or in thought, then a wrong one",
-    (gold, input) => hidden(gold, input.wrong!)
+  mutation("thought-gold", "pair", "reject", "the right answer in thought, then a wrong one", (gold, input) => [
+    `<think>\n${gold}\n</think>\n${input.wrong!}`,
+    `<think>${gold}</think>${input.wrong!}`
+  ]),
+  mutation("commented-gold", "pair", "reject", "the right answer in a comment, then a wrong one", (gold, input) =>
+    inComment(gold, input.wrong!)
   ),
   mutation("thought-wrong", "pair", "either", "a wrong answer in thought, then the right one", (gold, input) => [
     `<think>\n${input.wrong!}\n</think>\n${gold}`

@@ -50,7 +50,7 @@ describe("checkVerifier", () => {
     [
       "the answer anywhere",
       ({ task, trajectory }) => Number(trajectory.text.includes(task.data.answer)),
-      ["hidden-gold", "candidates-by-line", "candidates-by-or", "two-blocks", "negated"]
+      ["thought-gold", "commented-gold", "candidates-by-line", "candidates-by-or", "two-blocks", "negated"]
     ],
     [
       "a prefix of the answer",
