@@ -193,6 +193,7 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOp
             contextLength,
             size: options.size ?? 8,
             sampling: { ...options.sampling, temperature },
+            forTraining: true,
             concurrency: options.groups ?? 16
           }),
           Reward.score(reward)

@@ -56,7 +56,10 @@ export interface NativeOptions {
   readonly tokenizer?: Tokenizer
   /** Default: the machine's. */
   readonly threads?: number
-  /** Bytes of activations kept for the backward pass; what does not fit is recomputed. Default 1 GiB. */
+  /**
+   * Bytes of activations kept for the backward pass, by a forward or by sampling; what does not fit is recomputed. Default
+   * 1 GiB.
+   */
   readonly activationBytes?: number
   /** Bytes of the sampler's key-value cache. Default 512 MiB. */
   readonly cacheBytes?: number
@@ -238,7 +241,8 @@ const nativeRequest = (request: SampleRequest): Native.SampleRequest => ({
   topP: request.topP ?? 1,
   minP: request.minP ?? 0,
   stopTokens: Uint32Array.from(request.stopTokens ?? []),
-  stopStrings: [...(request.stop ?? [])]
+  stopStrings: [...(request.stop ?? [])],
+  forTraining: request.forTraining ?? false
 })
 
 /** Collects the events of one request, one call per decode step, into completions. */

@@ -29,6 +29,8 @@ export interface RolloutOptions<in Data> {
   readonly seed: number
   /** Temperature and the like. Default: temperature 1, nothing cut off. */
   readonly sampling?: Omit<SamplingParameters, "maxTokens" | "stop" | "stopTokens">
+  /** An update of the present weights will read the samples ({@link SampleRequest.forTraining}). Default false. */
+  readonly forTraining?: boolean
   /** Groups in flight. Default 16. */
   readonly concurrency?: number
   /** Fresh episodes tried after an environment failed, before the trajectory is left out. Default 1. */
@@ -100,6 +102,7 @@ export const group = Effect.fnUntraced(function* <Data>(
     const maxTokens = Math.min(environment.maxTokens, room)
     const completions = yield* sampler.sample({
       ...options.sampling,
+      ...(options.forTraining ? { forTraining: true } : {}),
       prompt,
       count,
       key,

@@ -35,6 +35,11 @@ export interface SampleRequest extends SamplingParameters {
   readonly prompt: Uint32Array
   /** How many samples of this prompt; the prompt is computed once for all of them. */
   readonly count: number
+  /**
+   * An update of the present weights will read these samples: an engine that trains as well may keep what it computed, so
+   * that the update needs no forward of its own. It costs memory and changes no result. Default false.
+   */
+  readonly forTraining?: boolean
   readonly key: SampleKey
 }
 

@@ -87,6 +87,8 @@ export interface SampleRequest {
   readonly stopTokens: Uint32Array
   /** Matched on bytes; needs `setVocabulary`. The token that completes one is the sample's last. */
   readonly stopStrings: ReadonlyArray<string>
+  /** Keep what `backward` needs of these samples, within `activationBytes`, until the weights change. */
+  readonly forTraining: boolean
 }
 
 export type StopReason = "stop" | "length" | "context" | "abort"

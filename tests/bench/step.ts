@@ -43,7 +43,13 @@ const program = Effect.gen(function* () {
           (_, t) => (t * 7919 + i * 104729 + repetition * 31) % 49152
         )
         return sampler
-          .sample({ prompt, count, maxTokens, key: { seed: 1, stream: `${repetition}/${i}`, index: 0 } })
+          .sample({
+            prompt,
+            count,
+            maxTokens,
+            key: { seed: 1, stream: `${repetition}/${i}`, index: 0 },
+            forTraining: count > 1
+          })
           .pipe(Effect.map((completions) => ({ prompt, completions })))
       },
       { concurrency: "unbounded" }

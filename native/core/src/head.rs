@@ -92,7 +92,18 @@ impl HeadPlan {
         self.rows.len()
     }
 
-    fn of(&self, row: usize) -> &[usize] {
+    /// The forest's row of distinct position `at`.
+    pub fn row(&self, at: usize) -> usize {
+        self.rows[at]
+    }
+
+    /// The token of a target.
+    pub fn token(&self, target: usize) -> u32 {
+        self.tokens[target]
+    }
+
+    /// The targets of distinct position `row`.
+    pub fn of(&self, row: usize) -> &[usize] {
         &self.order[self.starts[row]..self.starts[row + 1]]
     }
 }

@@ -253,13 +253,16 @@ impl Model {
         }
         // One handover to the pool for the whole pass: a small model's operations are shorter than a handover each.
         let result = self.rt.run(|| {
-            match &recorded {
-                Some(rows) => {
-                    work.streams.resize_with(self.config.num_hidden_layers + 1, Vec::new);
-                    let last = &mut work.streams[self.config.num_hidden_layers];
-                    self.recording().load_last(&self.config, rows, last);
+            if let Some(rows) = &recorded {
+                let recording = self.recording();
+                work.streams.resize_with(self.config.num_hidden_layers + 1, Vec::new);
+                recording.load_last(&self.config, rows, &mut work.streams[self.config.num_hidden_layers]);
+                if let Some((logprobs, mut entropy, stats)) = recording.head(rows, &plan, inverse_temperature) {
+                    entropy.truncate(if options.entropy { plan.targets() } else { 0 });
+                    return Ok((logprobs, entropy, stats));
                 }
-                None => self.run_forward(forest, options, first_kept, &mut work, abort)?,
+            } else {
+                self.run_forward(forest, options, first_kept, &mut work, abort)?;
             }
             let mut logprobs = vec![0.0; plan.targets()];
             let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];

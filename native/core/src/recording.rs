@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use crate::config::ModelConfig;
 use crate::forest::Forest;
 use crate::forward::{Activations, sized};
-use crate::kernels::{Runtime, SharedMut};
+use crate::head::HeadPlan;
+use crate::kernels::{RowStats, Runtime, SharedMut};
 
 /// The parent of first tokens.
 pub(crate) const ROOT: u32 = u32::MAX;
@@ -27,6 +28,9 @@ pub(crate) struct Recording {
     rows: HashMap<(u32, u32), u32>,
     /// Per layer `[row][hidden + activations]`, and the last residual stream `[row][hidden]`.
     layers: Vec<Vec<f32>>,
+    /// What was predicted at a row with some inverse temperature (as bits): of the whole vocabulary, and of the tokens drawn.
+    stats: HashMap<(u32, u32), RowStats>,
+    logprobs: HashMap<(u32, u32, u32), f32>,
 }
 
 /// Which rows of a step go into which rows of the recording.
@@ -51,6 +55,8 @@ impl Recording {
         if self.version != version {
             self.version = version;
             self.rows.clear();
+            self.stats.clear();
+            self.logprobs.clear();
         }
     }
 
@@ -146,7 +152,38 @@ impl Recording {
         Some(rows)
     }
 
+    /// Stores what was predicted at a row, and the token drawn from it.
+    pub fn store_draw(&mut self, row: u32, inverse_temperature: f32, stats: RowStats, token: u32, logprob: f32) {
+        let temperature = inverse_temperature.to_bits();
+        self.stats.insert((row, temperature), stats);
+        self.logprobs.insert((row, temperature, token), logprob);
+    }
+
+    /// The head's results for a batch whose rows are `rows`: log-probability and entropy per target, statistics per distinct
+    /// position; none if some token was not drawn at this temperature.
+    pub fn head(
+        &self,
+        rows: &[u32],
+        plan: &HeadPlan,
+        inverse_temperature: f32,
+    ) -> Option<(Vec<f32>, Vec<f32>, Vec<RowStats>)> {
+        let temperature = inverse_temperature.to_bits();
+        let (mut logprobs, mut entropy) = (vec![0.0; plan.targets()], vec![0.0; plan.targets()]);
+        let mut stats = Vec::with_capacity(plan.rows());
+        for at in 0..plan.rows() {
+            let row = rows[plan.row(at)];
+            let found = self.stats.get(&(row, temperature))?;
+            for &target in plan.of(at) {
+                logprobs[target] = *self.logprobs.get(&(row, temperature, plan.token(target)))?;
+                entropy[target] = found.entropy;
+            }
+            stats.push(*found);
+        }
+        Some((logprobs, entropy, stats))
+    }
+
     /// Reads the rows of a layer: its input into `x`, the rest into `a`.
+    #[allow(clippy::too_many_arguments)]
     pub fn load(
         &self,
         rt: &Runtime,

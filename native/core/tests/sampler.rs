@@ -155,23 +155,23 @@ impl Packed {
 
     fn logprobs(&self, model: &mut Model, temperature: f32, keep: bool) -> Forward {
         let targets = Targets { position: &self.position, token: &self.token };
-        let options = LogprobOptions { temperature, keep, ..LogprobOptions::default() };
+        let options = LogprobOptions { temperature, keep, entropy: keep, ..LogprobOptions::default() };
         model.logprobs(&self.forest, &targets, options, &Arc::new(AtomicBool::new(false))).unwrap()
     }
 
-    /// Whether sampling had kept the rows, and the bits of every gradient.
+    /// Whether sampling had kept the rows, and the bits of log-probabilities, entropies and every gradient.
     fn gradients(&self, model: &RwLock<Model>) -> (bool, Vec<(String, Vec<u32>)>) {
         let mut model = model.write().unwrap();
         let forward = self.logprobs(&mut model, 1.0, true);
         let gradient: Vec<f32> = (0..self.token.len()).map(|at| (at % 5) as f32 - 1.5).collect();
         model.backward(forward.id, &gradient, None, &Arc::new(AtomicBool::new(false))).unwrap();
         let names: Vec<String> = model.parameter_names().map(String::from).collect();
-        let bits = |name: String| {
-            let values = model.gradient(&name).ok()?;
-            Some((name, values.iter().map(|value| value.to_bits()).collect()))
-        };
-        let gradients = names.into_iter().filter_map(bits).collect();
-        (forward.recorded, gradients)
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+        let gradients =
+            names.into_iter().filter_map(|name| model.gradient(&name).ok().map(|values| (name, bits(&values))));
+        let head = [("logprobs", &forward.logprobs), ("entropy", &forward.entropy)];
+        let head = head.map(|(name, values)| (name.to_string(), bits(values)));
+        (forward.recorded, head.into_iter().chain(gradients).collect())
     }
 }
 
@@ -218,13 +218,15 @@ fn for_training(requests: Vec<Request>) -> Vec<Request> {
 
 #[test]
 fn what_sampling_keeps_gives_the_gradient_of_a_computed_forward_bit_for_bit() {
-    let requests = for_training(varied());
+    // At the temperature of the update, the head is not computed either.
+    let at_one = |request| Request { choice: Choice::temperature(1.0), ..request };
+    let [several, one] = [varied(), varied().into_iter().map(at_one).collect()].map(for_training);
     for isa in isas() {
-        for (kind, dtype, lora) in [
-            ("llama", Dtype::F32, false),
-            ("qwen2", Dtype::Bf16, true),
-            ("qwen3", Dtype::F32, true),
-            ("qwen3", Dtype::Bf16, false),
+        for (kind, dtype, lora, requests) in [
+            ("llama", Dtype::F32, false, &one),
+            ("qwen2", Dtype::Bf16, true, &one),
+            ("qwen3", Dtype::F32, true, &several),
+            ("qwen3", Dtype::Bf16, false, &several),
         ] {
             let model = || model(kind, dtype, lora, isa, 2);
             let (recorded, computed) = (model(), model());
@@ -232,8 +234,8 @@ fn what_sampling_keeps_gives_the_gradient_of_a_computed_forward_bit_for_bit() {
             let page = 2 * 4 * 2 * 16 * 32 * 4;
             let narrow = SamplerOptions { cache_bytes: 8 * page, max_sequences: 3, prefill_rows: 5 };
             for options in [SMALL, narrow] {
-                let samples = run(&recorded, options, &requests);
-                assert_eq!(samples, run(&recorded, SMALL, &requests));
+                let samples = run(&recorded, options, requests);
+                assert_eq!(samples, run(&recorded, SMALL, requests));
                 let packed = Packed::new(requests.iter().zip(&samples));
                 let (used, gradients) = packed.gradients(&recorded);
                 assert!(used, "{isa} {kind} {dtype:?} {options:?}");

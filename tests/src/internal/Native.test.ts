@@ -34,6 +34,7 @@ const request = (options: Partial<Native.SampleRequest> = {}): Native.SampleRequ
   minP: 0,
   stopTokens: new Uint32Array(),
   stopStrings: [],
+  forTraining: false,
   ...options
 })
 
@@ -286,7 +287,7 @@ describe("Native", () => {
     import { load } from ${addon}
     const model = await load().NativeModel.create(${JSON.stringify(JSON.stringify({ config, threads: 2 }))})
     const request = { prompt: Uint32Array.of(1), count: 10, seed: 1n, stream: 1n, firstIndex: 0, maxTokens: 300,
-      temperature: 1, topK: 0, topP: 1, minP: 0, stopTokens: new Uint32Array(), stopStrings: [] }
+      temperature: 1, topK: 0, topP: 1, minP: 0, stopTokens: new Uint32Array(), stopStrings: [], forTraining: false }
     let done = 0
     model.sample(request, (error, events) => { if (events.done) console.log("done", ++done) })
   `

@@ -316,10 +316,15 @@ impl Batch {
         self.draw(model)
     }
 
+    /// Whether an update will read some of the samples.
+    fn trains(&self) -> bool {
+        self.jobs.values().any(|job| job.request.for_training)
+    }
+
     /// Finds room for the rows of this step that an update will read.
     fn record<'a>(&mut self, model: &'a Model) -> Option<MutexGuard<'a, Recording>> {
         self.buffers.record.clear();
-        if !self.jobs.values().any(|job| job.request.for_training) {
+        if !self.trains() {
             return None;
         }
         let mut recording = model.recording();
@@ -386,8 +391,14 @@ impl Batch {
         let mut drawer = std::mem::take(&mut self.buffers.drawer);
         let selected = std::mem::take(&mut self.buffers.selected);
         let mut failed = BTreeMap::new();
+        let mut recording = self.trains().then(|| model.recording());
         let result = drawer.draw(model, &selected, &draws, |draw, outcome| match outcome {
-            Ok((token, logprob)) => self.accept(draw.sequence, token, logprob, model.config.max_position_embeddings),
+            Ok((token, logprob, stats)) => {
+                if let (Some(recording), Recorded::Row(row)) = (&mut recording, self.running[draw.sequence].recorded) {
+                    recording.store_draw(row, draw.choice.inverse_temperature(), stats, token, logprob);
+                }
+                self.accept(draw.sequence, token, logprob, model.config.max_position_embeddings);
+            }
             Err(error) => drop(failed.insert(self.running[draw.sequence].job, error)),
         });
         draws.clear();

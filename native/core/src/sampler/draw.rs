@@ -16,7 +16,7 @@ use crate::philox::{philox, uniform_f64};
 pub(super) struct Draw {
     pub sequence: usize,
     row: usize,
-    choice: Choice,
+    pub choice: Choice,
     uniform: f64,
 }
 
@@ -48,14 +48,14 @@ pub(super) struct Drawer {
 }
 
 impl Drawer {
-    /// Carries out `draws` (in ascending order of their rows) on the rows of `hidden`, and tells `each` the token and its
-    /// log-probability.
+    /// Carries out `draws` (in ascending order of their rows) on the rows of `hidden`, and tells `each` the token, its
+    /// log-probability and the statistics of its row.
     pub fn draw(
         &mut self,
         model: &Model,
         hidden: &[f32],
         draws: &[Draw],
-        mut each: impl FnMut(&Draw, Result<(u32, f32)>),
+        mut each: impl FnMut(&Draw, Result<(u32, f32, RowStats)>),
     ) -> Result<()> {
         let (width, vocab) = (model.config.hidden_size, model.config.vocab_size);
         let rows = hidden.len() / width;
@@ -71,7 +71,7 @@ impl Drawer {
                 let lse = self.stats[row].lse;
                 // The very expression of `Model::logprobs`: the bits have to agree.
                 let logprob = self.logits[row * vocab + token as usize] * draw.choice.inverse_temperature() - lse;
-                each(draw, if lse.is_finite() { Ok((token, logprob)) } else { Err(diverged(lse)) });
+                each(draw, if lse.is_finite() { Ok((token, logprob, self.stats[row])) } else { Err(diverged(lse)) });
             }
         }
         Ok(())
