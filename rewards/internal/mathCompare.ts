@@ -169,7 +169,7 @@ const comparison = (oracle: Oracle) => {
       )
     }
     const [left, right] = [asInterval(a), asInterval(b)]
-    if (left !== undefined && right !== undefined && name2(a) === name2(b)) return same(left, right)
+    if (left !== undefined && right !== undefined) return about(a) === about(b) && same(left, right)
     const [x, y] = [upwards(a), upwards(b)]
     return (
       x.signs.length === y.signs.length &&
@@ -227,7 +227,7 @@ const symbolOf = (part: Answer | undefined): string | undefined =>
   part?.kind === "value" && part.value.op === "symbol" ? part.value.name : undefined
 
 /** The one symbol that an inequality is about. */
-const name2 = (relation: { readonly sides: ReadonlyArray<Answer> }): string | undefined =>
+const about = (relation: { readonly sides: ReadonlyArray<Answer> }): string | undefined =>
   relation.sides.map(symbolOf).find((name) => name !== undefined)
 
 /** "1 < x <= 2" and "x > 1", where one side is a symbol and the others hold none. */
@@ -235,6 +235,8 @@ const asInterval = (relation: {
   readonly sides: ReadonlyArray<Answer>
   readonly signs: ReadonlyArray<Sign>
 }): Answer | undefined => {
+  if (relation.signs.length === 1 && relation.signs[0] === "in" && symbolOf(relation.sides[0]) !== undefined)
+    return relation.sides[1]
   const { sides, signs } = upwards(relation)
   if (!signs.every((sign) => sign === "<" || sign === "<=") || signs.length > 2) return undefined
   const variable = sides.findIndex((side) => symbolOf(side) !== undefined)

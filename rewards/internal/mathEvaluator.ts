@@ -1,8 +1,11 @@
-/** Asks the library, in a child process with a deadline: a lane of the verifier pool's own kind. */
+/** Asks the library, in processes that a deadline ends: a verifier pool of its own. */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
 import { availableParallelism } from "node:os"
-import * as VerifierProcess from "../../src/internal/VerifierProcess.ts"
-import { sibling, type LaneAnswer } from "../../src/internal/verifierProtocol.ts"
 import type { Trajectory } from "../../src/Trajectory.ts"
+import * as Verifier from "../../src/Verifier.ts"
+import * as VerifierPool from "../../src/VerifierPool.ts"
 import type { Digits } from "./mathNumeric.ts"
 import type { Work } from "./mathWorker.ts"
 
@@ -12,29 +15,33 @@ export type Evaluated =
   | { readonly _tag: "Limit"; readonly reason: "timeout" | "memory" }
   | { readonly _tag: "Fault"; readonly detail: string }
 
-type Lane = ReturnType<typeof VerifierProcess.make>
+const module = new URL(`./mathWorker${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url)
 
-const module = String(sibling("mathWorker", import.meta.url))
-const lanes = Math.min(2, availableParallelism())
-const free: Array<Lane> = []
-const waiting: Array<(lane: Lane) => void> = []
-let made = 0
-
-const take = (): Promise<Lane> => {
-  const lane = free.pop()
-  if (lane !== undefined) return Promise.resolve(lane)
-  if (made < lanes) {
-    made++
-    return Promise.resolve(VerifierProcess.make({ memoryMb: 512, startDeadline: 60_000 }))
-  }
-  return new Promise((resolve) => waiting.push(resolve))
+/** By deadline: the pool tells verifiers apart by identity. */
+const verifiers = new Map<number, Verifier.WorkerVerifier<Work>>()
+const verifierOf = (deadline: number): Verifier.WorkerVerifier<Work> => {
+  let verifier = verifiers.get(deadline)
+  if (verifier === undefined)
+    verifiers.set(deadline, (verifier = Verifier.worker({ module, export: "evaluate", deadline })))
+  return verifier
 }
 
-const give = (lane: Lane): void => {
-  const next = waiting.shift()
-  if (next === undefined) free.push(lane)
-  else next(lane)
+interface Pool {
+  readonly scope: Scope.Closeable
+  readonly service: VerifierPool.VerifierPool["Service"]
 }
+let pool: Promise<Pool> | undefined
+
+/** Started when the first answer needs it. Its processes do not keep this one alive. */
+const started = (): Promise<Pool> =>
+  (pool ??= Effect.runPromise(
+    Effect.gen(function* () {
+      const scope = yield* Scope.make()
+      const workers = Math.min(2, availableParallelism())
+      const service = yield* Scope.provide(VerifierPool.make({ workers, startDeadline: 60_000, crashes: 1 }), scope)
+      return { scope, service }
+    })
+  ))
 
 const nobody: Trajectory = {
   taskId: "",
@@ -52,50 +59,36 @@ const nobody: Trajectory = {
   policyVersion: 0
 }
 
-/** `deadline`: milliseconds of the evaluation itself, counted from when it begins. */
+/** `deadline`: milliseconds of the evaluation itself, counted from when it begins. Rejects when `signal` aborts. */
 export const evaluate = async (work: Work, deadline: number, signal?: AbortSignal): Promise<Evaluated> => {
-  const lane = await take()
-  try {
-    const call = {
-      key: module,
-      module,
-      export: "evaluate",
-      task: { id: "", prompt: "", data: work },
-      trajectory: nobody
-    }
-    for (let attempt = 1; ; attempt++) {
-      if (signal?.aborted) return { _tag: "Fault", detail: "interrupted" }
-      const answer = await lane.run(call, deadline, signal)
-      const evaluated = meaning(answer, work.constants.length)
-      // a process that died or did not start gets one more chance
-      if (evaluated._tag !== "Fault" || answer._tag === "LoadError" || attempt > 1) return evaluated
-    }
-  } finally {
-    give(lane)
-  }
+  const { service } = await started()
+  const none = work.constants.map(() => null)
+  return Effect.runPromise(
+    service.call(verifierOf(deadline), { task: { id: "", prompt: "", data: work }, trajectory: nobody }).pipe(
+      Effect.map((answer): Evaluated =>
+        Array.isArray(answer) && answer.length === none.length
+          ? { _tag: "Values", values: answer as ReadonlyArray<Digits | null> }
+          : { _tag: "Fault", detail: "the library's process answered with something else" }
+      ),
+      Effect.catchTags({
+        VerifierTimeout: (fault): Effect.Effect<Evaluated> =>
+          Effect.succeed(
+            fault.phase === "call" ? { _tag: "Limit", reason: "timeout" } : { _tag: "Fault", detail: fault.message }
+          ),
+        VerifierCrash: (fault): Effect.Effect<Evaluated> =>
+          Effect.succeed(fault.memory ? { _tag: "Limit", reason: "memory" } : { _tag: "Fault", detail: fault.message }),
+        // it threw on this text: it knows of no value
+        VerifierFault: (): Effect.Effect<Evaluated> => Effect.succeed({ _tag: "Values", values: none }),
+        VerifierLoadError: (fault): Effect.Effect<Evaluated> => Effect.succeed({ _tag: "Fault", detail: fault.message })
+      })
+    ),
+    signal === undefined ? {} : { signal }
+  )
 }
 
-const meaning = (answer: LaneAnswer, count: number): Evaluated => {
-  switch (answer._tag) {
-    case "Verdict":
-      return Array.isArray(answer.verdict) && answer.verdict.length === count
-        ? { _tag: "Values", values: answer.verdict as ReadonlyArray<Digits | null> }
-        : { _tag: "Fault", detail: "the library's process answered with something else" }
-    case "Timeout":
-      return answer.phase === "call"
-        ? { _tag: "Limit", reason: "timeout" }
-        : { _tag: "Fault", detail: "the library did not load in time" }
-    case "Crash":
-      return answer.memory ? { _tag: "Limit", reason: "memory" } : { _tag: "Fault", detail: answer.detail }
-    case "Fault":
-      // it threw on this text: it has no value that it knows of
-      return { _tag: "Values", values: Array.from({ length: count }, () => null) }
-    case "LoadError":
-      return { _tag: "Fault", detail: answer.detail }
-  }
-}
-
-/** Ends the library's processes; the next question starts one again. */
+/** Ends the library's processes; the next question starts them again. */
 export const close = async (): Promise<void> => {
-  await Promise.all(free.map((lane) => lane.close()))
+  const own = pool
+  pool = undefined
+  if (own !== undefined) await Effect.runPromise(Scope.close((await own).scope, Exit.void))
 }

@@ -68,16 +68,26 @@ const withoutDelimiters = (tokens: Tokens): Tokens => {
 const withoutUnit = (tokens: Tokens): { readonly rest: Tokens; readonly unit: string } => {
   let end = tokens.length
   let unit = ""
+  // within a function a degree is a number
+  const applied = tokens.some(
+    (token) => token.t === "call" && token.v !== "frac" && token.v !== "sqrt" && token.v !== "pi"
+  )
   let words = 0
   for (;;) {
     const last = tokens[end - 1]
     if (last === undefined) break
     if (last.t === "word" && !meaning.has(last.v.toLowerCase()) && words++ < 4)
       unit = `${canonicalUnit(last.v)} ${unit}`
-    else if (is(last, "deg") && is(tokens[end - 2], "^")) {
+    else if (!applied && is(last, "deg") && is(tokens[end - 2], "^")) {
       unit = `degree ${unit}`
       end--
-    } else if (is(last, "}") && is(tokens[end - 2], "deg") && is(tokens[end - 3], "{") && is(tokens[end - 4], "^")) {
+    } else if (
+      !applied &&
+      is(last, "}") &&
+      is(tokens[end - 2], "deg") &&
+      is(tokens[end - 3], "{") &&
+      is(tokens[end - 4], "^")
+    ) {
       unit = `degree ${unit}`
       end -= 3
     } else {

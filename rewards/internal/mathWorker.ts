@@ -19,7 +19,7 @@ export const evaluate = ({ task }: VerifierInput<Work>): Verdict => {
         ? engine.parse(constant.latex)
         : engine.expr(constant.json as Parameters<typeof engine.expr>[0])
     if (!expression.isValid || expression.unknowns.length > 0) return null
-    return digits(expression.N().json)
+    return digits(("latex" in constant ? expression.evaluate() : expression).N().json)
   })
   // a verifier's worker carries anything that can be cloned
   return values as unknown as Verdict
