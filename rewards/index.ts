@@ -1,6 +1,23 @@
 /** The verifier library, and the sandbox that it runs model-written code in. */
 export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./JsonSchema.ts"
 export {
+  citations,
+  formatTags,
+  matchesPattern,
+  ngramRepetition,
+  textLength,
+  writtenInScript,
+  type ByTask,
+  type CitationOptions,
+  type LengthLimits,
+  type LengthOptions,
+  type PatternOptions,
+  type RepetitionOptions,
+  type ScriptOptions,
+  type TagOptions,
+  type TextOptions
+} from "./TextVerifiers.ts"
+export {
   parseToolCalls,
   recordedTools,
   toolReplay,
