@@ -9,18 +9,9 @@ import {
   type Tolerance
 } from "./internal/compare.ts"
 import { continued, dedent, extractCode } from "./internal/completion.ts"
-import { sandboxes } from "./internal/engines.ts"
 import { Opaque } from "./internal/TypedData.ts"
-import {
-  SandboxRefused,
-  type CallResult,
-  type Evaluation,
-  type Fault,
-  type Language,
-  type Sandbox,
-  type SandboxOptions,
-  type TestResult
-} from "./Sandbox.ts"
+import * as Sandbox from "./Sandbox.ts"
+import type { Language } from "./Sandbox.ts"
 
 export type { Tolerance }
 
@@ -77,7 +68,7 @@ export type UnitTestWork = Source &
       }
   )
 
-interface Common<Data> extends SandboxOptions {
+interface Common<Data> extends Sandbox.SandboxOptions {
   /**
    * `all`: 1 when every case passes, else 0. `share`: the share that passes. A share can be farmed: an answer that is
    * constant, or handles the easy inputs alone, earns what those are worth for ever. Default `all`.
@@ -87,8 +78,8 @@ interface Common<Data> extends SandboxOptions {
   readonly extract?: (text: string, task: Task<Data>) => string
   /** Of code that no fence names; the first of several. Code in a language that is not among them scores 0. Default `javascript`. */
   readonly language?: Language | ReadonlyArray<Language>
-  /** Runs the code, by language. Default: `SandboxIsolate` and `SandboxPython`, shared by all verifiers of the same limits. */
-  readonly sandbox?: (language: Language) => Sandbox
+  /** Runs the code, by language. Default: `Sandbox.get`, shared by all verifiers of the same limits. */
+  readonly sandbox?: (language: Language) => Sandbox.Sandbox
 }
 
 type Given<Data, Value> = Value | ((task: Task<Data>) => Value)
@@ -150,7 +141,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
   const named = "comparison" in options ? options.comparison : undefined
   const fault = typeof named === "function" || named === undefined ? undefined : comparisonFault(named)
   if (fault !== undefined) throw new TypeError(`unitTests: ${fault}`)
-  const sandboxOf = options.sandbox ?? sandboxes(options)
+  const sandboxOf = options.sandbox ?? ((language) => Sandbox.get({ ...options, language }))
   const all = (options.score ?? "all") === "all"
 
   return async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
@@ -182,7 +173,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
         if (tested.results.length === 0) return Verifier.unscorable(`the test file of task ${task.id} has no tests`)
         return verdict(tested.results.map(judgedTest), tested.results.length, all)
       }
-      const evaluation: Evaluation<CallResult> =
+      const evaluation: Sandbox.Evaluation<Sandbox.CallResult> =
         work.kind === "calls"
           ? await sandbox.call(
               candidate,
@@ -199,7 +190,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
         all
       )
     } catch (failure) {
-      if (failure instanceof SandboxRefused) {
+      if (failure instanceof Sandbox.SandboxRefused) {
         warnOnce(failure)
         return Verifier.unscorable(failure.message)
       }
@@ -278,9 +269,9 @@ interface Judged {
   readonly detail: string
 }
 
-const statusOf = (fault: Fault): UnitTestStatus => (fault === "load" ? "error" : fault)
+const statusOf = (fault: Sandbox.Fault): UnitTestStatus => (fault === "load" ? "error" : fault)
 
-const judgedCall = (result: CallResult, expected: unknown, matches: Matches): Judged => {
+const judgedCall = (result: Sandbox.CallResult, expected: unknown, matches: Matches): Judged => {
   if (result.status !== "value") return { status: statusOf(result.status), detail: result.detail }
   if (matches(result.value, expected)) return { status: "pass", detail: "" }
   return {
@@ -289,7 +280,7 @@ const judgedCall = (result: CallResult, expected: unknown, matches: Matches): Ju
   }
 }
 
-const judgedTest = ({ detail, name, status }: TestResult): Judged => ({
+const judgedTest = ({ detail, name, status }: Sandbox.TestResult): Judged => ({
   status: status === "pass" || status === "fail" ? status : statusOf(status),
   detail: `${name}: ${detail}`
 })
@@ -315,7 +306,7 @@ const verdict = (judged: ReadonlyArray<Judged>, cases: number, all: boolean): Ve
 const warned = new Set<string>()
 
 /** A run whose every verdict is unscorable would only stall; someone has to be told why. */
-const warnOnce = (refused: SandboxRefused): void => {
+const warnOnce = (refused: Sandbox.SandboxRefused): void => {
   if (warned.has(refused.message)) return
   warned.add(refused.message)
   process.emitWarning(refused.message, { type: "SandboxRefused", code: "QUINTAIN_SANDBOX_REFUSED" })

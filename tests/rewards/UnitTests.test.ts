@@ -1,12 +1,23 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { execFile } from "node:child_process"
-import { promisify } from "node:util"
-import { unitTests, type UnitTestCase, type UnitTestsOptions } from "../../rewards/index.ts"
-import { extractCode } from "../../rewards/internal/completion.ts"
+import {
+  unitTests,
+  type Comparison,
+  type UnitTestCase,
+  type UnitTestWork,
+  type UnitTestsOptions
+} from "../../rewards/index.ts"
+import {
+  SandboxRefused,
+  type CallResult,
+  type Candidate,
+  type Evaluation,
+  type Sandbox,
+  type TestResult
+} from "../../rewards/Sandbox.ts"
+import type { Task } from "../../src/Task.ts"
 import * as TypedData from "../../rewards/internal/TypedData.ts"
-import * as JavaScriptSandbox from "../../rewards/JavaScriptSandbox.ts"
-import { outcome, type Scored } from "../../src/Verifier.ts"
+import { outcome, type Outcome, type Scored } from "../../src/Verifier.ts"
 import * as Verifier from "../../src/Verifier.ts"
 import * as VerifierPool from "../../src/VerifierPool.ts"
 import hostile from "../fixtures/hostile-javascript.json" with { type: "json" }
@@ -16,6 +27,284 @@ interface Data {
   readonly entry: string
   readonly cases: ReadonlyArray<UnitTestCase>
 }
+
+/** Records what it is asked, and answers as told. */
+const fake = (answers: Partial<Pick<Sandbox, "call" | "run" | "test">>) => {
+  const asked: Array<{ readonly candidate: Candidate; readonly work: unknown }> = []
+  const notAsked = (): Promise<never> => Promise.reject(new Error("not to be asked"))
+  const recorded =
+    <Work, Result>(answer: (candidate: Candidate, work: Work) => Promise<Result> = notAsked) =>
+    (candidate: Candidate, work: Work): Promise<Result> => {
+      asked.push({ candidate, work })
+      return answer(candidate, work)
+    }
+  const sandbox: Sandbox = {
+    boundary: notAsked,
+    call: recorded(answers.call),
+    run: recorded(answers.run),
+    test: recorded(answers.test),
+    close: () => Promise.resolve()
+  }
+  return { asked, sandbox: () => sandbox }
+}
+const evaluated = <Result>(...results: ReadonlyArray<Result>): Promise<Evaluation<Result>> =>
+  Promise.resolve({ _tag: "Evaluated", results })
+const value = <Value>(value: Value): CallResult<Value> => ({ status: "value", value })
+
+const task: Task<never> = { id: "t", prompt: "", data: undefined as never }
+const verdictOf = (options: UnitTestsOptions<never>, text: string): Effect.Effect<Outcome> =>
+  Verifier.run(unitTests(options), { task, trajectory: trajectory(text) }, 10_000)
+const two: ReadonlyArray<UnitTestCase> = [
+  { args: [1], expect: "secret one" },
+  { args: [2], expect: "secret two" }
+]
+const calls = { entry: "f", cases: two } as const
+
+describe("unitTests over any sandbox", () => {
+  it.effect("gives the candidate its source and the inputs, nothing else", () =>
+    Effect.gen(function* () {
+      const { asked, sandbox } = fake({ call: () => evaluated(value("secret one"), value("secret two")) })
+      const verdict = yield* verdictOf({ ...calls, sandbox }, "So:\n```js\nconst f = 1\n```\n")
+      assert.deepInclude(verdict, { score: 1, reason: "pass, 2 of 2" })
+      assert.deepStrictEqual(asked, [
+        {
+          candidate: { source: "const f = 1\n", language: "javascript" },
+          work: { entry: "f", calls: [[1], [2]], stopEarly: true }
+        }
+      ])
+    })
+  )
+
+  it.effect("reports each status, and 1 under its name", () =>
+    Effect.gen(function* () {
+      for (const [fault, status] of [
+        ["load", "error"],
+        ["error", "error"],
+        ["timeout", "timeout"],
+        ["memory", "memory"],
+        ["output", "output"]
+      ] as const) {
+        const { sandbox } = fake({
+          call: () => evaluated<CallResult>(value("secret one"), { status: fault, detail: "why" })
+        })
+        const verdict = yield* verdictOf({ ...calls, sandbox }, "x")
+        assert.deepStrictEqual(verdict, {
+          _tag: "Scored",
+          score: 0,
+          reason: `${status}, 1 of 2; case 2: why`,
+          metrics: { passed: 1, cases: 2, pass: 0, fail: 0, error: 0, timeout: 0, memory: 0, output: 0, [status]: 1 }
+        })
+        const share = yield* verdictOf({ ...calls, sandbox, score: "share" }, "x")
+        assert.deepInclude(share, { score: 0.5 })
+      }
+    })
+  )
+
+  it.effect("a case without a result did not pass, and one too many does not count", () =>
+    Effect.gen(function* () {
+      for (const [results, score] of [
+        [[], 0],
+        [[value("secret one")], 0.5],
+        [[value("no"), value("secret two"), value("secret one")], 0.5]
+      ] as const) {
+        const { sandbox } = fake({ call: () => evaluated<CallResult>(...results) })
+        assert.deepInclude(yield* verdictOf({ ...calls, sandbox }, "x"), { score: 0 })
+        assert.deepInclude(yield* verdictOf({ ...calls, sandbox, score: "share" }, "x"), { score })
+      }
+    })
+  )
+
+  it.effect("runs programs and compares what they print", () =>
+    Effect.gen(function* () {
+      const programs = [
+        { stdin: "1\n", stdout: "0.3\nend\n" },
+        { stdin: "2\n", stdout: "b\na" }
+      ]
+      const judged = (first: string, second: string, comparison: Comparison<never>) =>
+        Effect.gen(function* () {
+          const { asked, sandbox } = fake({ run: () => evaluated(value(first), value(second)) })
+          const verdict = yield* verdictOf({ programs, language: "python", sandbox, comparison }, "x")
+          assert.deepStrictEqual(asked[0]!.candidate, { source: "x", language: "python" })
+          assert.deepStrictEqual(asked[0]!.work, { inputs: ["1\n", "2\n"], stopEarly: true })
+          return verdict._tag === "Scored" ? verdict.score : undefined
+        })
+      assert.strictEqual(yield* judged("0.3 \nend", "b\na\n\n", "exact"), 1)
+      assert.strictEqual(yield* judged("0.30000000000000004\nend", "b\na", "exact"), 0)
+      assert.strictEqual(yield* judged("0.30000000000000004\nend", "b\na", "approximate"), 1)
+      assert.strictEqual(yield* judged("end\n0.3", "a\nb", "unordered"), 1)
+      assert.strictEqual(yield* judged("0.3", "b\na", "approximate"), 0)
+      assert.strictEqual(yield* judged("", "", "approximate"), 0)
+      const caseless = (a: unknown, b: unknown) => String(a).toLowerCase() === String(b).trim()
+      assert.strictEqual(yield* judged("0.3\nEND", "B\nA", caseless), 1)
+    })
+  )
+
+  it.effect("runs a test file", () =>
+    Effect.gen(function* () {
+      const judged = (...results: ReadonlyArray<TestResult>) => {
+        const { sandbox } = fake({ test: () => evaluated(...results) })
+        return verdictOf({ tests: "the file", score: "share", sandbox }, "x")
+      }
+      const pass = { name: "adds", status: "pass", detail: "" } as const
+      assert.deepInclude(yield* judged(pass, pass), { score: 1, reason: "pass, 2 of 2" })
+      const wrong = yield* judged(pass, { name: "subtracts", status: "fail", detail: "1 is not 2" })
+      assert.deepInclude(wrong, { score: 0.5, reason: "fail, 1 of 2; case 2: subtracts: 1 is not 2" })
+      const unloaded = yield* judged({ name: "adds", status: "load", detail: "no f" })
+      assert.deepInclude(unloaded, { score: 0, reason: "error, 0 of 1; case 1: adds: no f" })
+      assert.deepInclude(yield* judged(), { _tag: "Unscorable", reason: "the test file of task t has no tests" })
+    })
+  )
+
+  it.effect("the sandbox's failures are no scores", () =>
+    Effect.gen(function* () {
+      const broken = { _tag: "Infrastructure", detail: "no child" } as const
+      const { sandbox } = fake({
+        call: () => Promise.resolve(broken),
+        run: () => Promise.resolve(broken),
+        test: () => Promise.resolve(broken)
+      })
+      const programs = [{ stdin: "", stdout: "" }]
+      for (const options of [calls, { programs }, { tests: "the file" }]) {
+        const verdict = yield* verdictOf({ ...options, sandbox }, "x")
+        assert.deepInclude(verdict, { _tag: "Unscorable", reason: "sandbox: no child" })
+      }
+      assert.deepInclude(yield* verdictOf({ entry: "f", cases: [], sandbox }, "x"), {
+        _tag: "Unscorable",
+        reason: "task t has no unit tests"
+      })
+      const died = fake({ call: () => Promise.reject(new Error("a fault of ours")) })
+      assert.deepInclude(yield* verdictOf({ ...calls, sandbox: died.sandbox }, "x"), { _tag: "Unscorable" })
+    })
+  )
+
+  it.effect("a refusal is unscorable, names the remedy, and is said once", () =>
+    Effect.gen(function* () {
+      const refused = new SandboxRefused({
+        engine: "python",
+        asked: "bubblewrap",
+        found: "process",
+        detail: "no bwrap",
+        remedy: "apt-get install bubblewrap"
+      })
+      const warnings: Array<Error> = []
+      const listen = (warning: Error): void => void warnings.push(warning)
+      process.on("warning", listen)
+      const { sandbox } = fake({ call: () => Promise.reject(refused) })
+      const verdicts = yield* Effect.forEach([1, 2, 3], () => verdictOf({ ...calls, sandbox }, "x"))
+      yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+      process.off("warning", listen)
+      for (const verdict of verdicts) {
+        assert.strictEqual(verdict._tag, "Unscorable")
+        assert.include(verdict.reason, "To mend it: apt-get install bubblewrap")
+      }
+      const said = warnings.filter(({ name }) => name === "SandboxRefused").map(({ message }) => message)
+      assert.deepStrictEqual(said, [refused.message])
+    })
+  )
+
+  it.effect("code in another language scores 0 and is not run", () =>
+    Effect.gen(function* () {
+      const none = fake({})
+      const python = "```python\ndef f(): pass\n```"
+      assert.deepInclude(yield* verdictOf({ ...calls, sandbox: none.sandbox }, python), {
+        score: 0,
+        reason: "error, 0 of 2; case 1: it is python; wanted is javascript"
+      })
+      const javascript = "```js\nconst f = 1\n```"
+      const verdict = yield* verdictOf({ ...calls, language: ["python"], sandbox: none.sandbox }, javascript)
+      assert.deepInclude(verdict, { reason: "error, 0 of 2; case 1: it is javascript; wanted is python" })
+      assert.deepStrictEqual(none.asked, [])
+      const ask = fake({ call: () => evaluated<CallResult>() })
+      for (const [text, language] of [
+        [python, "python"],
+        [javascript, "javascript"],
+        ["```ts\nconst f = 1\n```", "typescript"],
+        ["```\nf\n```", "python"],
+        ["f", "python"]
+      ] as const) {
+        yield* verdictOf({ ...calls, language: ["python", "javascript"], sandbox: ask.sandbox }, text)
+        assert.strictEqual(ask.asked.at(-1)!.candidate.language, language)
+      }
+      yield* verdictOf({ ...calls, sandbox: ask.sandbox }, "```ts\nconst f = 1\n```")
+      assert.strictEqual(ask.asked.at(-1)!.candidate.language, "typescript")
+    })
+  )
+
+  it.effect("a completion without code scores 0 and is not run", () =>
+    Effect.gen(function* () {
+      const { asked, sandbox } = fake({})
+      const prompt = 'def f():\n    """doc"""\n'
+      const work: UnitTestWork = { kind: "tests", tests: "x", entry: "f", prompt, language: "python" }
+      for (const text of ["", " \n", "<think>hm", "```python\n\n```"]) {
+        assert.deepInclude(yield* verdictOf({ ...calls, sandbox }, text), {
+          score: 0,
+          reason: "error, 0 of 2; case 1: no code in the completion"
+        })
+        assert.deepInclude(yield* verdictOf({ work: () => work, sandbox }, text), { score: 0 })
+      }
+      assert.deepStrictEqual(asked, [])
+    })
+  )
+
+  it.effect("takes everything from the work of a task: language, prompt, epilogue, comparison", () =>
+    Effect.gen(function* () {
+      const { asked, sandbox } = fake({
+        call: () => evaluated(value(0.1 + 0.2)),
+        test: () => evaluated({ name: "check", status: "pass" as const, detail: "" })
+      })
+      const prompt = 'import math\n\ndef f():\n    """doc"""\n'
+      const tests: UnitTestWork = { kind: "tests", tests: "the file", entry: "f", prompt, language: "python" }
+      assert.deepInclude(yield* verdictOf({ work: () => tests, sandbox }, "    return 1\n"), { score: 1 })
+      assert.strictEqual(asked.at(-1)!.candidate.source, `${prompt}    return 1\n\n`)
+      yield* verdictOf({ work: () => tests, sandbox }, "```py\ndef f(): return 1\n```")
+      assert.strictEqual(asked.at(-1)!.candidate.source, "import math\n\n\ndef f(): return 1\n")
+      const close: UnitTestWork = {
+        kind: "calls",
+        entry: "f",
+        cases: [{ args: [], expect: 0.3 }],
+        comparison: "approximate",
+        epilogue: "\nadapt()"
+      }
+      assert.deepInclude(yield* verdictOf({ work: () => close, sandbox }, "f"), { score: 1 })
+      assert.deepStrictEqual(asked.at(-1)!.candidate, { source: "f\nadapt()", language: "javascript" })
+      assert.deepInclude(yield* verdictOf({ work: () => close, sandbox, comparison: "exact" }, "f"), { score: 0 })
+      const wrong = { ...close, comparison: "roughly" } as unknown as UnitTestWork
+      const verdict = yield* verdictOf({ work: () => wrong, sandbox }, "f")
+      assert.match(verdict.reason!, /task t: comparison: "roughly" is none/)
+      assert.strictEqual(verdict._tag, "Unscorable")
+    })
+  )
+
+  it.effect("a comparison of your own cannot be thrown off by a value, nor pass by what is no boolean", () =>
+    Effect.gen(function* () {
+      const cases = [{ args: [], expect: { x: 1 } }]
+      const judged = (returned: unknown, comparison: unknown) => {
+        const { sandbox } = fake({ call: () => evaluated(value(returned)) })
+        return verdictOf({ entry: "f", cases, sandbox, comparison: comparison as Comparison<never> }, "x")
+      }
+      const near = (a: { x: number }, b: { x: number }): boolean => Math.abs(a.x - b.x) < 1
+      assert.deepInclude(yield* judged({ x: 1.5 }, near), { score: 1 })
+      assert.deepInclude(yield* judged(null, near), { score: 0, reason: "fail, 0 of 1; case 1: a wrong value" })
+      const broken = yield* judged({ x: 1 }, () => {
+        throw new Error("mine")
+      })
+      assert.deepInclude(broken, { _tag: "Unscorable" })
+      for (const [answer, name] of [
+        [Promise.resolve(false), "a promise"],
+        [1, "number"],
+        [undefined, "undefined"]
+      ] as const) {
+        const verdict = yield* judged({ x: 1 }, () => answer)
+        assert.strictEqual(verdict._tag, "Unscorable")
+        assert.include(verdict.reason, `the comparison returned ${name}, no boolean`)
+      }
+      assert.throws(
+        () => unitTests({ entry: "f", cases, comparison: { tolerance: { absolute: -1 } } }),
+        /unitTests: comparison\.tolerance\.absolute is -1/
+      )
+    })
+  )
+})
 
 const limits = { children: 2, timeout: 1000, total: 3000, memoryMb: 64 } as const
 const holed: Array<number> = [1]
@@ -48,7 +337,7 @@ const add: Data = {
   ]
 }
 
-describe("unitTests", () => {
+describe("unitTests in the JavaScript sandbox", () => {
   const control = hostile.cases[0]!
   for (const one of hostile.cases) {
     it.live(`${one.id}: ${one.why}`, () =>
@@ -188,7 +477,7 @@ describe("unitTests", () => {
       const close = yield* judge(
         "const f = () => 0.1 + 0.2",
         { entry: "f", cases: [{ args: [], expect: 0.3 }] },
-        { equals: (actual, expected) => Math.abs(Number(actual) - Number(expected)) < 1e-9 }
+        { comparison: (actual: unknown, expected: unknown) => Math.abs(Number(actual) - Number(expected)) < 1e-9 }
       )
       assert.strictEqual(close.score, 1)
     })
@@ -205,21 +494,6 @@ describe("unitTests", () => {
         "const f = () => [typeof WebAssembly, typeof SharedArrayBuffer, typeof process, typeof require, typeof ArrayBuffer.prototype.resize]"
       const none = yield* judge(gone, { entry: "f", cases: [{ args: [], expect: Array(5).fill("undefined") }] })
       assert.strictEqual(none.score, 1, none.reason)
-    })
-  )
-
-  it.live("a sandbox that fails is unscorable, not 0", () =>
-    Effect.promise(async () => {
-      const sandbox = JavaScriptSandbox.make({ children: 1 })
-      const evaluation = await sandbox.evaluate({ source: "", entry: "no name", calls: [[]] })
-      assert.strictEqual(evaluation._tag, "Infrastructure")
-      const stopped = new AbortController()
-      const endless = sandbox.evaluate({ source: "for(;;){}", entry: "f", calls: [[]] }, stopped.signal)
-      stopped.abort()
-      assert.deepStrictEqual(await endless, { _tag: "Infrastructure", detail: "interrupted" })
-      const next = await sandbox.evaluate({ source: "const f = () => 1", entry: "f", calls: [[]] })
-      assert.deepStrictEqual(next, { _tag: "Evaluated", calls: [{ status: "value", value: 1 }] })
-      await sandbox.close()
     })
   )
 
@@ -261,24 +535,6 @@ describe("unitTests", () => {
       assert.deepInclude(yield* ask("const add = () => { for (;;) {} }"), { score: 0 })
     }).pipe(Effect.scoped)
   )
-
-  it.live("lets the process end by itself", () =>
-    Effect.promise(async () => {
-      const script = `
-        import { make } from ${JSON.stringify(new URL("../../rewards/JavaScriptSandbox.ts", import.meta.url).href)}
-        const { calls } = await make().evaluate({ source: "const f = () => 42", entry: "f", calls: [[]] })
-        console.log(calls[0].value)`
-      const flags = ["--conditions=quintain-source", "--input-type=module", "-e", script]
-      const { stdout } = await promisify(execFile)(process.execPath, flags)
-      assert.strictEqual(stdout.trim(), "42")
-    })
-  )
-
-  it("finds code in completions", () => {
-    assert.deepStrictEqual(extractCode("x"), { source: "x", language: undefined })
-    assert.deepStrictEqual(extractCode("a\n~~~~js\n```\nb\n~~~~\nc"), { source: "```\nb\n", language: "javascript" })
-    assert.deepStrictEqual(extractCode("```python\nb\n```"), { source: "b\n", language: undefined })
-  })
 
   it("typed data refuses what is no data, on either side", () => {
     assert.throws(() => TypedData.encode([() => 1]), /function is no data/)
