@@ -84,6 +84,8 @@ export const equivalent = async (
   if (wanted._tag === "Bad")
     return { _tag: "Undecided", fault: "expected", detail: `the expected answer: ${wanted.reason}` }
   if (actual.length > maxLength) return { _tag: "Different", reason: `longer than ${maxLength} characters`, asked }
+  const [letter, right] = [actual, expected].map(letterOf)
+  if (right !== undefined && letter === right) return { _tag: "Equal", by: "text" }
   const given = read(actual, percent)
   try {
     if (given._tag === "Bad") return { _tag: "Different", reason: given.reason, asked }
@@ -117,6 +119,10 @@ export const equivalent = async (
     }
   }
 }
+
+/** A letter that stands alone, in brackets or not: a choice. */
+const letterOf = (text: string): string | undefined =>
+  /^\(?([A-Z])\)?$/.exec((text.length > 40 ? "" : text).replace(/\\(?:text|textbf|mathrm|mathbf)\b|[\s{}$]/g, ""))?.[1]
 
 type Side =
   | { readonly _tag: "Read"; readonly value: Measured }

@@ -89,7 +89,7 @@ const comparison = (oracle: Oracle) => {
   const same = async (given: Answer, wanted: Answer): Promise<boolean> => {
     if (given.kind === "relation" && wanted.kind === "relation") return relations(given, wanted)
     const a = await bare(given)
-    const b = await bare(wanted)
+    const b = await bare(named(wanted))
     if (a === undefined || b === undefined) return false
     const several = [itemsOf(a), itemsOf(b)] as const
     if (a.kind === "value" && b.kind === "value") {
@@ -135,6 +135,16 @@ const comparison = (oracle: Oracle) => {
     return unordered(left, right)
   }
 
+  /** The task's "|AB| = 5" and "(p, q) = (3, 2)" ask for what is on the right. */
+  const named = (part: Answer): Answer =>
+    part.kind === "relation" &&
+    part.signs.length === 1 &&
+    part.signs[0] === "=" &&
+    isQuantity(part.sides[0]!) &&
+    free(part.sides[1]!) === 0
+      ? part.sides[1]!
+      : part
+
   type Relation = Extract<Answer, { readonly kind: "relation" }>
 
   /** What a relation says that something is: "x = 5", "5 = x", "x = 2 + 3 = 5", "2 + 3 = 5", "x in (1, 2)", "1 < x < 2". */
@@ -153,10 +163,10 @@ const comparison = (oracle: Oracle) => {
   const relations = async (a: Relation, b: Relation): Promise<boolean> => {
     const equation = (part: Relation) => part.signs.length === 1 && part.signs[0] === "="
     const name = (part: Relation) =>
-      part.named && part.sides[0]!.kind === "value" ? JSON.stringify(part.sides[0], plainly) : undefined
+      part.named || isQuantity(part.sides[0]!) ? JSON.stringify(part.sides[0], plainly) : undefined
     if (a.signs.every((sign) => sign === "=") && b.signs.every((sign) => sign === "=")) {
       if (name(a) !== undefined && name(a) === name(b)) {
-        const [left, right] = [await bare(a), await bare(b)]
+        const [left, right] = [await bare(named(a)), await bare(named(b))]
         if (left !== undefined && right !== undefined && (await same(left, right))) return true
       }
       if (!equation(a) || !equation(b)) return false
@@ -189,6 +199,24 @@ const infinity = (node: Expression): -1 | 0 | 1 => {
   return 0
 }
 
+/** What can be asked for by name: x, (x, y), |AB|, AB, A : B. An expression in symbols is an equation's side. */
+const isQuantity = (part: Answer): boolean => {
+  const only = (node: Expression): boolean =>
+    node.op === "symbol" || ((node.op === "abs" || node.op === "div" || node.op === "mul") && node.args.every(only))
+  if (part.kind === "value") return only(part.value)
+  if (part.kind === "interval") return part.ends.every(only)
+  return part.kind === "tuple" && part.items.every(isQuantity)
+}
+
+/** How many symbols there are in it. */
+const free = (part: Answer): number => {
+  if (part.kind === "value") return symbols(part.value).size
+  if ("items" in part) return part.items.reduce((sum, item) => sum + free(item), 0)
+  if (part.kind === "interval") return part.ends.reduce((sum, end) => sum + symbols(end).size, 0)
+  if (part.kind === "matrix") return part.rows.flat().reduce((sum, cell) => sum + symbols(cell).size, 0)
+  return part.sides.reduce((sum, side) => sum + free(side), 0)
+}
+
 /** The items of what has several in no order; `undefined` of what has one. */
 const itemsOf = (part: Answer): ReadonlyArray<Answer> | undefined => {
   if (part.kind === "value") {
@@ -196,7 +224,11 @@ const itemsOf = (part: Answer): ReadonlyArray<Answer> | undefined => {
     return values.length === 1 ? undefined : values.map((value) => ({ kind: "value", value }))
   }
   if (part.kind !== "set" && part.kind !== "list" && part.kind !== "union") return undefined
-  return part.items.flatMap((item) => {
+  return part.items.flatMap((item): ReadonlyArray<Answer> => {
+    if (item.kind === "relation" && item.sides.length === 2 && item.sides[1]!.kind === "value") {
+      const values = branches(item.sides[1]!.value)
+      return values.map((value) => ({ ...item, sides: [item.sides[0]!, { kind: "value", value }] }))
+    }
     const inner =
       item.kind === "value" || (part.kind === "union" && item.kind === "set") || item.kind === "union"
         ? itemsOf(item)

@@ -57,7 +57,8 @@ export const parse = (source: string, percent: "value" | "unit" = "value"): Meas
   return { answer: answer(rest, 0), unit }
 }
 
-const isPercent = (token: Token): boolean => is(token, "%") || (token.t === "word" && /^percent$/i.test(token.v))
+const isPercent = (token: Token): boolean =>
+  is(token, "%") || (token.t === "word" && /^(?:percent|percentage|pct)$/i.test(token.v))
 
 /** `$` around, not before. */
 const withoutDelimiters = (tokens: Tokens): Tokens => {
@@ -104,6 +105,11 @@ const withoutUnit = (tokens: Tokens): { readonly rest: Tokens; readonly unit: st
     end--
   }
   let rest = tokens.slice(0, end)
+  const money = rest.at(-1)
+  if (rest.length > 1 && money?.t === "op" && ["$", "€", "£"].includes(money.v)) {
+    rest = rest.slice(0, -1)
+    unit = `${money.v} ${unit}`
+  }
   if (rest.length === 0) return { rest: tokens, unit: "" }
   const first = rest[0]
   const sign = is(first, "-") ? 1 : 0
@@ -158,6 +164,13 @@ const canonicalUnit = (word: string): string => {
 const answer = (tokens: Tokens, depth: number): Answer => {
   if (tokens.length === 0) throw new Unreadable("nothing")
   if (depth > maxDepth) throw new TooLarge(`nested deeper than ${maxDepth}`)
+  const rounded = outside(tokens, (token) => is(token, "approx"))
+  if (rounded.length > 0) {
+    // what is exact comes first; rounded only where there is nothing else
+    const [exact, ...rest] = split(tokens, rounded)
+    if (!isName(exact!)) return answer(exact!, depth + 1)
+    return answer(rest[0]!, depth + 1)
+  }
   const parted = outside(tokens, (token) => is(token, ",") || is(token, ";") || is(token, "and") || is(token, "or"))
   const related = outside(tokens, (token) => token.t === "op" && signs.has(token.v))
   if (parted.length > 0) {
@@ -208,7 +221,7 @@ const answer = (tokens: Tokens, depth: number): Answer => {
     if (commas.length > 0 && first.v === "(" && last.v === ")") {
       return { kind: "tuple", items: split(inner, commas).map((part) => answer(part, depth + 1)) }
     }
-    if (first.v === "{" || (first.v === "(" && last.v === ")")) {
+    if (first.v === "{" || (first.v === "(" && last.v === ")") || inner[0]?.t === "begin") {
       const own = answer(inner, depth + 1)
       if (own.kind !== "value") return own
     }
@@ -319,6 +332,8 @@ const expression = (tokens: Tokens): Expression => {
         value = { op: "mul", args: [value, signed()] }
       } else if (is(token, "/") || is(token, ":")) {
         at++
+        const below = peek()
+        if (is(token, ":") && below?.t === "number" && below.value.n === 0n) throw new Unreadable("a time of day")
         value = { op: "div", args: [value, signed()] }
       } else if (startsFactor(token)) {
         if (token!.t === "number" && tokens[at - 1]?.t !== "op") throw new Unreadable("two numbers side by side")

@@ -61,6 +61,7 @@ const same: Readonly<Record<string, string>> = {
   "√": "\\sqrt ",
   "∪": "\\cup ",
   "∈": "\\in ",
+  "≈": "\\approx ",
   "±": "\\pm ",
   "°": "^\\circ ",
   "％": "%",
@@ -160,7 +161,9 @@ const operators: Readonly<Record<string, string>> = {
   lor: "or",
   vee: "or",
   land: "and",
-  colon: ":"
+  colon: ":",
+  approx: "approx",
+  simeq: "approx"
 }
 const greek = new Set(
   (
@@ -172,7 +175,7 @@ const silent = new Set(
   "left right displaystyle textstyle limits quad qquad big Big bigg Bigg bigl bigr Bigl Bigr".split(" ")
 )
 const texts = new Set(
-  "text textbf textit textrm textsf mbox mathrm mathbf mathit mathsf operatorname rm hbox".split(" ")
+  "text textnormal textbf textit textrm textsf mbox mathrm mathbf mathit mathsf operatorname rm hbox".split(" ")
 )
 /** What the library reads and this module does not. */
 const heavy = new Set("sum prod int lim iint oint".split(" "))
@@ -187,7 +190,7 @@ export const tokenize = (source: string): ReadonlyArray<Token> => {
   if (source.length > maxLength) throw new TooLarge(`longer than ${maxLength} characters`)
   const latex = source.includes("\\")
   const text = written(source)
-    .replace(/(?<=\d)(?:\{,\}|,?\\[,!;:]|,\{\})(?=\d{3}(?!\d))/g, "")
+    .replace(/(?<=\d)(?:\{,\}|,?\\[,!;:]\s?|,\{\})(?=\d{3}(?!\d))/g, "")
     .replace(/\\[dt]?frac\s*(\d)\s*(?=\d|\{)/g, "\\frac{$1}")
     .replace(/(\\[dt]?frac\s*\{[^{}]*\})\s*(\d)/g, "$1{$2}")
   const tokens: Array<Token> = []
