@@ -1,9 +1,10 @@
 /**
  * `npm run bench`: kernels with their share of the machine's roof, one GRPO step at the shape of SmolLM2-135M in both
- * dtypes, and the verifier pool. Each part runs in a process of its own, one after the other.
+ * dtypes, the verifier pool, and the sandboxes. Each part runs in a process of its own, one after the other.
  *
- *     npm run bench                 all parts
- *     npm run bench -- step pool    some of them
+ *     npm run bench                                  all parts but the soak
+ *     npm run bench -- step pool                     some of them
+ *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
  */
 import { execFileSync } from "node:child_process"
 import { availableParallelism, cpus } from "node:os"
@@ -17,6 +18,12 @@ const node = (file: string, ...args: ReadonlyArray<string>): string =>
     encoding: "utf8",
     stdio: ["ignore", "pipe", "inherit"]
   })
+
+/** With its lines as they come. */
+const follow = (file: string, ...args: ReadonlyArray<string>): void => {
+  const flags = ["--conditions=quintain-source", "--expose-gc"]
+  execFileSync(process.execPath, [...flags, `${root}tests/bench/${file}`, ...args], { cwd: root, stdio: "inherit" })
+}
 
 interface StepFigures {
   readonly dtype: string
@@ -59,16 +66,21 @@ const parts: Readonly<Record<string, () => void>> = {
   },
   pool: () => {
     process.stdout.write(node("verifiers.ts"))
-  }
+  },
+  sandbox: () => follow("sandbox.ts", "throughput", ...settings),
+  soak: () => follow("sandbox.ts", "soak", ...settings)
 }
+/** Hours, so only when it is asked for. */
+const long = new Set(["soak"])
 
-const wanted = process.argv.slice(2)
+const settings = process.argv.slice(2).filter((part) => part.includes("="))
+const wanted = process.argv.slice(2).filter((part) => !part.includes("="))
 for (const name of wanted) {
   if (!(name in parts)) throw new Error(`no part is called ${name}; there are ${Object.keys(parts).join(", ")}`)
 }
 console.log(`${cpus()[0]?.model ?? "unknown processor"}, ${availableParallelism()} cores, Node ${process.version}`)
 for (const [name, run] of Object.entries(parts)) {
-  if (wanted.length > 0 && !wanted.includes(name)) continue
+  if (wanted.length > 0 ? !wanted.includes(name) : long.has(name)) continue
   console.log(`\n== ${name}`)
   run()
 }

@@ -1,0 +1,23 @@
+/** The engines under one roof, for the benchmarks. */
+import type { Engine, Isolation, Language, Sandbox, SandboxOptions } from "../../rewards/Sandbox.ts"
+import * as SandboxIsolate from "../../rewards/SandboxIsolate.ts"
+import * as SandboxPython from "../../rewards/SandboxPython.ts"
+import * as SandboxQuickJs from "../../rewards/SandboxQuickJs.ts"
+
+interface Made {
+  readonly language: Language
+  /** With an isolation, that one and no stronger. */
+  readonly make: (options: SandboxOptions, isolation: Isolation | undefined) => Sandbox
+}
+
+const of = (language: Language, make: (options: SandboxOptions) => Sandbox): Made => ({
+  language,
+  make: (options, isolation) =>
+    make(isolation === undefined ? options : { ...options, isolation, strongest: isolation })
+})
+
+export const engines: Readonly<Record<Engine, Made>> = {
+  "isolated-vm": of("javascript", SandboxIsolate.make),
+  quickjs: of("javascript", SandboxQuickJs.make),
+  python: of("python", SandboxPython.make)
+}
