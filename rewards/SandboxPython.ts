@@ -40,6 +40,9 @@ const maxEnded = 2
 /** How often something is tried when a process was lost from outside. */
 const attempts = 2
 
+/** Milliseconds after which a process is replaced although its evaluation still runs. */
+const replaceAfter = 5
+
 interface Setting {
   readonly found: Found
   readonly interpreter: PythonProcess.Interpreter
@@ -132,9 +135,9 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
       own.keepAlive(true)
       if (await own.ready) {
         const present = era
-        setImmediate(() => {
-          if (present === era) fill(interpreter)
-        })
+        // starting a process takes this thread's time: a short evaluation comes first, and then its replacement
+        const timer = setTimeout(() => present === era && fill(interpreter), replaceAfter)
+        timer.unref()
         return own
       }
       own.kill("lost", "it did not start")
@@ -148,6 +151,7 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
     work: (session: Session) => Promise<ReadonlyArray<Result>>
   ): Promise<Evaluation<Result>> => {
     const ready = await prepared()
+    const present = era
     if (running < size) running++
     else await new Promise<void>((resolve) => waiting.push(resolve))
     const mine = new Set<PythonProcess.PythonProcess>()
@@ -183,6 +187,7 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
         } finally {
           for (const own of mine) own.kill("exit", "")
           mine.clear()
+          if (present === era) fill(ready.interpreter)
         }
       }
     } finally {

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs"
 import { isAbsolute, join } from "node:path"
 import type { Isolation } from "../Sandbox.ts"
 import { confine, reachable } from "./boundary.ts"
+import { driver } from "./pythonChild.ts"
 import type { Interpreter } from "./pythonProcess.ts"
 
 /** Below it the driver's modules lack something. */
@@ -51,9 +52,9 @@ const look = async (isolation: Isolation, named: string | undefined, packages: b
       args: ["-I", ...(packages ? [] : ["-S"]), "-X", "utf8"],
       readable: packages ? [...place.readable, ...place.packages] : place.readable
     }
-    const fault = await attempt(interpreter, isolation)
-    if (fault === undefined) return { interpreter, detail: "" }
-    faults.push(`${place.file}: ${fault}`)
+    const answer = await compiled(interpreter, isolation)
+    if ("boot" in answer) return { interpreter: { ...interpreter, boot: answer.boot }, detail: "" }
+    faults.push(`${place.file}: ${answer.fault}`)
   }
   return {
     detail: faults.join("; ") || (named === undefined ? "there is no python3 on the path" : `there is no ${named}`)
@@ -86,13 +87,19 @@ const whereabouts = (file: string): Promise<Place | string> =>
     })
   })
 
-/** `undefined`: it runs. */
-const attempt = (interpreter: Interpreter, isolation: Isolation): Promise<string | undefined> =>
+const compileDriver = `import _json, marshal
+print(marshal.dumps(compile(${JSON.stringify(driver)}, "quintain", "exec")).hex())`
+
+/** The driver as this interpreter compiles it: reading that is quicker than compiling anew for every evaluation. */
+const compiled = (
+  interpreter: Omit<Interpreter, "boot">,
+  isolation: Isolation
+): Promise<{ readonly boot: string } | { readonly fault: string }> =>
   new Promise((resolve) => {
     const command = confine(
       {
         file: interpreter.file,
-        args: [...interpreter.args, "-c", "import _json, json, typing; print('runs')"],
+        args: [...interpreter.args, "-c", compileDriver],
         env: { PATH: "/usr/bin:/bin" },
         readable: interpreter.readable,
         memoryMb: 512,
@@ -110,12 +117,15 @@ const attempt = (interpreter: Interpreter, isolation: Isolation): Promise<string
     command.started(child)
     let out = ""
     let said = ""
-    child.stdout!.setEncoding("utf8").on("data", (text: string) => (out = (out + text).slice(0, 1000)))
+    child.stdout!.setEncoding("utf8").on("data", (text: string) => (out = (out + text).slice(0, 100_000)))
     child.stderr!.setEncoding("utf8").on("data", (text: string) => (said = (said + text).slice(-1000)))
     const timer = setTimeout(() => command.kill(child), 20_000)
     child.once("error", (fault) => (said += String(fault)))
-    child.once("close", (code) => {
+    child.once("close", (ended) => {
       clearTimeout(timer)
-      resolve(code === 0 && out === "runs\n" ? undefined : said.trim().split("\n").at(-1) || `ended with ${code}`)
+      const code = /^([0-9a-f]+)\n$/.exec(out)?.[1]
+      if (ended === 0 && code !== undefined)
+        resolve({ boot: `import marshal;exec(marshal.loads(bytes.fromhex("${code}")))` })
+      else resolve({ fault: said.trim().split("\n").at(-1) || `ended with ${ended}` })
     })
   })

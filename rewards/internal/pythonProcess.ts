@@ -4,12 +4,14 @@ import type { Duplex, Readable, Writable } from "node:stream"
 import type { Fault, Isolation } from "../Sandbox.ts"
 import { confine } from "./boundary.ts"
 import { watchMemory } from "./memoryWatch.ts"
-import { driver, maxAnswer } from "./pythonChild.ts"
+import { maxAnswer } from "./pythonChild.ts"
 
 export interface Interpreter {
   readonly file: string
   /** Arguments before the program, such as `-I`. */
   readonly args: ReadonlyArray<string>
+  /** The program that makes it the driver of pythonChild.ts. */
+  readonly boot: string
   /** Folders that it is read from, where they are not the system's. */
   readonly readable: ReadonlyArray<string>
 }
@@ -67,7 +69,7 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
   const confined = confine(
     {
       file: interpreter.file,
-      args: [...interpreter.args, "-c", driver],
+      args: [...interpreter.args, "-c", interpreter.boot],
       env: { PATH: "/usr/bin:/bin", HOME: "/tmp", LANG: "C.UTF-8", MALLOC_ARENA_MAX: "2" },
       readable: interpreter.readable,
       memoryMb: limits.memoryMb + interpreterMb,
