@@ -12,7 +12,6 @@ import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import * as Task from "../src/Task.ts"
 import { preambleOf } from "./internal/completion.ts"
-import { parseJson } from "./internal/extractJson.ts"
 import { PythonFloat } from "./internal/TypedData.ts"
 import type { ProgramCase, UnitTestCase, UnitTestWork } from "./UnitTests.ts"
 
@@ -167,9 +166,7 @@ export const apps = (record: unknown): Task.Task<UnitTestWork> => {
   if (name === undefined) throw fail("APPS", undefined, "problem_id", undefined, "it is missing", "Number the record")
   const wrong = (problem: string, remedy = "Give the published record") =>
     fail("APPS", name, "input_output", input_output.slice(0, 100), problem, remedy)
-  const checked = parseJson(input_output, maxTests)
-  if ("fault" in checked) throw wrong(`it is no JSON: ${checked.fault}`)
-  const decoded = decodeAppsTests(JSON.parse(input_output, withDigits as (key: string, value: unknown) => unknown))
+  const decoded = decodeAppsTests(parsed(input_output, wrong))
   if (decoded._tag === "Failure") throw wrong(decoded.failure.message.slice(0, 300))
   const { fn_name: entry, inputs, outputs } = decoded.success
   if (inputs.length !== outputs.length) throw wrong(`${inputs.length} inputs for ${outputs.length} outputs`)
@@ -196,6 +193,29 @@ export const apps = (record: unknown): Task.Task<UnitTestWork> => {
   })
   const epilogue = `\n\nif "${entry}" not in globals() and "Solution" in globals():\n    ${entry} = Solution().${entry}\n`
   return task({ kind: "calls", language: "python", entry, cases, comparison: "json", epilogue })
+}
+
+/** Deepest nesting of an argument: whoever walks it later may recurse. */
+const maxDepth = 100
+
+const parsed = (text: string, wrong: (problem: string) => Task.TaskError): unknown => {
+  let value: unknown
+  try {
+    value = JSON.parse(text, withDigits as (key: string, value: unknown) => unknown)
+  } catch (fault) {
+    // a reviver recurses
+    throw wrong(
+      fault instanceof RangeError ? "it is nested too deeply" : `it is no JSON: ${String(fault).slice(0, 200)}`
+    )
+  }
+  if (isDeeper(value, maxDepth)) throw wrong(`it is nested deeper than ${maxDepth}`)
+  return value
+}
+
+const isDeeper = (value: unknown, levels: number): boolean => {
+  if (typeof value !== "object" || value === null) return false
+  const items: ReadonlyArray<unknown> = value instanceof Map ? [...value.values()] : Object.values(value)
+  return levels === 0 || items.some((item) => isDeeper(item, levels - 1))
 }
 
 /** Python's numbers, and its integer keys, as JSON's text has them. */
