@@ -1,4 +1,5 @@
 /** The verifier library, and the sandbox that it runs model-written code in. */
+export { judge, type Criterion, type JudgeOptions, type Rubric } from "./Judge.ts"
 export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./JsonSchema.ts"
 export {
   citations,
