@@ -38,12 +38,13 @@ export class PythonFloat {
 
 const maxDepth = 200
 
-/** Throws a `TypeError` for values that have no exact form, such as functions. */
-export const encode = (value: unknown): string => JSON.stringify(toTagged(value, 0))
+/** Throws a `TypeError` for values that have no exact form, such as functions, or none in the language that reads them. */
+export const encode = (value: unknown, reader: "script" | "python" = "python"): string =>
+  JSON.stringify(toTagged(value, reader === "python", 0))
 
-const toTagged = (value: unknown, depth: number): unknown => {
+const toTagged = (value: unknown, python: boolean, depth: number): unknown => {
   if (depth > maxDepth) throw new TypeError("nested too deeply")
-  const next = (item: unknown) => toTagged(item, depth + 1)
+  const next = (item: unknown) => toTagged(item, python, depth + 1)
   switch (typeof value) {
     case "string":
     case "boolean":
@@ -63,6 +64,9 @@ const toTagged = (value: unknown, depth: number): unknown => {
   }
   if (value === null) return null
   if (Array.isArray(value)) return ["a", ...Array.from(value, (item, index) => (index in value ? next(item) : ["h"]))]
+  if (!python && (value instanceof PythonTuple || value instanceof PythonFloat || value instanceof Uint8Array)) {
+    throw new TypeError(`a ${value.constructor.name} is no data for JavaScript here`)
+  }
   if (value instanceof PythonTuple) return ["t", ...value.items.map(next)]
   if (value instanceof PythonFloat) {
     return Number.isInteger(value.value) && !Object.is(value.value, -0) ? ["f", value.value] : next(value.value)

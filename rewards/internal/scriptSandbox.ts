@@ -163,7 +163,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
 
   const call: Sandbox["call"] = async (candidate, work, signal) => {
     if (!isName(work.entry)) return infrastructure(`${JSON.stringify(work.entry)} is no name of a function`)
-    const cases = work.calls.map((one) => TypedData.encode(one))
+    const cases = work.calls.map((one) => TypedData.encode(one, "script"))
     const { entry, stopEarly = false } = work
     const code = codeOf(candidate)
     return evaluate({ id: nextId++, kind: "call", code, entry, cases, limits, stopEarly }, readValue, signal)
