@@ -42,7 +42,7 @@ export type Comparison<Data = unknown> =
 export interface AnswerOptions<Data> {
   /** Default `task.data.answer`. Several: any of them will do. What holds `####` is GSM8K's solution, whose answer counts. */
   readonly expected?: (task: Task<Data>) => string | number | ReadonlyArray<string | number>
-  /** In this order. Default by comparison: `choice`; else `boxed`, `hash`, `phrase`, then `latex`, `lastNumber` for mathematics, `lastNumber` for numbers, `whole` for texts. */
+  /** In this order. Default by comparison: `choice`; else `boxed`, `hash`, `phrase`, then `lastNumber` for numbers, `whole` for texts. */
   readonly extract?: Extraction | ReadonlyArray<Extraction>
   /** Default `math`. */
   readonly compare?: Comparison<Data>
@@ -99,7 +99,8 @@ export const answer = <Data = { readonly answer: string }>(
 const defaults = (compare: Comparison<never>): ReadonlyArray<Extraction> => {
   if (compare === "choice") return ["choice"]
   if (compare === "number") return ["boxed", "hash", "phrase", "lastNumber"]
-  return compare === "math" ? ["boxed", "hash", "phrase", "latex", "lastNumber"] : ["boxed", "hash", "phrase", "whole"]
+  // the last number of a formula is not its value
+  return compare === "math" ? ["boxed", "hash", "phrase"] : ["boxed", "hash", "phrase", "whole"]
 }
 
 const checkOptions = (options: AnswerOptions<never>, ways: ReadonlyArray<Extraction>): void => {

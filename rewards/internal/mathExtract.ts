@@ -59,18 +59,27 @@ export const hash = (text: string): Candidate => {
   return rest === "" ? { fault: "nothing after ####" } : { text: rest }
 }
 
-/** Content of the last `$...$`, `$$...$$`, `\\(...\\)` or `\\[...\\]`. */
+/**
+ * Content of the last `$...$`, `$$...$$`, `\(...\)` or `\[...\]`. A dollar before a space opens nothing, one after a space or before
+ * a digit closes nothing (pandoc's rule): money is no formula.
+ */
 export const latex = (text: string): Candidate => {
   let last: string | undefined
   let opened: { readonly mark: string; readonly from: number } | undefined
-  for (const match of text.matchAll(/\\\$|(\$\$?)|(\\[([])|(\\[)\]])/g)) {
-    const [, dollars, open, close] = match
-    const end = match.index + match[0].length
-    if (opened === undefined) {
-      if (dollars !== undefined || open !== undefined) opened = { mark: dollars ?? open!, from: end }
-    } else if (dollars === opened.mark || (close !== undefined && opened.mark === (close === "\\)" ? "\\(" : "\\["))) {
+  for (const match of text.matchAll(/\\[$\\]|\$\$?|\\[()[\]]/g)) {
+    const mark = match[0]
+    const end = match.index + mark.length
+    if (mark === "\\$" || mark === "\\\\") continue
+    const closing = mark === "\\)" ? "\\(" : mark === "\\]" ? "\\[" : mark
+    if (opened !== undefined && opened.mark === closing) {
+      if (mark === "$" && (/\s/.test(text[match.index - 1]!) || /\d/.test(text[end] ?? ""))) {
+        opened = /\s/.test(text[end] ?? " ") ? undefined : { mark, from: end }
+        continue
+      }
       last = text.slice(opened.from, match.index)
       opened = undefined
+    } else if (mark === "\\(" || mark === "\\[" || mark === "$$" || (mark === "$" && opened === undefined)) {
+      if (mark !== "$" || !/\s/.test(text[end] ?? " ")) opened = { mark, from: end }
     }
   }
   return last === undefined ? undefined : last.trim() === "" ? { fault: "an empty formula" } : { text: last.trim() }
