@@ -191,8 +191,7 @@ export const apps = (record: unknown): Task.Task<UnitTestWork> => {
     if (!Array.isArray(input)) throw wrong(`input ${index + 1} is no list of arguments`)
     return { args: input, expect: wrapped ? (outputs[index] as ReadonlyArray<unknown>)[0] : outputs[index] }
   })
-  const epilogue = `\n\nif "${entry}" not in globals() and "Solution" in globals():\n    ${entry} = Solution().${entry}\n`
-  return task({ kind: "calls", language: "python", entry, cases, comparison: "json", epilogue })
+  return task({ kind: "calls", language: "python", entry, cases, comparison: "json" })
 }
 
 /** Deepest nesting of an argument: whoever walks it later may recurse. */

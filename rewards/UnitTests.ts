@@ -9,7 +9,7 @@ import {
   type Tolerance
 } from "./internal/compare.ts"
 import { continued, dedent, extractCode } from "./internal/completion.ts"
-import { Opaque } from "./internal/TypedData.ts"
+import { encode, Opaque } from "./internal/TypedData.ts"
 import * as Sandbox from "./Sandbox.ts"
 import type { Language } from "./Sandbox.ts"
 
@@ -40,8 +40,6 @@ interface Source {
   readonly language?: Language
   /** The beginning of a Python program that completions may go on with, as base models do. */
   readonly prompt?: string
-  /** Source that is put behind the candidate's, such as an adapter. It shares the candidate's realm: no secrets. */
-  readonly epilogue?: string
 }
 
 /** What a completion is tested by, as data: what a record of a data set becomes. */
@@ -164,7 +162,11 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
         all
       )
     }
-    const candidate = { source: code.source + (work.epilogue ?? ""), language }
+    if (work.kind === "calls" && typeof comparison !== "function") {
+      const unfit = unfitCase(work.cases, family(language))
+      if (unfit !== undefined) return Verifier.unscorable(`task ${task.id}: ${unfit}`)
+    }
+    const candidate = { source: code.source, language }
     try {
       const sandbox = sandboxOf(language)
       if (work.kind === "tests") {
@@ -233,6 +235,20 @@ const codeOf = <Data>(
     return { source: dedent(code), language }
   }
   return { source: continued(work.prompt, text, entry), language }
+}
+
+/** A value that no candidate could take or return is the task's fault. */
+const unfitCase = (cases: ReadonlyArray<UnitTestCase>, reader: "script" | "python"): string | undefined => {
+  for (const [index, one] of cases.entries()) {
+    for (const field of ["args", "expect"] as const) {
+      try {
+        encode(one[field], reader)
+      } catch (fault) {
+        return `cases[${index}].${field}: ${fault instanceof Error ? fault.message : String(fault)}`
+      }
+    }
+  }
+  return undefined
 }
 
 type Matches = (actual: unknown, expected: unknown) => boolean

@@ -1,6 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import {
+  PythonFloat,
+  PythonTuple,
   unitTests,
   type Comparison,
   type UnitTestCase,
@@ -246,7 +248,7 @@ describe("unitTests over any sandbox", () => {
     })
   )
 
-  it.effect("takes everything from the work of a task: language, prompt, epilogue, comparison", () =>
+  it.effect("takes everything from the work of a task: language, prompt, comparison", () =>
     Effect.gen(function* () {
       const { asked, sandbox } = fake({
         call: () => evaluated(value(0.1 + 0.2)),
@@ -262,16 +264,46 @@ describe("unitTests over any sandbox", () => {
         kind: "calls",
         entry: "f",
         cases: [{ args: [], expect: 0.3 }],
-        comparison: "approximate",
-        epilogue: "\nadapt()"
+        comparison: "approximate"
       }
       assert.deepInclude(yield* verdictOf({ work: () => close, sandbox }, "f"), { score: 1 })
-      assert.deepStrictEqual(asked.at(-1)!.candidate, { source: "f\nadapt()", language: "javascript" })
+      assert.deepStrictEqual(asked.at(-1)!.candidate, { source: "f", language: "javascript" })
       assert.deepInclude(yield* verdictOf({ work: () => close, sandbox, comparison: "exact" }, "f"), { score: 0 })
       const wrong = { ...close, comparison: "roughly" } as unknown as UnitTestWork
       const verdict = yield* verdictOf({ work: () => wrong, sandbox }, "f")
       assert.match(verdict.reason!, /task t: comparison: "roughly" is none/)
       assert.strictEqual(verdict._tag, "Unscorable")
+    })
+  )
+
+  it.effect("values that no candidate can take or return are the task's fault", () =>
+    Effect.gen(function* () {
+      const { asked, sandbox } = fake({ call: () => evaluated(value(1)) })
+      for (const [one, language, reason] of [
+        [{ args: [() => 1], expect: 1 }, "javascript", "cases[0].args: a function is no data"],
+        [{ args: [], expect: /x/ }, "python", "cases[0].expect: an instance of a class is no data"],
+        [
+          { args: [[new PythonTuple([])]], expect: 1 },
+          "javascript",
+          "cases[0].args: a PythonTuple is no data for JavaScript here"
+        ],
+        [
+          { args: [], expect: new PythonFloat(1) },
+          "typescript",
+          "cases[0].expect: a PythonFloat is no data for JavaScript here"
+        ]
+      ] as const) {
+        const verdict = yield* verdictOf({ entry: "f", cases: [one], language, sandbox }, "x")
+        assert.deepInclude(verdict, { _tag: "Unscorable", reason: `task t: ${reason}` })
+      }
+      assert.deepStrictEqual(asked, [])
+      const own = { entry: "f", cases: [{ args: [], expect: /1/ }], sandbox }
+      const matches = (actual: unknown, expected: unknown) => (expected as RegExp).test(String(actual))
+      assert.deepInclude(yield* verdictOf({ ...own, comparison: matches }, "x"), { score: 1 })
+      const fits = { args: [new PythonTuple([new PythonFloat(1)])], expect: 1 }
+      assert.deepInclude(yield* verdictOf({ entry: "f", cases: [fits], language: "python", sandbox }, "x"), {
+        score: 1
+      })
     })
   )
 
