@@ -4,6 +4,7 @@
  */
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
+import { answerPart } from "./internal/completion.ts"
 import { parseJson, readJson } from "./internal/extractJson.ts"
 import { equals } from "./internal/compare.ts"
 
@@ -162,13 +163,20 @@ const maxCharacters = 65_536
  * Reads calls from a completion: one JSON object or an array of them, in a fence, in prose, or in `<tool_call>` tags;
  * `{ name, arguments }`, with the arguments as an object or as JSON text, also under `function` and within `tool_calls`, as
  * OpenAI-compatible servers write them. Tolerant about where a call stands, strict about what it is: a name, an object
- * of arguments, nothing unknown.
+ * of arguments, nothing unknown. What is thought, in `<think>` tags before it, is no call.
  */
 export const parseToolCalls = (text: string): ParsedCalls => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
-  const tagged = [...text.matchAll(/<tool_call>([\s\S]*?)(?:<\/tool_call>|$)/g)].map((match) => match[1]!.trim())
+  const { end, start } = answerPart(text)
+  const said = text.slice(start, end)
+  const tagged = [...said.matchAll(/<tool_call>([\s\S]*?)(?:<\/tool_call>|$)/g)].map((match) => match[1]!.trim())
+  const whole = parseJson(text, maxCharacters)
   const documents =
-    tagged.length > 0 ? tagged.map((document) => parseJson(document, maxCharacters)) : [readJson(text, maxCharacters)]
+    "value" in whole
+      ? [whole]
+      : tagged.length > 0
+        ? tagged.map((document) => parseJson(document, maxCharacters))
+        : [readJson(said, maxCharacters)]
   const calls: Array<ToolCall> = []
   for (const parsed of documents) {
     if ("fault" in parsed) return parsed

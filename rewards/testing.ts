@@ -150,14 +150,17 @@ export function check(
       })
     }
 
-    const cases = all.flatMap(({ gold, task, wrong }, index) => {
-      const others = all.flatMap((other, at) => (at === index ? [] : other.gold))
+    const cases = all.flatMap(({ gold, task, wrong }, example) => {
+      const others = all.flatMap((other) => (other.task.id === task.id ? [] : other.gold))
       const label = `${options.seed ?? 0}/${task.id}`
       // one that takes minutes for a megabyte is told by its cost, not waited for
       const able = cost?.stopped === undefined ? use : use.filter(({ name }) => !name.startsWith("huge"))
       return mutantsOf(able, gold, wrong, others, label).flatMap((mutant, row) => {
-        const trajectory = trajectoryOf(mutant.text, task, row)
-        return trajectory === undefined ? [] : [{ mutant, task, trajectory }]
+        const written = mutant.turns === undefined ? trajectoryOf : inTurns(mutant.turns)
+        // whoever makes trajectories of their own has no environment that speaks between
+        const able = mutant.turns === undefined || options.trajectory === undefined
+        const trajectory = able ? written(mutant.text, task, row) : undefined
+        return trajectory === undefined ? [] : [{ mutant, task, trajectory, example }]
       })
     })
     const findingOf = ({ mutant, task }: (typeof cases)[number], detail: string): Finding => ({
@@ -207,7 +210,7 @@ export function check(
       if (mutant.expect === "accept" && !accepted) rejectedWrongly.push(findingOf(one, describe(outcome)))
       if (mutant.expect === "reject" && accepted) acceptedWrongly.push(findingOf(one, describe(outcome)))
       if (mutant.expect === "hedge") {
-        const key = `${one.task.id}/${mutant.origin}`
+        const key = `${one.example}/${mutant.origin}`
         const hedge = hedges.get(key) ?? { of: one, all: true, orders: 0 }
         hedges.set(key, { ...hedge, all: hedge.all && accepted, orders: hedge.orders + 1 })
       }
@@ -298,6 +301,10 @@ const chosen = (
       throw new TypeError(`checkVerifier: expect names no mutation ${name}; there are ${[...names].join(", ")}`)
   return mutations.map((one) => ({ ...one, expect: Object.hasOwn(expect, one.name) ? expect[one.name]! : one.expect }))
 }
+
+const inTurns =
+  (turns: ReadonlyArray<string>) =>
+  (text: string, task: Task<any>, index: number): Trajectory => ({ ...textTrajectory(text, task, index), turns })
 
 /** Nothing for data that cannot be copied: then it cannot be told whether it was changed. */
 const copy = (value: unknown): unknown => {

@@ -3,6 +3,7 @@
  * decides what is a document, and only then is it parsed.
  */
 import { jsonrepair } from "jsonrepair"
+import { answerPart } from "./completion.ts"
 
 /** Deepest nesting of a document: whoever walks it later may recurse. */
 export const maxDepth = 100
@@ -36,11 +37,16 @@ export const parseJson = (text: string, maxCharacters: number): Parsed => {
   return found.fault === undefined ? { value: JSON.parse(text) as unknown } : { fault: found.fault }
 }
 
-/** Finds a document and parses it; a text of more than four times `maxCharacters` is not searched. */
+/** Finds a document and parses it, of what is said after thinking (`<think>`) where the text is more than a document; a text of more than four times `maxCharacters` is not searched. */
 export const readJson = (text: string, maxCharacters: number, mode: JsonMode = "default"): Parsed => {
   if (text.length > 4 * maxCharacters) return { fault: `longer than ${4 * maxCharacters} characters` }
   const whole = parseJson(text, maxCharacters)
   if (mode === "strict" || "value" in whole) return whole
+  const { end, start } = answerPart(text)
+  return search(text.slice(start, end), whole, maxCharacters, mode)
+}
+
+const search = (text: string, whole: Parsed, maxCharacters: number, mode: JsonMode): Parsed => {
   const blocks = fenced(text)
   for (const block of blocks) {
     const found = parseJson(block, maxCharacters)
@@ -109,10 +115,10 @@ const fenced = (text: string): ReadonlyArray<string> => {
  * read more than twice: as part of a string, and not.
  */
 const firstDocument = (text: string): string | undefined => {
-  const known = new Map<number, number>()
+  const known = new Int32Array(text.length)
   for (let at = nextBracket(text, 0); at >= 0; at = nextBracket(text, at + 1)) {
-    let end = known.get(at)
-    if (end === undefined) {
+    let end = known[at]!
+    if (end === 0) {
       const found = scan(text, at, known)
       end = "end" in found ? found.end : -1
     }
@@ -153,15 +159,15 @@ type Scan = { readonly end: number; readonly fault: string | undefined } | { rea
 
 /**
  * Reads one value from `start`, without recursion. `end` is where it ends; `at` is where it turned out to be none. `known`
- * is told where each bracket on the way is closed, or -1 when it never is.
+ * is told where each bracket on the way is closed, or -1 when it never is; 0 is nothing yet.
  */
-const scan = (text: string, start: number, known?: Map<number, number>): Scan => {
+const scan = (text: string, start: number, known?: Int32Array): Scan => {
   const open: Array<number> = []
   const keys: Array<Set<string> | undefined> = []
   let fault: string | undefined
   let at = start
   const fail = (where: number): Scan => {
-    for (const bracket of open) known?.set(bracket, -1)
+    if (known !== undefined) for (const bracket of open) known[bracket] = -1
     return { at: Math.min(where, text.length) }
   }
   /** Reads a key and its colon: true when they are there. */
@@ -187,7 +193,7 @@ const scan = (text: string, start: number, known?: Map<number, number>): Scan =>
     keys.pop()
     const bracket = open.pop()!
     at++
-    known?.set(bracket, at)
+    if (known !== undefined) known[bracket] = at
   }
   for (;;) {
     at = skipSpace(text, at)
@@ -195,7 +201,7 @@ const scan = (text: string, start: number, known?: Map<number, number>): Scan =>
     const object = code === 0x7b
     let ended = true
     if (object || code === 0x5b) {
-      if (known?.get(at) === -1) return fail(at)
+      if (known?.[at] === -1) return fail(at)
       open.push(at)
       keys.push(object ? new Set() : undefined)
       if (open.length > maxDepth) fault = `nested deeper than ${maxDepth}`

@@ -20,6 +20,9 @@ export interface MutationInput {
   readonly draw: (below: number) => number
 }
 
+/** A completion, or one in which the environment spoke: all that was said, and the policy's own turns. */
+export type Mutated = string | { readonly text: string; readonly turns: ReadonlyArray<string> }
+
 export interface Mutation {
   readonly name: string
   /** What it shows when it is judged wrongly. */
@@ -27,7 +30,7 @@ export interface Mutation {
   readonly expect: Expectation
   /** Made once for each gold completion, for each wrong one, for each pair of both, or once for a task. */
   readonly of: "gold" | "wrong" | "pair" | "task"
-  readonly make: (input: MutationInput) => ReadonlyArray<string>
+  readonly make: (input: MutationInput) => ReadonlyArray<Mutated>
 }
 
 /** FNV-1a of the label, then a Weyl sequence through MurmurHash3's finalizer: ample for choosing places in a text. */
@@ -198,7 +201,7 @@ const mutation = (
   of: Mutation["of"],
   expect: Expectation,
   why: string,
-  make: (text: string, input: MutationInput) => ReadonlyArray<string>
+  make: (text: string, input: MutationInput) => ReadonlyArray<Mutated>
 ): Mutation => ({
   name,
   of,
@@ -281,6 +284,16 @@ export const mutations: ReadonlyArray<Mutation> = [
   mutation("commented-gold", "pair", "reject", "the right answer in a comment, then a wrong one", (gold, input) =>
     inComment(gold, input.wrong!)
   ),
+  mutation(
+    "observed-gold",
+    "pair",
+    "reject",
+    "the environment said the right answer, the policy a wrong one",
+    (gold, { wrong = "" }) => [
+      { text: `${wrong}\n${gold}\n`, turns: [wrong] },
+      { text: `${gold}\n${wrong}`, turns: [wrong] }
+    ]
+  ),
   mutation("thought-wrong", "pair", "either", "a wrong answer in thought, then the right one", (gold, input) => [
     `<think>\n${input.wrong!}\n</think>\n${gold}`
   ]),
@@ -328,6 +341,7 @@ export interface Mutant {
   readonly mutation: string
   readonly expect: Exclude<Expectation, "skip">
   readonly text: string
+  readonly turns?: ReadonlyArray<string>
   /** Which completion of the task it was made of; the mutants of a hedge are judged together. */
   readonly origin: string
 }
@@ -361,12 +375,13 @@ export const mutantsOf = (
     }[one.of]
     inputs.forEach((input, index) => {
       const origin = `${one.name}/${index}`
-      for (const text of one.make(input)) {
+      for (const made of one.make(input)) {
+        const { text, ...turns } = typeof made === "string" ? { text: made } : made
         if (expect === "reject" && isGold(text)) continue
         // a hedge is judged as a whole
         if (expect !== "hedge" && seen.has(`${expect}/${text}`)) continue
         seen.add(`${expect}/${text}`)
-        out.push({ mutation: one.name, expect, text, origin })
+        out.push({ mutation: one.name, expect, text, origin, ...turns })
       }
     })
   }

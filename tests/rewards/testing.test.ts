@@ -21,7 +21,10 @@ type Data = typeof task.data
 
 /** The last number, whole, and nothing hidden: sound. */
 const sound: VerifierFunction<Data> = ({ task, trajectory }) => {
-  const text = trajectory.text.slice(-100).replace(/[\s.]+$/, "")
+  const text = trajectory.turns
+    .at(-1)!
+    .slice(-100)
+    .replace(/[\s.]+$/, "")
   const last = /(?<![\p{L}\p{N}.,+-])\d{1,12}$/u.exec(text.slice(-40))
   return last === null ? { score: 0, reason: "no number at the end" } : Number(last[0] === task.data.answer)
 }
