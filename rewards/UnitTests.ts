@@ -1,19 +1,13 @@
 /** Model-written code, judged by what its function returns, what its program prints, or by a test file. */
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
-import {
-  comparisonFault,
-  outputsMatch,
-  valuesMatch,
-  type Comparison as ComparisonByName,
-  type Tolerance
-} from "./internal/compare.ts"
+import { comparisonFault, outputsMatch, valuesMatch, type NamedComparison, type Tolerance } from "./internal/compare.ts"
 import { continued, dedent, extractCode } from "./internal/completion.ts"
 import { encode, Opaque } from "./internal/TypedData.ts"
 import * as Sandbox from "./Sandbox.ts"
 import type { Language } from "./Sandbox.ts"
 
-export type { Tolerance }
+export type { NamedComparison, Tolerance }
 
 /** One call of the candidate's function. */
 export interface UnitTestCase {
@@ -28,11 +22,11 @@ export interface ProgramCase {
 }
 
 /**
- * A comparison by name (see {@link ComparisonByName}), or your own. Yours gets plain data, or an object of class `Opaque`
+ * A comparison by name (see {@link NamedComparison}), or your own. Yours gets plain data, or an object of class `Opaque`
  * where the candidate returned a function or the like; where it throws on what a candidate returned, that case fails.
  */
 export type Comparison<Data = unknown> =
-  | ComparisonByName
+  | NamedComparison
   | ((actual: unknown, expected: unknown, task: Task<Data>) => boolean)
 
 interface Source {
@@ -50,12 +44,12 @@ export type UnitTestWork = Source &
         /** Name of the function that the candidate has to define. */
         readonly entry: string
         readonly cases: ReadonlyArray<UnitTestCase>
-        readonly comparison?: ComparisonByName
+        readonly comparison?: NamedComparison
       }
     | {
         readonly kind: "programs"
         readonly cases: ReadonlyArray<ProgramCase>
-        readonly comparison?: ComparisonByName
+        readonly comparison?: NamedComparison
       }
     | {
         readonly kind: "tests"

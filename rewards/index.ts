@@ -31,6 +31,7 @@ export {
 export {
   unitTests,
   type Comparison,
+  type NamedComparison,
   type ProgramCase,
   type Tolerance,
   type UnitTestCase,
@@ -40,4 +41,6 @@ export {
 } from "./UnitTests.ts"
 export * as CodeRecords from "./CodeRecords.ts"
 export { Opaque, PythonFloat, PythonTuple } from "./internal/TypedData.ts"
-export * as JavaScriptSandbox from "./JavaScriptSandbox.ts"
+export * as Sandbox from "./Sandbox.ts"
+export * as SandboxIsolate from "./SandboxIsolate.ts"
+export * as SandboxQuickJs from "./SandboxQuickJs.ts"

@@ -23,7 +23,7 @@ export interface Tolerance {
  * - `tolerance`: exact, but numbers anywhere (except keys and members of sets) may differ by so much. A number that is not
  *   finite is within no tolerance, not even of itself.
  */
-export type Comparison = "exact" | "json" | "unordered" | "approximate" | { readonly tolerance: Tolerance }
+export type NamedComparison = "exact" | "json" | "unordered" | "approximate" | { readonly tolerance: Tolerance }
 
 /** Says what is wrong with a comparison that comes from outside. */
 export const comparisonFault = (comparison: unknown): string | undefined => {
@@ -68,7 +68,7 @@ const strict: Rules = {
   mixed: false,
   tuples: false
 }
-const rules = (comparison: Comparison): Rules => {
+const rules = (comparison: NamedComparison): Rules => {
   if (comparison === "json") return { ...strict, tuples: true }
   if (comparison === "approximate") {
     return {
@@ -88,7 +88,7 @@ const rules = (comparison: Comparison): Rules => {
 const blanks = (text: string): string => text.trim().replaceAll(/\s+/g, " ")
 
 /** Whether a returned value is the expected one. */
-export const valuesMatch = (actual: unknown, expected: unknown, comparison: Comparison = "exact"): boolean => {
+export const valuesMatch = (actual: unknown, expected: unknown, comparison: NamedComparison = "exact"): boolean => {
   if (comparison === "unordered") {
     const [left, right] = [itemsOf(actual), itemsOf(expected)]
     if (left !== undefined && right !== undefined && Array.isArray(actual) === Array.isArray(expected)) {
@@ -200,7 +200,7 @@ const keyOf = (value: unknown, rules: Rules): string => {
 let opaques = 0
 
 /** Whether printed text is the expected one. Line ends may be CRLF. */
-export const outputsMatch = (actual: string, expected: string, comparison: Comparison = "exact"): boolean => {
+export const outputsMatch = (actual: string, expected: string, comparison: NamedComparison = "exact"): boolean => {
   const [left, right] = [linesOf(actual), linesOf(expected)]
   if (left.length !== right.length) return false
   if (comparison === "unordered") return asOften(left, right, strict)

@@ -88,9 +88,13 @@ interface Row {
   /** The mutants that were run by the naive judge. */
   readonly tried: number
   readonly differing: number
+  /** Of those that do not differ, how many score 1. */
+  readonly agreeing: number
   readonly passed: number
   readonly unscorable: number
 }
+
+const statuses = new Map<string, number>()
 
 const examine = async (problem: Problem, mutants: ReadonlyArray<string>): Promise<Row> => {
   // as a base model goes on with the prompt, and as a chat model answers
@@ -103,19 +107,28 @@ const examine = async (problem: Problem, mutants: ReadonlyArray<string>): Promis
     canonical = false
     console.error(`\n${problem.task_id}: the canonical solution scores ${showOf(verdict)}`)
   }
-  let [tried, differing, passed, unscorable] = [0, 0, 0, 0]
+  let [tried, differing, agreeing, passed, unscorable] = [0, 0, 0, 0, 0]
   for (const mutant of mutants) {
     if (differing === wanted) break
     tried++
-    if (await passesNaively(problem, mutant)) continue
-    differing++
+    const same = await passesNaively(problem, mutant)
     const verdict = await judge(problem, fenced(mutant))
+    if (!same) differing++
     if (verdict._tag === "Unscorable") unscorable++
-    else if (verdict.score > 0) passed++
-    else continue
-    console.error(`\n${problem.task_id}: a mutant scores ${showOf(verdict)}\n${mutant}`)
+    else if (!same) {
+      const status = verdict.reason!.split(",", 1)[0]!
+      statuses.set(status, (statuses.get(status) ?? 0) + 1)
+      if (verdict.score === 0) continue
+      passed++
+    } else if (verdict.score === 1) {
+      agreeing++
+      continue
+    }
+    console.error(
+      `\n${problem.task_id}: a mutant that ${same ? "behaves the same" : "differs"} scores ${showOf(verdict)}\n${mutant}`
+    )
   }
-  return { id: problem.task_id, canonical, tried, differing, passed, unscorable }
+  return { id: problem.task_id, canonical, tried, differing, agreeing, passed, unscorable }
 }
 
 const problems = readFileSync(path, "utf8")
@@ -140,10 +153,10 @@ const work = async (): Promise<void> => {
 await Promise.all(Array.from({ length: concurrency }, work))
 process.stderr.write("\n")
 
-console.log("problem          canonical  mutants tried  differing  passed  unscorable")
-for (const { canonical, differing, id, passed, tried, unscorable } of rows) {
+console.log("problem          canonical  mutants tried  differing  passed  same  scored 1  unscorable")
+for (const { agreeing, canonical, differing, id, passed, tried, unscorable } of rows) {
   console.log(
-    `${id.padEnd(16)} ${(canonical ? "pass" : "FAIL").padEnd(10)} ${String(tried).padStart(13)}  ${String(differing).padStart(9)}  ${String(passed).padStart(6)}  ${String(unscorable).padStart(10)}`
+    `${id.padEnd(16)} ${(canonical ? "pass" : "FAIL").padEnd(10)} ${String(tried).padStart(13)}  ${String(differing).padStart(9)}  ${String(passed).padStart(6)}  ${String(tried - differing).padStart(4)}  ${String(agreeing).padStart(8)}  ${String(unscorable).padStart(10)}`
   )
 }
 const total = (value: (row: Row) => number): number => rows.reduce((sum, row) => sum + value(row), 0)
@@ -151,6 +164,12 @@ const solved = rows.filter(({ canonical }) => canonical).length
 console.log(`\ncanonical solutions that pass   ${solved} of ${rows.length}`)
 console.log(
   `differing mutants that pass     ${total(({ passed }) => passed)} of ${total(({ differing }) => differing)}`
+)
+console.log(
+  `  they ended as                 ${[...statuses].map(([status, count]) => `${count} ${status}`).join(", ")}`
+)
+console.log(
+  `other mutants that score 1      ${total(({ agreeing }) => agreeing)} of ${total(({ differing, tried }) => tried - differing)}`
 )
 console.log(`unscorable                      ${total(({ unscorable }) => unscorable)}`)
 console.log(`problems with fewer than ${wanted}      ${rows.filter(({ differing }) => differing < wanted).length}`)

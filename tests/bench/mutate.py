@@ -1,6 +1,6 @@
 """Mutants of a Python function, one change each: operators, comparisons, constants, off by one, removed statements and
-calls, swapped branches and arguments, another result. Reads lines of JSON {source, entry, seed, most} and answers each with a line, an array of functions.
-Trusted: it parses and writes programs, and runs none."""
+calls, swapped branches and arguments, another function, another result. Reads lines of JSON {source, entry, seed, most}
+and answers each with a line, an array of functions. Trusted: it parses and writes programs, and runs none."""
 
 import ast
 import copy
@@ -16,6 +16,10 @@ OPERATORS = {
 COMPARISONS = {
     ast.Lt: [ast.LtE, ast.Gt], ast.LtE: [ast.Lt, ast.GtE], ast.Gt: [ast.GtE, ast.Lt], ast.GtE: [ast.Gt, ast.LtE],
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.In: [ast.NotIn], ast.NotIn: [ast.In], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is],
+}
+NAMES = {
+    "min": "max", "max": "min", "all": "any", "any": "all", "sorted": "list", "sum": "len", "abs": "int", "int": "round", "set": "list",
+    "lower": "upper", "upper": "lower", "startswith": "endswith", "endswith": "startswith", "append": "extend", "find": "rfind",
 }
 
 
@@ -64,6 +68,10 @@ def changes(node):
             if getattr(node, field) is not None:
                 yield "off by one", lambda own, field=field: setattr(own, field, ast.BinOp(getattr(own, field), ast.Add(), ast.Constant(1)))
                 yield "removal", lambda own, field=field: setattr(own, field, None)
+    if isinstance(node, ast.Name) and node.id in NAMES:
+        yield "name", lambda own: setattr(own, "id", NAMES[own.id])
+    if isinstance(node, ast.Attribute) and node.attr in NAMES:
+        yield "name", lambda own: setattr(own, "attr", NAMES[own.attr])
     if isinstance(node, ast.Call) and len(node.args) >= 2:
         yield "arguments", lambda own: own.args.insert(0, own.args.pop(1))
     if isinstance(node, ast.Call) and node.keywords:

@@ -529,6 +529,33 @@ describe("unitTests in the JavaScript sandbox", () => {
     })
   )
 
+  it.live("runs whole programs and test files", () =>
+    Effect.gen(function* () {
+      const echo =
+        "const text = require('fs').readFileSync(0, 'utf8'); console.log(text.trim().split(' ').map(Number).reduce((a, b) => a + b, 0))"
+      const programs = [
+        { stdin: "1 2\n", stdout: "3\n" },
+        { stdin: "5 7", stdout: "12" }
+      ]
+      const run = (text: string) => verdictOf({ ...limits, programs }, text)
+      assert.deepInclude(yield* run(echo), { score: 1 })
+      assert.deepInclude(yield* run("console.log(3)"), { score: 0, reason: "fail, 1 of 2; case 2: a wrong value" })
+      assert.match((yield* run("for (;;) {}")).reason!, /^timeout/)
+      const tests = `
+        import { expect, test } from "vitest"
+        import { add } from "./solution"
+        test("adds", () => expect(add(1, 2)).toBe(3))
+        test("adds more", () => expect(add(5, 7)).toBe(12))`
+      const check = (text: string) => verdictOf({ ...limits, tests, entry: "add", score: "share" }, text)
+      assert.deepInclude(yield* check("```ts\nexport const add = (a: number, b: number) => a + b\n```"), { score: 1 })
+      assert.deepInclude(yield* check("export const add = () => 3"), { score: 0.5 })
+      assert.deepInclude(yield* check("export const sub = () => 3"), { score: 0 })
+      // an object that is equal to everything is still no number
+      const same = "export const add = () => ({ valueOf: () => 3, toString: () => '3', [Symbol.toPrimitive]: () => 3 })"
+      assert.deepInclude(yield* check(same), { score: 0 })
+    })
+  )
+
   it.live("many at once are each judged by themselves", () =>
     Effect.gen(function* () {
       const rows = Array.from({ length: 40 }, (_, row) => row)
@@ -575,4 +602,79 @@ describe("unitTests in the JavaScript sandbox", () => {
       assert.throws(() => TypedData.decode(forged))
     }
   })
+})
+
+describe("unitTests in the Python sandbox", () => {
+  const python = {
+    ...limits,
+    language: "python",
+    isolation: "process",
+    timeout: 10_000,
+    total: 20_000,
+    entry: "f"
+  } as const
+  const returned = (expression: string, expect: unknown, comparison: Comparison<never> = "exact") =>
+    verdictOf({ ...python, cases: [{ args: [], expect }], comparison }, `def f():\n    return ${expression}\n`)
+
+  it.live("compares by Python's types", () =>
+    Effect.gen(function* () {
+      const right: ReadonlyArray<readonly [string, unknown, Comparison<never>?]> = [
+        ["1", 1],
+        ["1.0", 1],
+        ["10 ** 20", 10n ** 20n],
+        ["True", true],
+        ["None", null],
+        ["'é\\U0001F600'", "é😀"],
+        ["(1, [2])", new PythonTuple([1, [2]])],
+        ["[1, (2,)]", [1, [2]], "json"],
+        ["{'a': (1, None)}", { a: new PythonTuple([1, null]) }],
+        ["{(1, 2): {3}}", new Map([[new PythonTuple([1, 2]), new Set([3])]])],
+        ["b'ab'", Uint8Array.from([97, 98])],
+        ["float('nan')", Number.NaN],
+        ["[3, 1, 2]", [1, 2, 3], "unordered"],
+        ["[0.1 + 0.2, (1,)]", [0.3, new PythonTuple([1])], { tolerance: { absolute: 1e-9 } }]
+      ]
+      const wrong: typeof right = [
+        ["True", 1],
+        ["1", true],
+        ["'1'", 1],
+        ["(1, 2)", [1, 2]],
+        ["[1, 2]", new PythonTuple([1, 2])],
+        ["0", null],
+        ["b'a'", "a"],
+        ["{1: 2}", { 1: 2 }],
+        ["[1, 1, 2]", [1, 2, 2], "unordered"],
+        ["float('inf')", 1e308, { tolerance: { relative: 0.99, absolute: 1e308 } }],
+        ["float('inf')", Infinity, { tolerance: { relative: 0.99 } }],
+        ["type('Same', (), {'__eq__': lambda *_: True})()", 1],
+        ["type('Two', (int,), {'__eq__': lambda *_: True})(2)", 1],
+        ["lambda: 1", 1]
+      ]
+      for (const [expression, expect, comparison] of right) {
+        assert.deepInclude(yield* returned(expression, expect, comparison), { score: 1 }, expression)
+      }
+      for (const [expression, expect, comparison] of wrong) {
+        assert.deepInclude(yield* returned(expression, expect, comparison), { _tag: "Scored", score: 0 }, expression)
+      }
+    })
+  )
+
+  it.live("arguments arrive with their types", () =>
+    Effect.gen(function* () {
+      const args = [
+        new PythonTuple([2]),
+        new PythonFloat(1),
+        1,
+        10n ** 20n,
+        new Set([1]),
+        new Map([[new PythonTuple([1, 2]), 3]]),
+        Uint8Array.from([5]),
+        undefined,
+        { a: [null, true, Number.NaN] }
+      ]
+      const expect = "((2,), 1.0, 1, 100000000000000000000, {1}, {(1, 2): 3}, b'\\x05', None, {'a': [None, True, nan]})"
+      const text = "def f(*x):\n    return repr(x)\n"
+      assert.deepInclude(yield* verdictOf({ ...python, cases: [{ args, expect }] }, text), { score: 1 })
+    })
+  )
 })

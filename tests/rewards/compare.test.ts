@@ -1,17 +1,23 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { comparisonFault, equals, outputsMatch, valuesMatch, type Comparison } from "../../rewards/internal/compare.ts"
+import {
+  comparisonFault,
+  equals,
+  outputsMatch,
+  valuesMatch,
+  type NamedComparison
+} from "../../rewards/internal/compare.ts"
 import * as TypedData from "../../rewards/internal/TypedData.ts"
 
 const { Opaque, PythonFloat, PythonTuple } = TypedData
 const tuple = (...items: ReadonlyArray<unknown>) => new PythonTuple(items)
 const bytes = (...items: ReadonlyArray<number>) => Uint8Array.from(items)
-const tolerance = (absolute: number, relative = 0): Comparison => ({ tolerance: { absolute, relative } })
+const tolerance = (absolute: number, relative = 0): NamedComparison => ({ tolerance: { absolute, relative } })
 const hole: Array<unknown> = [1]
 hole[2] = 1
 
 type Row = readonly [actual: unknown, expected: unknown]
-const check = (comparison: Comparison, right: ReadonlyArray<Row>, wrong: ReadonlyArray<Row>): void => {
+const check = (comparison: NamedComparison, right: ReadonlyArray<Row>, wrong: ReadonlyArray<Row>): void => {
   const show = (row: Row) => `${String(JSON.stringify(comparison))}: ${row.map(String).join(" | ")}`
   for (const row of right) assert.isTrue(valuesMatch(...row, comparison), show(row))
   for (const row of wrong) {
@@ -346,7 +352,7 @@ const sorted = (text: string): string => {
 }
 
 describe("comparisons of printed text", () => {
-  const rows = (comparison: Comparison, right: ReadonlyArray<Row>, wrong: ReadonlyArray<Row>): void => {
+  const rows = (comparison: NamedComparison, right: ReadonlyArray<Row>, wrong: ReadonlyArray<Row>): void => {
     for (const [actual, expected] of right) {
       assert.isTrue(outputsMatch(actual as string, expected as string, comparison), JSON.stringify([actual, expected]))
     }
