@@ -197,15 +197,20 @@ const staging = (stage: string, hidden: ReadonlyArray<string>, tools: Tools): Re
   "private",
   "/bin/sh",
   "-ec",
-  `mount -t tmpfs -o mode=755,size=64k tmpfs "$1"; cd "$1"; shift; n=0
+  `mount -t tmpfs -o mode=755 tmpfs "$1"; cd "$1"; shift; n=0
 while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir $n; else : > $n; fi
-  mount --bind "$1" $n; n=$((n+1)); shift
+  if [ "$1" = copy ]; then cp -RL "$2" $n; chmod -R a+rX $n
+  else
+    if [ -d "$2" ]; then mkdir $n; else : > $n; fi
+    mount --bind "$2" $n
+  fi
+  n=$((n+1)); shift 2
 done
 shift; cd /; exec "$@"`,
   "sh",
   stage,
-  ...hidden,
+  // what is closed itself, not only below something closed, stays so wherever it is bound
+  ...hidden.flatMap((path) => [existsSync(path) && !isOpen(path) ? "copy" : "bind", path]),
   "--",
   tools.setpriv!,
   `--reuid=${nobody}`,
@@ -356,18 +361,33 @@ const isFolder = (path: string): boolean => {
   }
 }
 
-/** Whether a user without rights could read it. */
+/** Whether a user without rights could read it where it is. */
 export const reachable = (path: string): boolean => {
   try {
-    const { mode } = statSync(path)
-    const needed = isFolder(path) ? 0o5 : 0o4
-    if ((mode & needed) !== needed) return false
+    if (!isOpen(path)) return false
     for (let folder = dirname(path); ; folder = dirname(folder)) {
       if ((statSync(folder).mode & 0o1) === 0) return false
       if (folder === dirname(folder)) return true
     }
   } catch {
     return false
+  }
+}
+
+/** Whether its own rights, and those of what a folder holds, are open to other users. */
+const isOpen = (path: string, deep = true): boolean => {
+  const entry = statSync(path)
+  const needed = entry.isDirectory() ? 0o5 : 0o4
+  if ((entry.mode & needed) !== needed) return false
+  return !deep || !entry.isDirectory() || readdirSync(path).every((name) => isOpenEntry(join(path, name)))
+}
+
+const isOpenEntry = (path: string): boolean => {
+  try {
+    return isOpen(path, false)
+  } catch {
+    // a link that leads nowhere
+    return true
   }
 }
 

@@ -134,7 +134,9 @@ def _quintain():
 
     constants = {'NaN': float('nan'), 'Infinity': float('inf'), '-Infinity': float('-inf'), '-0': -0.0}
     def decode(x, found=None, depth=0):
-        if Type(x) is not list: return x
+        if Type(x) is not list:
+            # a JavaScript number beyond the safe integers
+            return float(x) if Type(x) is Int and not -safe <= x <= safe else x
         if depth > deepest + 10: raise Unfit('nested too deeply')
         tag, rest = x[0], x[1:]
         def every(): return [decode(item, found, depth + 1) for item in rest]
