@@ -200,12 +200,8 @@ const shared = new Map<string, Sandbox>()
 
 /** One sandbox per set of options for the whole process (or worker), started when first used. */
 export const get = (options: EngineOptions = {}): Sandbox => {
-  const script = options.language !== "python"
-  const key = JSON.stringify([
-    script,
-    ...[options.engine, options.isolation, options.strongest, options.children],
-    ...[options.timeout, options.total, options.memoryMb]
-  ])
+  const { children, engine, isolation, language, memoryMb, strongest, timeout, total } = options
+  const key = JSON.stringify([language === "python", engine, isolation, strongest, children, timeout, total, memoryMb])
   let sandbox = shared.get(key)
   if (sandbox === undefined) shared.set(key, (sandbox = make(options)))
   return sandbox

@@ -41,36 +41,21 @@ export const pump = <A>(work: Promise<A>, step: () => Promise<string>, patience:
       settled = true
       clearTimeout(timer)
     }
-    const turn = async (): Promise<void> => {
+    const turn = async (idle: number): Promise<void> => {
       try {
-        for (let idle = 0; !settled;) {
-          const answer = await step()
-          if (settled) return
-          if (answer.startsWith("e") || answer.startsWith("o"))
-            throw new Ended("error", `in a timer: ${answer.slice(1)}`)
-          if (answer.startsWith("w")) {
-            timer = setTimeout(turn, Number(answer.slice(1)))
-            return
-          }
-          if (answer !== "n") continue
-          // what settled it may still be on its way
-          if (++idle > 2) throw new Ended("timeout", "its promise never settles")
-          await new Promise((next) => setImmediate(next))
-        }
+        const answer = await step()
+        if (settled) return
+        if (answer.startsWith("e") || answer.startsWith("o")) throw new Ended("error", `in a timer: ${answer.slice(1)}`)
+        if (answer.startsWith("w")) timer = setTimeout(turn, Number(answer.slice(1)), 0)
+        else if (answer !== "n") void turn(0)
+        // what settled it may still be on its way
+        else if (idle < 2) setImmediate(turn, idle + 1)
+        else throw new Ended("timeout", "its promise never settles")
       } catch (fault) {
         end()
         reject(fault as Error)
       }
     }
-    timer = setTimeout(turn, patience)
-    work.then(
-      (value) => {
-        end()
-        resolve(value)
-      },
-      (fault: Error) => {
-        end()
-        reject(fault)
-      }
-    )
+    timer = setTimeout(turn, patience, 0)
+    work.finally(end).then(resolve, reject)
   })

@@ -61,11 +61,13 @@ const keepAlive = (child: ChildProcess, on: boolean): void => {
 
 export const isLost = (outcome: object): outcome is Lost => "lost" in outcome
 
-/** @param size How many children are kept; more are started where more are taken at once. */
+/** @param size How many children are kept; where more are taken at once, as many as that. */
 export const make = <Request extends object, Response extends object>(
   size: number,
   how: () => Start | Promise<Start>
 ): ChildPool<Request, Response> => {
+  let keep = size
+  let lent = 0
   const idle: Array<Child> = []
   const all = new Set<Child>()
 
@@ -117,15 +119,15 @@ export const make = <Request extends object, Response extends object>(
     child.process.kill("SIGKILL")
   }
 
-  const spare = (): void => {
-    if (all.size >= size) return
-    void start().then(
-      (child) => {
-        keepAlive(child.process, false)
-        idle.unshift(child)
-      },
-      () => {}
-    )
+  const spare = async (): Promise<void> => {
+    if (all.size >= keep) return
+    try {
+      const child = await start()
+      keepAlive(child.process, false)
+      idle.unshift(child)
+    } catch {
+      // the next one who takes a child is told why
+    }
   }
 
   const link = (child: Child, signal: AbortSignal | undefined): Link<Request, Response> => {
@@ -181,14 +183,14 @@ export const make = <Request extends object, Response extends object>(
         })
       },
       release: (end) => {
+        lent--
         own.off("message", onMessage).off("close", onClose)
         signal?.removeEventListener("abort", onAbort)
         keepAlive(own, false)
         if (end || lost !== undefined || child.uses >= lifetime) {
           kill(child)
-          if (!signal?.aborted) spare()
-        } else if (idle.length >= size) kill(child)
-        else if (all.has(child)) idle.push(child)
+          if (!signal?.aborted) void spare()
+        } else if (all.has(child)) idle.push(child)
       }
     }
   }
@@ -207,6 +209,7 @@ export const make = <Request extends object, Response extends object>(
     }
     child.stderr = ""
     child.uses++
+    keep = Math.max(keep, ++lent)
     return link(child, signal)
   }
 
@@ -222,7 +225,7 @@ export const make = <Request extends object, Response extends object>(
         })
       })
     })
-    for (const child of [...all]) kill(child)
+    all.forEach(kill)
     idle.length = 0
     await Promise.all(ends)
   }

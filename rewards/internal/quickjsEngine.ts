@@ -24,6 +24,12 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     waiting.clear()
   }
 
+  const reply = async (own: Worker, question: string): Promise<void> => {
+    own.postMessage((await ask?.(question)) ?? "")
+    Atomics.store(signal, 0, 1)
+    Atomics.notify(signal, 0)
+  }
+
   const start = (): Worker => {
     const setup: WorkerSetup = { core, variant, wasm, signal }
     const own = new Worker(new URL(workerModule, import.meta.url), {
@@ -36,11 +42,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     own.on("message", (response: WorkerResponse) => {
       if (worker !== own) return
       if ("ask" in response) {
-        void (ask ?? (async () => ""))(response.ask).then((text) => {
-          own.postMessage(text)
-          Atomics.store(signal, 0, 1)
-          Atomics.notify(signal, 0)
-        })
+        void reply(own, response.ask)
         return
       }
       const { reject, resolve } = waiting.get(response.serial) ?? {}

@@ -283,8 +283,9 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
   })
   process.on("disconnect", die)
   process.on("SIGINT", () => {})
-  void start({ onFatal: give }).then((made) => {
-    engine = made
+  const begin = async (): Promise<void> => {
+    engine = await start({ onFatal: give })
     process.send!("ready")
-  })
+  }
+  void begin()
 }

@@ -1,0 +1,53 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import { execFile } from "node:child_process"
+import { promisify } from "node:util"
+import * as Sandbox from "../../rewards/Sandbox.ts"
+import * as SandboxIsolate from "../../rewards/SandboxIsolate.ts"
+import { results, suite } from "../fixtures/scriptSandboxes.ts"
+
+suite("isolated-vm", SandboxIsolate.make, { children: 1, timeout: 1000, total: 5000, memoryMb: 64 })
+
+const one = { source: "const f = () => 1", language: "javascript" } as const
+const work = { entry: "f", calls: [[]] }
+
+describe("Sandbox", () => {
+  it("shares one sandbox per set of options, and chooses the engine of a language", async () => {
+    assert.strictEqual(Sandbox.get({ timeout: 700 }), Sandbox.get({ timeout: 700, language: "typescript" }))
+    assert.notStrictEqual(Sandbox.get({ timeout: 700 }), Sandbox.get({ timeout: 701 }))
+    assert.throws(() => Sandbox.make({ language: "python", engine: "quickjs" }), /does not run python/)
+    const sandbox = Sandbox.make({ children: 1 })
+    assert.deepInclude(await sandbox.boundary(), { engine: "isolated-vm" })
+    assert.deepStrictEqual(results(await sandbox.call(one, work)), [{ status: "value", value: 1 }])
+    await sandbox.close()
+  })
+
+  it.live("is a service that starts its engines and ends them", () =>
+    Effect.gen(function* () {
+      const sandboxes = yield* Sandbox.Sandboxes
+      assert.deepStrictEqual(results(yield* sandboxes.call(one, work)), [{ status: "value", value: 1 }])
+      const endless = sandboxes.call({ ...one, source: "for (;;);" }, work)
+      const interrupted = yield* Effect.timeoutOption(endless, 30)
+      assert.strictEqual(interrupted._tag, "None")
+      assert.strictEqual((yield* sandboxes.boundary("typescript")).engine, "isolated-vm")
+    }).pipe(Effect.provide(Sandbox.layer({ languages: ["javascript", "typescript"], children: 1 })))
+  )
+
+  it.live("refuses at start what this machine does not hold", () =>
+    Effect.gen(function* () {
+      const layer = Sandbox.layer({ languages: ["javascript"], isolation: "bubblewrap", strongest: "process" })
+      const refused = yield* Effect.flip(Effect.provide(Sandbox.Sandboxes, layer))
+      assert.deepInclude(refused, { _tag: "SandboxRefused", asked: "bubblewrap", found: "process" })
+    })
+  )
+
+  it("lets the process end by itself", async () => {
+    const script = `
+      import { make } from ${JSON.stringify(new URL("../../rewards/Sandbox.ts", import.meta.url).href)}
+      const { results } = await make().call(${JSON.stringify(one)}, ${JSON.stringify(work)})
+      console.log(results[0].value)`
+    const flags = ["--conditions=quintain-source", "--input-type=module", "-e", script]
+    const { stdout } = await promisify(execFile)(process.execPath, flags)
+    assert.strictEqual(stdout.trim(), "1")
+  })
+})
