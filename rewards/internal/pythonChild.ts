@@ -238,7 +238,7 @@ def _quintain():
             if kind == 'call':
                 answered(nonce, lambda: resolve(module, frame[2])(*decode(frame[3])))
             elif kind == 'names':
-                answered(nonce, lambda: [name for name in module.__dict__ if Type(name) is Str and name[:1] != '_'], keep)
+                answered(nonce, lambda: [name for name, own in module.__dict__.items() if Type(name) is Str and name[:1] != '_' and Type(own) is not Module], keep)
             elif kind == 'get':
                 answered(nonce, lambda: getattr(find(frame[2]) if frame[2] else module, frame[3]), keep)
             elif kind == 'invoke':

@@ -160,9 +160,10 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
           group?.ranOutOfMemory() === true || /^MemoryError|Cannot allocate memory|unable to allocate/m.test(said)
         group?.remove()
         if (code === 0) over("exit", "")
+        // first, because the kernel may end the whole group, the sandbox's own process with it
+        else if (memory) over("memory", "out of memory")
         // inside bubblewrap a signal becomes a code; a signal to it comes from outside
         else if (signal !== null && isolation === "bubblewrap") over("lost", `its sandbox was ended by ${signal}`)
-        else if (memory) over("memory", "out of memory")
         else if (code === 128 + SIGXCPU || signal === "SIGXCPU") over("timeout", "out of CPU time")
         else over("error", `it ended with ${signal ?? `code ${code}`}: ${lastLine(said)}`)
         for (const stream of [stdin, stdout, stderr, channel]) stream.destroy()

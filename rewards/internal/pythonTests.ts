@@ -57,7 +57,8 @@ def run(source):
         return StandIn(repr(number), str(kind))
     class Solution(Module):
         def __getattr__(self, name):
-            if name == '__all__': return [str(one) for one in ask('["names"]')]
+            # a star import never replaces what the tests compare with
+            if name == '__all__': return [str(one) for one in ask('["names"]') if not hasattr(builtins, str(one))]
             if name[:2] == '__': raise AttributeError(name)
             found = ask('["get","",' + quote(name) + ']')
             # by name: it stays valid should the candidate's process have to be started again
