@@ -243,7 +243,6 @@ impl Model {
         let trimmed = forest.trimmed(targets.position);
         let (forest, position) = trimmed.as_ref().map_or((forest, targets.position), |(forest, at)| (forest, at));
         let plan = HeadPlan::new(forest, &Targets { position, ..*targets }, self.config.vocab_size)?;
-        let inverse_temperature = 1.0 / options.temperature;
         let mut work = std::mem::take(&mut self.work);
         let first_kept = first_kept(&self.config, &self.options, &self.params.layout.layers[0], forest.len());
         let mut recorded = None;
@@ -251,37 +250,50 @@ impl Model {
             self.kept = None;
             recorded = self.recorded(forest, first_kept, &mut work);
         }
-        // One handover to the pool for the whole pass: a small model's operations are shorter than a handover each.
-        let result = self.rt.run(|| {
-            if let Some(rows) = &recorded {
-                let recording = self.recording();
-                work.streams.resize_with(self.config.num_hidden_layers + 1, Vec::new);
-                recording.load_last(&self.config, rows, &mut work.streams[self.config.num_hidden_layers]);
-                if let Some((logprobs, mut entropy, stats)) = recording.head(rows, &plan, inverse_temperature) {
-                    entropy.truncate(if options.entropy { plan.targets() } else { 0 });
-                    return Ok((logprobs, entropy, stats));
-                }
-            } else {
-                self.run_forward(forest, options, first_kept, &mut work, abort)?;
-            }
-            let mut logprobs = vec![0.0; plan.targets()];
-            let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];
-            let Work { streams, scratch, head, .. } = &mut work;
-            let x = if options.keep { &streams[self.config.num_hidden_layers] } else { &scratch.x[0] };
-            let out = (&mut logprobs[..], &mut entropy[..]);
-            let stats = self.net(options.adapter)?.head(x, &plan, inverse_temperature, head, abort, out)?;
-            Ok((logprobs, entropy, stats))
-        });
+        let result = self.evaluate(forest, &plan, options, recorded.as_deref(), first_kept, &mut work, abort);
         self.work = work;
         let (logprobs, entropy, stats) = result?;
         let id = self.next_id;
         self.next_id += 1;
         let recorded = recorded.is_some();
         if options.keep {
-            let forest = forest.clone();
+            let (forest, inverse_temperature) = (forest.clone(), 1.0 / options.temperature);
             self.kept = Some(Kept { id, forest, plan, stats, inverse_temperature, first_kept, recorded });
         }
         Ok(Forward { logprobs, entropy, id, recorded })
+    }
+
+    /// Log-probabilities, entropies (if wanted) and statistics of the plan's targets.
+    #[allow(clippy::too_many_arguments)]
+    fn evaluate(
+        &self,
+        forest: &Forest,
+        plan: &HeadPlan,
+        options: LogprobOptions,
+        recorded: Option<&[u32]>,
+        first_kept: usize,
+        work: &mut Work,
+        abort: &AbortFlag,
+    ) -> Result<(Vec<f32>, Vec<f32>, Vec<RowStats>)> {
+        let (layers, inverse_temperature) = (self.config.num_hidden_layers, 1.0 / options.temperature);
+        if let Some(rows) = recorded {
+            let recording = self.recording();
+            work.streams.resize_with(layers + 1, Vec::new);
+            recording.load_last(&self.config, rows, &mut work.streams[layers]);
+            if let Some((logprobs, mut entropy, stats)) = recording.head(rows, plan, inverse_temperature) {
+                entropy.truncate(if options.entropy { plan.targets() } else { 0 });
+                return Ok((logprobs, entropy, stats));
+            }
+        } else {
+            self.run_forward(forest, options, first_kept, work, abort)?;
+        }
+        let mut logprobs = vec![0.0; plan.targets()];
+        let mut entropy = vec![0.0; if options.entropy { plan.targets() } else { 0 }];
+        let Work { streams, scratch, head, .. } = work;
+        let x = if options.keep { &streams[layers] } else { &scratch.x[0] };
+        let out = (&mut logprobs[..], &mut entropy[..]);
+        let stats = self.net(options.adapter)?.head(x, plan, inverse_temperature, head, abort, out)?;
+        Ok((logprobs, entropy, stats))
     }
 
     /// The rows of `forest` that sampling has recorded, if it has all of them. Memory of the other kind, for forwards that
@@ -364,7 +376,7 @@ impl Model {
         let Some(kept) = self.kept.take() else { unreachable!("checked above") };
         let mut work = std::mem::take(&mut self.work);
         let mut gradients = std::mem::take(&mut self.gradients);
-        let result = self.rt.run(|| self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort));
+        let result = self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort);
         self.work = work;
         self.gradients = gradients;
         match result {
@@ -443,8 +455,7 @@ impl Model {
         if self.accumulated == 0 {
             return Err(Error::state("step", "there are no gradients: call backward first"));
         }
-        let rt = self.rt.clone();
-        Ok(rt.run(|| self.update(&settings)))
+        Ok(self.update(&settings))
     }
 
     fn update(&mut self, settings: &AdamW) -> StepReport {
