@@ -33,6 +33,8 @@ const prefix = "quintain-"
 
 let places: Places | undefined
 let serial = 0
+let listening = false
+const live = new Set<() => boolean>()
 
 /** Which limits can be set here: found by making a group and removing it. */
 export const available = (): ReadonlyArray<Controller> => Object.keys(find().parents) as Array<Controller>
@@ -132,7 +134,7 @@ export const create = (limits: Limits): Group | undefined => {
     }
     return outOfMemory
   }
-  const remove = (delays: ReadonlyArray<number> = [5, 20, 100, 500, 2000]): void => {
+  const tryRemove = (): boolean => {
     ranOutOfMemory()
     for (const folder of folders) {
       // those that left the family are still in the group
@@ -145,12 +147,16 @@ export const create = (limits: Limits): Group | undefined => {
         if ((fault as NodeJS.ErrnoException).code === "ENOENT") folders.delete(folder)
       }
     }
+    if (folders.size === 0) live.delete(tryRemove)
+    return folders.size === 0
+  }
+  if (!listening) process.once("exit", removeAll)
+  listening = true
+  live.add(tryRemove)
+  const remove = (delays: ReadonlyArray<number>): void => {
     const [delay, ...rest] = delays
     // processes that were killed take a moment to leave
-    if (folders.size > 0 && delay !== undefined) {
-      const timer = setTimeout(remove, delay, rest)
-      if (delay > 100) timer.unref()
-    }
+    if (!tryRemove() && delay !== undefined) setTimeout(remove, delay, rest).unref()
   }
   return {
     add: (pid) => {
@@ -161,7 +167,18 @@ export const create = (limits: Limits): Group | undefined => {
     ranOutOfMemory,
     memory: () =>
       memory === undefined ? 0 : Number(read(join(memory, version === 2 ? "memory.current" : "memory.usage_in_bytes"))),
-    remove: () => remove()
+    remove: () => remove(removeDelays)
+  }
+}
+
+const removeDelays = [5, 20, 100, 500, 2000]
+
+/** At the end of this process its children are ended with it, and there is a last moment to remove their groups. */
+const removeAll = (): void => {
+  const pause = new Int32Array(new SharedArrayBuffer(4))
+  for (let round = 0; round < 50 && live.size > 0; round++) {
+    if (round > 0) Atomics.wait(pause, 0, 0, 4)
+    for (const tryRemove of live) tryRemove()
   }
 }
 
