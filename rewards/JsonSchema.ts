@@ -29,7 +29,7 @@ export interface JsonSchemaOptions {
   readonly strict?: boolean
   /**
    * Whether JSON that is damaged is repaired when there is none that is whole: quotes, commas, comments, Python's literals, and
-   * what is left open at the end. A truncated document can pass then. Up to 32,768 characters. Default false.
+   * what is left open at the end. A truncated document can pass then. Up to 16,384 characters. Default false.
    */
   readonly lenient?: boolean
   /** The draft of schemas that do not say so by `$schema`. Default `2020-12`. */

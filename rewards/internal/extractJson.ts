@@ -3,13 +3,19 @@
  * decides what is a document, and only then is it parsed.
  */
 import { jsonrepair } from "jsonrepair"
+import { createContext, Script, type Context } from "node:vm"
 import { answerPart } from "./completion.ts"
 
 /** Deepest nesting of a document: whoever walks it later may recurse. */
 export const maxDepth = 100
 
-/** Longest text that is given to the repairer, which is not ours. Characters. */
-const maxRepaired = 32_768
+/** Longest text that is given to the repairer. Characters. */
+const maxRepaired = 16_384
+/**
+ * Milliseconds of a repair. The repairer takes cubic time on some texts (many quotes that may or may not end a string): minutes
+ * for 32,000 characters. What models damage takes it a few milliseconds.
+ */
+const repairDeadline = 1000
 
 export type Parsed = { readonly value: unknown; readonly repaired?: true } | { readonly fault: string }
 
@@ -68,7 +74,7 @@ const repair = (text: string, maxCharacters: number): Parsed => {
   if (text.length > longest) return { fault: `longer than the ${longest} characters that are repaired` }
   let repaired: string
   try {
-    repaired = jsonrepair(text)
+    repaired = withDeadline(text)
   } catch (fault) {
     return { fault: `beyond repair: ${fault instanceof Error ? fault.message.slice(0, 100) : "it threw"}` }
   }
@@ -77,6 +83,16 @@ const repair = (text: string, maxCharacters: number): Parsed => {
   if (!("end" in found) || (found.fault !== undefined && found.fault !== twice)) return { fault: "beyond repair" }
   const value = JSON.parse(repaired) as unknown
   return typeof value === "object" && value !== null ? { value, repaired: true } : { fault: "beyond repair" }
+}
+
+const call = new Script("repair(text)")
+let context: Context | undefined
+
+/** The context is no sandbox (the repairer is trusted): it is what a call can be ended in. */
+const withDeadline = (text: string): string => {
+  context ??= createContext({ repair: jsonrepair })
+  context["text"] = text
+  return call.runInContext(context, { timeout: repairDeadline }) as string
 }
 
 /** Contents of the fenced blocks that may hold a document; one that is left open goes to the end. */

@@ -11,7 +11,8 @@ import { alwaysValidSchema, Type } from "ajv/dist/compile/util.js"
 import { canonical } from "./canonicalJson.ts"
 import { linearPattern } from "./linearPattern.ts"
 import { formats } from "./schemaFormats.ts"
-import { costKeyword, link, type Json, type Linked, type LinkOptions } from "./schemaLink.ts"
+import { link, type Linked, type LinkOptions } from "./schemaLink.ts"
+import { costKeyword } from "./schemaRewrite.ts"
 
 /** Steps of one validation: some 10 million are taken in a second. Of those that collect all errors, which need memory, fewer. */
 const maxSteps = { first: 1_000_000, all: 200_000 }
@@ -245,4 +246,4 @@ const guarded = <A>(make: () => A): A => {
   }
 }
 
-export type { ErrorObject, Json }
+export type { ErrorObject }

@@ -10,7 +10,7 @@
  * where trivial is the best of null, true, 0, "", [] and {}. The number of units is the schema's alone, so that nothing which is added to a
  * document thins out its faults; what is optional can only lose; and what anybody can write earns nothing.
  */
-import { costKeyword, type Json } from "./schemaLink.ts"
+import { costKeyword, type Json } from "./schemaRewrite.ts"
 import { trivial, type Compiled, type ErrorObject } from "./schemaCompile.ts"
 
 /** Deeper parts of a skeleton, such as of a schema that requires itself, count as one unit. */
