@@ -9,6 +9,7 @@
  * `o` too much output.
  */
 import { programs } from "./programPrelude.ts"
+import { extraNames, extras } from "./realmExtras.ts"
 import { tests } from "./testPrelude.ts"
 
 /** Limits on a written result. */
@@ -16,8 +17,8 @@ export const maxCharacters = 200_000
 const maxNodes = 20_000
 const maxDepth = 64
 
-/** `call`: functions are called. `run`: whole programs. `test`: the user's tests, which never share a realm with a candidate. */
-export type RealmKind = "call" | "run" | "test"
+/** `call`: functions are called. `stay`: the same, of a candidate that stays. `run`: whole programs. `test`: the user's tests, which never share a realm with a candidate. */
+export type RealmKind = "call" | "stay" | "run" | "test"
 
 const base = String.raw`
   const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys, defineProperty } = Reflect
@@ -30,7 +31,7 @@ const base = String.raw`
   const mapSet = MapPrototype.set, setAdd = SetPrototype.add
   const slice = String.prototype.slice, then = PromisePrototype.then
   const StringOf = String, BigIntOf = BigInt, NumberOf = Number, PromiseOf = Promise
-  const DateOf = Date, MapOf = Map, SetOf = Set, TypeErrorOf = TypeError
+  const DateOf = Date, MapOf = Map, SetOf = Set
   const now = Date.now
   const evaluate = eval
   const global = globalThis
@@ -49,77 +50,17 @@ const base = String.raw`
   const silent = () => {}
   global.console = { log: silent, error: silent, warn: silent, info: silent, debug: silent, trace: silent, table: silent }
 
-  // Timers run when the host finds nothing else to do here: in the order of their time, each in a turn of its own.
-  let timers = null, timerCount = 0
-  const addTimer = (action, wait, args, every) => {
-    const id = ++timerCount
-    schedule({ __proto__: null, id, due: now() + wait, action, args, every: every ? wait : undefined, next: null })
-    return id
-  }
-  const schedule = (timer) => {
-    let before = null, after = timers
-    while (after !== null && after.due <= timer.due) { before = after; after = after.next }
-    timer.next = after
-    if (before === null) timers = timer
-    else before.next = timer
-  }
-  const wait = (ms) => { ms = +ms; return ms > 1 && ms < 2147483648 ? ms : 1 }
-  hidden(global, "setTimeout", (action, ms, ...args) => addTimer(action, wait(ms), args, false))
-  hidden(global, "setInterval", (action, ms, ...args) => addTimer(action, wait(ms), args, true))
-  hidden(global, "setImmediate", (action, ...args) => addTimer(action, 0, args, false))
-  const clear = (id) => {
-    let before = null, timer = timers
-    while (timer !== null && timer.id !== id) { before = timer; timer = timer.next }
-    if (timer === null) return
-    if (before === null) timers = timer.next
-    else before.next = timer.next
-  }
-  hidden(global, "clearTimeout", clear)
-  hidden(global, "clearInterval", clear)
-  hidden(global, "clearImmediate", clear)
-  hidden(global, "queueMicrotask", (action) => { apply(then, PromiseOf.resolve(), [() => action()]) })
-
-  const clone = (value, seen) => {
-    if (typeof value === "function" || typeof value === "symbol") throw new TypeErrorOf("it could not be cloned")
-    if (typeof value !== "object" || value === null) return value
-    const known = seen.get(value)
-    if (known !== undefined) return known
-    const keep = (copy) => { seen.set(value, copy); return copy }
-    if (isArray(value)) {
-      const copy = keep([])
-      copy.length = value.length
-      for (const key of ownKeys(value)) if (key !== "length" && typeof key === "string") define(copy, key, clone(value[key], seen))
-      return copy
-    }
-    if (value instanceof DateOf) return keep(new DateOf(apply(dateTime, value, [])))
-    if (value instanceof MapOf) {
-      const copy = keep(new MapOf())
-      apply(mapEach, value, [(item, key) => { apply(mapSet, copy, [clone(key, seen), clone(item, seen)]) }])
-      return copy
-    }
-    if (value instanceof SetOf) {
-      const copy = keep(new SetOf())
-      apply(setEach, value, [(item) => { apply(setAdd, copy, [clone(item, seen)]) }])
-      return copy
-    }
-    if (value instanceof RegExp) return keep(new RegExp(value.source, value.flags))
-    if (value instanceof Error) {
-      const copy = keep(new Error(value.message))
-      copy.name = value.name
-      return copy
-    }
-    if (ArrayBuffer.isView(value)) return keep(new value.constructor(value))
-    const copy = keep({})
-    for (const key of ownKeys(value)) {
-      const found = getOwnPropertyDescriptor(value, key)
-      if (typeof key === "string" && found !== undefined && found.enumerable) define(copy, key, clone(value[key], seen))
-    }
-    return copy
-  }
-  hidden(global, "structuredClone", (value) => clone(value, new MapOf()))
-
   const define = (object, key, value) =>
     defineProperty(object, key, { __proto__: null, value, writable: true, enumerable: true, configurable: true })
+
+  let extra, timed = () => "n"
+  for (const name of ${JSON.stringify(extraNames)}) {
+    defineProperty(global, name, {
+      __proto__: null, configurable: true, enumerable: false,
+      get: () => (extra ??= evaluate(${JSON.stringify(extras)})(define, now, (tick) => { timed = tick }))[name],
+      set: (value) => { hidden(global, name, value) }
+    })
+  }
 
   const TooMuch = {}, TooDeep = {}
   let nodes = 0, characters = 0
@@ -296,6 +237,18 @@ const base = String.raw`
     }
   }
 
+  let deliver = () => false
+  operations.tick = () => {
+    try {
+      if (deliver()) return "t"
+      return timed()
+    } catch (error) {
+      return failure("e", error)
+    }
+  }
+`
+
+const staying = String.raw`
   // A candidate that stays: its functions are called one after the other.
   let present
   operations.load = (source, namesText) => {
@@ -329,30 +282,12 @@ const base = String.raw`
       return failure("e", error)
     }
   }
-
-  let deliver = () => false
-  operations.tick = () => {
-    try {
-      if (deliver()) return "t"
-      if (timers === null) return "n"
-      const timer = timers
-      const left = timer.due - now()
-      if (left > 0) return "w" + StringOf(left)
-      timers = timer.next
-      if (timer.every !== undefined) {
-        timer.due = now() + timer.every
-        schedule(timer)
-      }
-      if (typeof timer.action === "function") apply(timer.action, undefined, timer.args)
-      return "t"
-    } catch (error) {
-      return failure("e", error)
-    }
-  }
 `
+
+const parts: Readonly<Record<RealmKind, string>> = { call: "", stay: staying, run: programs, test: tests }
 
 /** The prelude of a realm of this kind. */
 export const prelude = (kind: RealmKind): string =>
-  `"use strict";(() => {${base}{${kind === "run" ? programs : kind === "test" ? tests : ""}}
+  `"use strict";(() => {${base}{${parts[kind]}}
   return (operation, a, b, c) => operations[operation](a, b, c)
 })()`

@@ -31,6 +31,10 @@ interface Present {
 
 let quickjs: { readonly module: Core.QuickJSWASMModule; readonly memoryMb: number } | undefined
 let present: Present | undefined
+/** What the present realm is for, while nothing has run in it. */
+let fresh: { readonly kind: RealmKind; readonly memoryMb: number } | undefined
+/** What the last one was for. */
+let last: typeof fresh
 let deadline = 0
 /** The interpreter was stopped at its deadline; what the candidate makes of that does not matter. */
 let interrupted = false
@@ -64,6 +68,7 @@ const discard = (): void => {
 
 const endRealm = (): void => {
   const old = present
+  fresh = undefined
   present = undefined
   try {
     old?.run.dispose()
@@ -82,6 +87,11 @@ const ask = (text: string): string => {
 }
 
 const open = async (kind: RealmKind, memoryMb: number): Promise<void> => {
+  last = { kind, memoryMb }
+  if (present !== undefined && fresh?.kind === kind && fresh.memoryMb === memoryMb) {
+    fresh = undefined
+    return
+  }
   endRealm()
   const runtime = (await engine(memoryMb)).newRuntime()
   runtime.setMemoryLimit(memoryMb * 2 ** 20)
@@ -184,6 +194,11 @@ const work = async (request: WorkerRequest): Promise<string> => {
       return ""
     case "rest":
       endRealm()
+      // the next one is made before it is needed
+      if (last !== undefined) {
+        await open(last.kind, last.memoryMb)
+        fresh = last
+      }
       return ""
     case "invoke":
       allow(request.timeout)

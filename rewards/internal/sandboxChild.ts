@@ -193,7 +193,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
   const reload = async (): Promise<CaseResult> => {
     const { request, source } = open!
     const { memoryMb, timeout } = request.limits
-    const realm = await engine.realm("call", memoryMb)
+    const realm = await engine.realm("stay", memoryMb)
     const read = await load(realm, timeout, source, request.names, "load", JSON.stringify(request.names))
     if (read.status === "value") open!.realm = realm
     return read
