@@ -182,11 +182,15 @@ const compilerOf = (all: boolean): Ajv2020 => {
 }
 
 const kept = new Map<string, Compiled>()
+/** The text of what references may name, by identity. */
+const registries = new WeakMap<object, string>()
 
 /** Throws a `TypeError` for a document that is no schema, has patterns without a linear-time form, or takes too many steps. */
 export const compile = (document: unknown, options: CompileOptions): Compiled => {
   const source = schemaText(document)
-  const key = canonical([source, options.draft, options.format, options.all, options.schemas])
+  let registry = registries.get(options.schemas)
+  if (registry === undefined) registries.set(options.schemas, (registry = schemaText(options.schemas)))
+  const key = JSON.stringify([source, options.draft, options.format, options.all, registry])
   let found = kept.get(key)
   if (found === undefined) {
     kept.set(key, (found = compileNew(source, options)))

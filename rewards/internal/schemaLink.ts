@@ -305,8 +305,6 @@ class Linker {
   }
 }
 
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value)
-
 const enter = (scope: Scope, resource: Resource): Scope => {
   const added = [...resource.dynamic.keys()].filter((name) => !scope.has(name))
   return added.length === 0 ? scope : new Map([...scope, ...added.map((name) => [name, resource] as const)])
