@@ -341,8 +341,12 @@ Exit codes: 0 every line has its result; 1 it could not start or go on; 2 a bad 
       description: 'With {"schema":{"type":"object","required":["name"]},"strict":true} in schema.json'
     },
     {
-      command: "quintain score --verifier unit-tests -i completions.jsonl -o scores.jsonl --concurrency 2",
-      description: "Code, run in a sandbox; each task's data has entry and cases"
+      command: `quintain score --verifier answer --options '{"compare":"number"}' -i gsm8k.jsonl -o scores.jsonl`,
+      description: "Numbers, against each row's answer"
+    },
+    {
+      command: `quintain score --verifier unit-tests --options '{"records":"human-eval"}' -i humaneval.jsonl -o scores.jsonl`,
+      description: "Code, run in a sandbox; each line is a record with its completion"
     },
     {
       command:

@@ -134,6 +134,53 @@ describe("quintain score", () => {
     )
   })
 
+  /** By name: options, task data, a completion that scores 1 and one that scores 0. */
+  const builtins: Readonly<Record<string, readonly [options: unknown, data: object, right: string, wrong: string]>> = {
+    answer: [{ compare: "number" }, { answer: "#### 1,200" }, "So it is\n#### 1200", "So it is\n#### 120"],
+    citations: [{ required: 1 }, { sources: 2 }, "It is so [2].", "It is so [3]."],
+    "json-schema": [{ draft: "7" }, { schema: { type: "array" } }, "[1]", "{}"],
+    length: [{ max: 2, unit: "words" }, {}, "two words", "three words now"],
+    pattern: [{ whole: true }, { pattern: "[0-9]+" }, "12", "12a"],
+    repetition: [{ n: 1 }, {}, "all words differ", ""],
+    script: [{ scripts: ["Latin"] }, {}, "hello", "\u043f\u0440\u0438\u0432\u0435\u0442"],
+    tags: [{ names: ["a"] }, {}, "<a>1</a>", "<b>1</b>"],
+    "tool-replay": [
+      {},
+      { recordings: [{ name: "f", arguments: { x: 1 }, result: 2 }] },
+      '{"name":"f","arguments":{"x":1}}',
+      '{"name":"f","arguments":{"x":2}}'
+    ],
+    "unit-tests": [
+      { timeout: 5000 },
+      { entry: "f", cases: [{ args: [1], expect: 2 }] },
+      "const f = (x) => x + 1",
+      "const f = (x) => x + 2"
+    ]
+  }
+  it("has a builtin for every verifier that data can configure", async () => {
+    const help = (await run("score", "--help")).stdout
+    for (const [name, [options, data, right, wrong]] of Object.entries(builtins)) {
+      assert.include(help, `\n  ${name} `)
+      // nothing repeats itself less than it can
+      const texts = name === "repetition" ? [right, right] : [right, wrong]
+      write(
+        "builtin.jsonl",
+        texts.map((completion, id) => ({ task: { id, data }, completion }))
+      )
+      const ended = await run(
+        ...score(name, "--options", JSON.stringify(options)),
+        ...files("builtin.jsonl", `${name}.jsonl`)
+      )
+      assert.strictEqual(ended.code, 0, ended.stderr)
+      const scores = rows(`${name}.jsonl`).map((row) => row["score"] ?? row["reason"])
+      assert.deepStrictEqual(scores, name === "repetition" ? [1, 1] : [1, 0], name)
+    }
+    const listed = [...help.slice(help.indexOf("Verifiers:")).matchAll(/^ {2}([\w-]+) {2,}\S/gm)].map(
+      ([, name]) => name!
+    )
+    assert.includeMembers(Object.keys(builtins), listed.slice(0, listed.indexOf("unit-tests") + 1))
+  })
+
   it("keeps what is unscorable apart from a score of 0", async () => {
     write(
       "faulty.jsonl",
@@ -215,7 +262,7 @@ describe("quintain score", () => {
       { prompt: "", completion: "3" }
     ])
     await refused(
-      /kept\.jsonl, line 2: it was written for another line 2 of two\.jsonl/,
+      /kept\.jsonl, line 2: it was written for another line 2 of .*two\.jsonl/,
       ...args,
       ...files("two.jsonl", "kept.jsonl")
     )
@@ -280,7 +327,7 @@ describe("quintain score", () => {
       assert.match(ended.stderr, message)
       assert.isFalse(fs.existsSync(path.join(home, "none.jsonl")) && file("none.jsonl") !== "")
     }
-    await refused(/no verifier "json-scheme"\. Name one of json-schema/, "--verifier", "json-scheme")
+    await refused(/no verifier "json-scheme"\. Name one of answer, .*json-schema/, "--verifier", "json-scheme")
     await refused(/module cannot be read: ENOENT/, "--verifier", "./absent.ts")
     await refused(/exports no function named notOne/, "--verifier", "verifiers.mjs#notOne")
     await refused(/--options is not JSON/, "--verifier", "json-schema", "--options", "{")

@@ -1,13 +1,13 @@
 /** Verifiers by name: those of `quintain/rewards` that data can configure, and any module's by path. */
 import * as Effect from "effect/Effect"
-import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { createHash } from "node:crypto"
 import { readFile } from "node:fs/promises"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
-import { jsonSchema, recordedTools, toolReplay, unitTests } from "../../rewards/index.ts"
-import type { Recording, SchemaLike, ToolCall, UnitTestCase } from "../../rewards/index.ts"
+import type { SchemaLike } from "../../rewards/JsonSchema.ts"
+import type { Recording, ToolCall } from "../../rewards/ToolReplay.ts"
+import type { ProgramCase, UnitTestCase, UnitTestWork } from "../../rewards/UnitTests.ts"
 import type { Task } from "../../src/Task.ts"
 import * as Verifier from "../../src/Verifier.ts"
 import { ScoreError } from "./ScoreError.ts"
@@ -16,27 +16,29 @@ export interface Builtin {
   readonly description: string
   /** Fields of the task's data that it reads. */
   readonly reads: string
-  readonly make: (options: unknown) => Result.Result<Verifier.VerifierFunction, string>
+  readonly make: (options: unknown) => Effect.Effect<Verifier.VerifierFunction, string>
 }
 
+/** `make` loads the verifier's module: what is not used need not start. */
 const builtin = <Options>(
   description: string,
   reads: string,
   options: Schema.Decoder<Options>,
-  make: (options: Options) => Verifier.VerifierFunction
+  make: (options: Options) => Promise<Verifier.VerifierFunction>
 ): Builtin => {
-  const decode = Schema.decodeUnknownResult(options, { onExcessProperty: "error" })
+  const decode = Schema.decodeUnknownEffect(options, { onExcessProperty: "error" })
   return {
     description,
     reads,
     make: (given) =>
-      Result.flatMap(
-        Result.mapError(decode(given), ({ message }) => message.replaceAll(/\s+/g, " ")),
-        (decoded) =>
-          Result.try({
+      decode(given).pipe(
+        Effect.mapError(({ message }) => message.replaceAll(/\s+/g, " ")),
+        Effect.flatMap((decoded) =>
+          Effect.tryPromise({
             try: () => make(decoded),
             catch: (fault) => (fault instanceof Error ? fault.message : String(fault))
           })
+        )
       )
   }
 }
@@ -52,20 +54,135 @@ const field = <A>(task: Task<any>, name: string): A => {
   return (data as Readonly<Record<string, A>>)[name]!
 }
 
-/** Options that are absent are left out, so that the verifier's own defaults hold. */
-const given = <A extends object>(options: A): A =>
-  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as A
+const has = (task: Task<any>, name: string): boolean =>
+  typeof task.data === "object" && task.data !== null && Object.hasOwn(task.data, name)
+
+const records = { "human-eval": "humanEval", mbpp: "mbpp", apps: "apps" } as const
+
+/** What the task's data asks for: a test file, programs (cases with `stdin`), or calls of a function. */
+const workOf =
+  (entry: string | undefined) =>
+  (task: Task<any>): UnitTestWork => {
+    const name = entry ?? (has(task, "entry") ? field<string>(task, "entry") : undefined)
+    if (has(task, "tests")) {
+      return { kind: "tests", tests: field<string>(task, "tests"), ...(name === undefined ? {} : { entry: name }) }
+    }
+    const cases = field<ReadonlyArray<UnitTestCase | ProgramCase>>(task, "cases")
+    const programs = cases.filter((one): one is ProgramCase => Object.hasOwn(one, "stdin"))
+    if (programs.length > 0 && programs.length === cases.length) return { kind: "programs", cases: programs }
+    return { kind: "calls", entry: name ?? field<string>(task, "entry"), cases: cases as ReadonlyArray<UnitTestCase> }
+  }
+
+const Extraction = Schema.Literals(["boxed", "hash", "phrase", "latex", "lastNumber", "choice", "whole"])
+const Language = Schema.Literals(["javascript", "typescript", "python"])
+const Whole = Schema.Int.check(Schema.isGreaterThanOrEqualTo(1))
+const Share = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
 
 export const builtins: Readonly<Record<string, Builtin>> = {
+  answer: builtin(
+    "the final answer: mathematics, or compare: exact, normalised, f1, number, choice",
+    "answer, or options.field",
+    Schema.Struct({
+      compare: Schema.optionalKey(Schema.Literals(["exact", "normalised", "f1", "number", "math", "choice"])),
+      extract: Schema.optionalKey(Schema.Union([Extraction, Schema.Array(Extraction)])),
+      field: Schema.optionalKey(Schema.String),
+      tolerance: Schema.optionalKey(
+        Schema.Struct({ absolute: Schema.optionalKey(Schema.Finite), relative: Schema.optionalKey(Schema.Finite) })
+      ),
+      percent: Schema.optionalKey(Schema.Literals(["value", "unit"])),
+      choices: Schema.optionalKey(Schema.String),
+      deadline: Schema.optionalKey(Positive)
+    }),
+    async ({ field: name = "answer", ...options }) =>
+      (await import("../../rewards/Answer.ts")).answer<any>({
+        ...options,
+        expected: (task) => field<string | number>(task, name)
+      })
+  ),
+  citations: builtin(
+    "citations such as [2], of given sources alone",
+    "sources: how many there are or their numbers, unless options.sources is given",
+    Schema.Struct({
+      sources: Schema.optionalKey(Schema.Union([Schema.Int, Schema.Array(Schema.Int)])),
+      required: Schema.optionalKey(Schema.Int)
+    }),
+    async ({ sources, ...options }) =>
+      (await import("../../rewards/TextVerifiers.ts")).citations<any>(
+        sources ?? ((task) => field<number>(task, "sources")),
+        options
+      )
+  ),
   "json-schema": builtin(
     "JSON that satisfies a schema",
     "schema, unless options.schema is given",
     Schema.Struct({
       schema: Schema.optionalKey(JsonObject),
-      maxCharacters: Schema.optionalKey(Positive),
-      strict: Schema.optionalKey(Schema.Boolean)
+      maxCharacters: Schema.optionalKey(Whole),
+      strict: Schema.optionalKey(Schema.Boolean),
+      lenient: Schema.optionalKey(Schema.Boolean),
+      draft: Schema.optionalKey(Schema.Literals(["7", "2020-12"])),
+      format: Schema.optionalKey(Schema.Boolean),
+      partialCredit: Schema.optionalKey(Share)
     }),
-    ({ schema, ...options }) => jsonSchema(schema ?? ((task) => field<SchemaLike>(task, "schema")), options)
+    async ({ schema, ...options }) =>
+      (await import("../../rewards/JsonSchema.ts")).jsonSchema<any>(
+        schema ?? ((task) => field<SchemaLike>(task, "schema")),
+        options
+      )
+  ),
+  length: builtin(
+    "a length between options.min and options.max",
+    "nothing",
+    Schema.Struct({
+      min: Schema.optionalKey(Schema.Finite),
+      max: Schema.optionalKey(Schema.Finite),
+      unit: Schema.optionalKey(Schema.Literals(["characters", "words"])),
+      margin: Schema.optionalKey(Positive)
+    }),
+    async ({ max, min, ...options }) =>
+      (await import("../../rewards/TextVerifiers.ts")).textLength(
+        { ...(min === undefined ? {} : { min }), ...(max === undefined ? {} : { max }) },
+        options
+      )
+  ),
+  pattern: builtin(
+    "text that matches a regular expression",
+    "pattern, unless options.pattern is given",
+    Schema.Struct({
+      pattern: Schema.optionalKey(Schema.String),
+      whole: Schema.optionalKey(Schema.Boolean),
+      absent: Schema.optionalKey(Schema.Boolean),
+      flags: Schema.optionalKey(Schema.String)
+    }),
+    async ({ pattern, ...options }) =>
+      (await import("../../rewards/TextVerifiers.ts")).matchesPattern<any>(
+        pattern ?? ((task) => field<string>(task, "pattern")),
+        options
+      )
+  ),
+  repetition: builtin(
+    "text that does not repeat itself",
+    "nothing",
+    Schema.Struct({ n: Schema.optionalKey(Whole), allowed: Schema.optionalKey(Share) }),
+    async (options) => (await import("../../rewards/TextVerifiers.ts")).ngramRepetition(options)
+  ),
+  script: builtin(
+    'text in scripts, such as options.scripts ["Cyrillic"]',
+    "nothing",
+    Schema.Struct({ scripts: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
+    async ({ scripts, ...options }) =>
+      (await import("../../rewards/TextVerifiers.ts")).writtenInScript(scripts, options)
+  ),
+  tags: builtin(
+    "each tag of options.names once, in that order",
+    "nothing",
+    Schema.Struct({
+      names: Schema.Array(Schema.String),
+      outside: Schema.optionalKey(Schema.Boolean),
+      empty: Schema.optionalKey(Schema.Boolean),
+      opened: Schema.optionalKey(Schema.Boolean)
+    }),
+    async ({ names, ...options }) => (await import("../../rewards/TextVerifiers.ts")).formatTags(names, options)
   ),
   "tool-replay": builtin(
     "tool calls that have the results of the recorded ones",
@@ -73,36 +190,37 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     Schema.Struct({
       score: Schema.optionalKey(Schema.Literals(["all", "share"])),
       exact: Schema.optionalKey(Schema.Boolean),
-      maxCalls: Schema.optionalKey(Positive)
+      maxCalls: Schema.optionalKey(Whole)
     }),
-    (options) =>
-      toolReplay<any>({
+    async (options) => {
+      const { recordedTools, toolReplay } = await import("../../rewards/ToolReplay.ts")
+      return toolReplay<any>({
         ...options,
         tools: (task) => recordedTools(field<ReadonlyArray<Recording>>(task, "recordings")),
-        expected: (task) =>
-          field<ReadonlyArray<ToolCall>>(task, Object.hasOwn(task.data as object, "calls") ? "calls" : "recordings")
+        expected: (task) => field<ReadonlyArray<ToolCall>>(task, has(task, "calls") ? "calls" : "recordings")
       })
+    }
   ),
   "unit-tests": builtin(
-    "code whose function returns what is expected",
-    "cases: [{ args, expect }], and entry unless options.entry is given",
+    "code, run in a sandbox: options.language, or options.records human-eval, mbpp, apps",
+    "entry and cases [{ args, expect }], cases [{ stdin, stdout }], or tests (a file); or the record",
     Schema.Struct({
+      records: Schema.optionalKey(Schema.Literals(["human-eval", "mbpp", "apps"])),
       entry: Schema.optionalKey(Schema.String),
       score: Schema.optionalKey(Schema.Literals(["all", "share"])),
-      language: Schema.optionalKey(Schema.Literals(["javascript", "typescript"])),
+      language: Schema.optionalKey(Schema.Union([Language, Schema.Array(Language)])),
+      isolation: Schema.optionalKey(Schema.Literals(["bubblewrap", "process"])),
       timeout: Schema.optionalKey(Positive),
       total: Schema.optionalKey(Positive),
       memoryMb: Schema.optionalKey(Positive),
-      children: Schema.optionalKey(Positive)
+      children: Schema.optionalKey(Whole)
     }),
-    ({ entry, ...options }) =>
-      unitTests<any>(
-        given({
-          ...options,
-          entry: entry ?? ((task: Task<any>) => field<string>(task, "entry")),
-          cases: (task: Task<any>) => field<ReadonlyArray<UnitTestCase>>(task, "cases")
-        })
-      )
+    async ({ entry, records: form, ...options }) => {
+      const { unitTests } = await import("../../rewards/UnitTests.ts")
+      if (form === undefined) return unitTests<any>({ ...options, work: workOf(entry) })
+      const read = (await import("../../rewards/CodeRecords.ts"))[records[form]]
+      return unitTests<any>({ ...options, work: (task) => read(task.data).data })
+    }
   )
 }
 
@@ -127,14 +245,15 @@ export const choose = Effect.fnUntraced(function* (
         remedy: `Name one of ${Object.keys(builtins).join(", ")}, or a module: path/to/module.ts#export`
       })
     }
-    const made = found.make(options ?? {})
-    if (Result.isFailure(made)) {
-      return yield* new ScoreError({
-        problem: `--options do not fit ${name}: ${made.failure}`,
-        remedy: `See quintain score --help`
-      })
-    }
-    return { verifier: made.success, config: { name, options: options ?? {} } }
+    const verifier = yield* Effect.mapError(
+      found.make(options ?? {}),
+      (fault) =>
+        new ScoreError({
+          problem: `--options do not fit ${name}: ${fault}`,
+          remedy: "See quintain score --help"
+        })
+    )
+    return { verifier, config: { name, options: options ?? {} } }
   }
   const at = name.lastIndexOf("#")
   const path = resolve(at < 0 ? name : name.slice(0, at))
