@@ -7,19 +7,17 @@
  * All of them end the whole family of processes. Whatever a candidate does is a status of the candidate; only what the
  * sandbox itself fails at is `Infrastructure`.
  */
-import { randomBytes } from "node:crypto"
 import { availableParallelism } from "node:os"
 import { isMainThread } from "node:worker_threads"
 import { probe, type Found, type Tools } from "./internal/boundary.ts"
 import { interpreters } from "./internal/pythonInterpreter.ts"
 import * as PythonProcess from "./internal/pythonProcess.ts"
-import { testDriver } from "./internal/pythonTests.ts"
+import { maxEnded, number, runTests, Served, text, Unjudged, type Session } from "./internal/pythonSession.ts"
 import * as TypedData from "./internal/TypedData.ts"
 import {
   SandboxRefused,
   type CallResult,
   type Evaluation,
-  type Fault,
   type Isolation,
   type Sandbox,
   type SandboxOptions,
@@ -35,8 +33,6 @@ export interface PythonOptions extends SandboxOptions {
 
 /** Longest source that is run, in characters; a longer one has status `load`. */
 const maxSource = 262_144
-/** After this many processes that had to be ended, the rest of an evaluation is not tried. */
-const maxEnded = 2
 /** How often something is tried when a process was lost from outside. */
 const attempts = 2
 
@@ -48,8 +44,6 @@ interface Setting {
   readonly interpreter: PythonProcess.Interpreter
 }
 
-/** No verdict, and another try would not give one. */
-class Unjudged extends Error {}
 /** A process was lost from outside. */
 class Lost extends Error {}
 
@@ -76,7 +70,8 @@ export const make = (options: PythonOptions = {}): Sandbox => makeWith(options)
 export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
   const timeout = options.timeout ?? 1000
   const total = options.total ?? 5000
-  const isolation: Isolation = options.isolation ?? "bubblewrap"
+  const least: Isolation = options.isolation ?? "bubblewrap"
+  const strongest: Isolation = options.strongest ?? "bubblewrap"
   const limits = { memoryMb: options.memoryMb ?? 256, cpuSeconds: Math.ceil(total / 1000) + 2 }
   const size = options.children ?? (isMainThread ? availableParallelism() : 1)
   const idle: Array<PythonProcess.PythonProcess> = []
@@ -88,13 +83,15 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
   let era = 0
 
   const prepare = async (): Promise<Setting> => {
-    const found = await probe(isolation, tools)
+    const found = await probe(strongest, tools)
     const refuse = (what: string, detail: string, remedy: string) =>
-      new SandboxRefused({ engine: "python", asked: isolation, found: what, detail, remedy })
-    if (isolation === "bubblewrap" && found.isolation !== "bubblewrap") {
-      throw refuse(found.isolation, found.detail, found.remedy)
+      new SandboxRefused({ engine: "python", asked: least, found: what, detail, remedy })
+    if (least === "bubblewrap" && found.isolation !== "bubblewrap") {
+      throw strongest === least
+        ? refuse(found.isolation, found.detail, found.remedy)
+        : refuse(found.isolation, `"strongest" is ${strongest}`, 'leave "strongest" out, or set "isolation" to it')
     }
-    const tried = await interpreters(isolation, options.interpreter, options.packages ?? false)
+    const tried = await interpreters(found.isolation, options.interpreter, options.packages ?? false)
     if (tried.interpreter === undefined) {
       throw refuse("no interpreter", tried.detail, "apt-get install python3, or name one that other users can read")
     }
@@ -107,8 +104,8 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
       throw fault
     }))
 
-  const start = (interpreter: PythonProcess.Interpreter): PythonProcess.PythonProcess => {
-    const own = PythonProcess.start(interpreter, limits, isolation)
+  const start = ({ found, interpreter }: Setting): PythonProcess.PythonProcess => {
+    const own = PythonProcess.start(interpreter, limits, found.isolation)
     all.add(own)
     const forget = async (): Promise<void> => {
       await own.gone
@@ -120,23 +117,23 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
     return own
   }
 
-  const fill = (interpreter: PythonProcess.Interpreter): void => {
+  const fill = (present: Setting): void => {
     for (let missing = size - idle.length; missing > 0; missing--) {
-      const next = start(interpreter)
+      const next = start(present)
       next.keepAlive(false)
       idle.push(next)
     }
   }
 
   /** A process of the caller's own; the one that comes after it is started at once. */
-  const take = async ({ interpreter }: Setting): Promise<PythonProcess.PythonProcess> => {
+  const take = async (ready: Setting): Promise<PythonProcess.PythonProcess> => {
     for (let tried = 1; ; tried++) {
-      const own = idle.shift() ?? start(interpreter)
+      const own = idle.shift() ?? start(ready)
       own.keepAlive(true)
       if (await own.ready) {
         const present = era
         // starting a process takes this thread's time: a short evaluation comes first, and then its replacement
-        const timer = setTimeout(() => present === era && fill(interpreter), replaceAfter)
+        const timer = setTimeout(() => present === era && fill(ready), replaceAfter)
         timer.unref()
         return own
       }
@@ -187,7 +184,7 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
         } finally {
           for (const own of mine) own.kill("exit", "")
           mine.clear()
-          if (present === era) fill(ready.interpreter)
+          if (present === era) fill(ready)
         }
       }
     } finally {
@@ -204,7 +201,7 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
   return {
     boundary: async () => {
       const { found } = await prepared()
-      return { engine: "python", isolation, holds: found.holds, lacks: found.lacks }
+      return { engine: "python", isolation: found.isolation, holds: found.holds, lacks: found.lacks }
     },
 
     call: ({ source }, { calls, entry, stopEarly = false }, signal) => {
@@ -276,139 +273,6 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
   }
 }
 
-interface Session {
-  /** Milliseconds that the next step has. */
-  readonly left: () => number
-  /** Milliseconds of all steps. */
-  readonly remaining: () => number
-  readonly over: () => boolean
-  readonly process: () => Promise<PythonProcess.PythonProcess>
-  /** The candidate's status; throws where it is not the candidate's doing. */
-  readonly check: (end: PythonProcess.End) => Fault
-}
-
-interface Answer {
-  readonly status: "value" | Fault
-  /** JSON, or the sandbox's own words where `plain`. */
-  readonly text: string
-}
-
-const letters: Readonly<Record<string, Answer["status"]>> = {
-  v: "value",
-  e: "error",
-  m: "memory",
-  o: "output",
-  l: "load"
-}
-
-/** The candidate's process, started anew when a question has ended it. */
-class Served {
-  readonly #session: Session
-  readonly #source: string
-  #own: PythonProcess.PythonProcess | undefined
-  #ended = 0
-  /** What every question is answered, once asking has no sense. */
-  #final: Answer | undefined
-
-  constructor(session: Session, source: string) {
-    this.#session = session
-    this.#source = source
-  }
-
-  async ask(question: string): Promise<Answer> {
-    if (this.#final !== undefined) return this.#final
-    if (this.#own?.alive() !== true) {
-      const fault = await this.#load()
-      if (fault !== undefined) return fault
-    }
-    return this.#exchange(question, false)
-  }
-
-  async #load(): Promise<Answer | undefined> {
-    const session = this.#session
-    if (session.over()) return (this.#final = plain("timeout", "the time of all cases is over"))
-    this.#own = await session.process()
-    const loaded = await this.#exchange(`"serve",${JSON.stringify(this.#source)}`, true)
-    // it would fare no better the next time
-    return loaded.status === "value" ? undefined : (this.#final = loaded)
-  }
-
-  async #exchange(question: string, loading: boolean): Promise<Answer> {
-    const session = this.#session
-    if (session.over()) return (this.#final = plain("timeout", "the time of all cases is over"))
-    const own = this.#own!
-    const nonce = number()
-    own.send(`["${nonce}",${question}]`)
-    if (loading) own.input("")
-    const line = await own.line(nonce, session.left())
-    if ("kind" in line) return { status: letters[line.kind] ?? "error", text: line.payload }
-    const status = session.check(line)
-    const detail = line.reason === "exit" ? "it ended its process" : line.detail
-    const answer = plain(loading && status === "error" ? "load" : status, detail)
-    if (++this.#ended >= maxEnded) this.#final = answer
-    return answer
-  }
-}
-
-/** The two interpreters of a test file: what one asks, the other answers; this process only passes it on. */
-const runTests = async (session: Session, source: string, tests: string): Promise<ReadonlyArray<TestResult>> => {
-  const candidate = new Served(session, source)
-  const own = await session.process()
-  const nonce = number()
-  const results: Array<TestResult> = []
-  let names: ReadonlyArray<string> = []
-  own.send(`["${nonce}","test",${JSON.stringify(tests)}]`)
-  own.send(JSON.stringify([testDriver]))
-  own.input("")
-  const rest = (status: Fault, detail: string): ReadonlyArray<TestResult> =>
-    names.length === 0
-      ? [{ name: "the file itself", status, detail }]
-      : names.map((name, index) => results[index] ?? { name, status, detail })
-  let last: Answer | undefined
-  while (names.length === 0 || Object.keys(results).length < names.length) {
-    const line = await own.line(nonce, session.remaining())
-    if (!("kind" in line)) {
-      // a test that hangs or dies on what the candidate returned is the candidate's
-      const status = session.check(line)
-      return rest(status, line.detail)
-    }
-    if (line.kind === "q") {
-      last = await candidate.ask(line.payload.slice(1, -1))
-      own.send(reply(last))
-    } else if (line.kind === "n") names = JSON.parse(line.payload) as ReadonlyArray<string>
-    else if (line.kind === "r") {
-      const [index, status, detail] = JSON.parse(line.payload) as [number, TestResult["status"], string]
-      results[index] = { name: names[index]!, status, detail }
-    } else if (line.kind === "i") throw new Unjudged(text(line.payload))
-  }
-  return results
-}
-
-/** The answer as the test file's interpreter reads it. The text is the candidate's: it has to be one JSON value. */
-const reply = ({ status, text: payload }: Answer): string => {
-  try {
-    JSON.parse(payload)
-  } catch {
-    return `["x","error","it answered something that is no data"]`
-  }
-  if (status === "value") return `["v",${payload}]`
-  if (status === "error" && payload.startsWith("[")) return `["e",${payload}]`
-  return `["x",${JSON.stringify(status)},${payload}]`
-}
-
-const plain = (status: Answer["status"], detail: string): Answer => ({ status, text: JSON.stringify(detail) })
-
-const number = (): string => randomBytes(16).toString("hex")
-
-/** The child is not trusted: what it says is text until it has been read here. */
-const text = (payload: string): string => {
-  try {
-    return String(JSON.parse(payload)).slice(0, 500)
-  } catch {
-    return "?"
-  }
-}
-
 const read = (payload: string): CallResult => {
   try {
     return { status: "value", value: TypedData.decode(payload) }
@@ -421,14 +285,3 @@ const every = <Result>(work: ReadonlyArray<unknown>, result: Result): Evaluation
   _tag: "Evaluated",
   results: work.map(() => result)
 })
-
-const shared = new Map<string, Sandbox>()
-
-/** One sandbox per set of options for the whole process (or worker), started when first used. */
-export const get = (options: PythonOptions = {}): Sandbox => {
-  const { children, interpreter, isolation, memoryMb, packages, timeout, total } = options
-  const key = JSON.stringify([children, interpreter, isolation, memoryMb, packages, timeout, total])
-  let sandbox = shared.get(key)
-  if (sandbox === undefined) shared.set(key, (sandbox = make(options)))
-  return sandbox
-}

@@ -637,8 +637,25 @@ describe("refusal", () => {
     }
   })
 
+  it("refuses when it may not use what it has to hold", async () => {
+    const failure = await SandboxPython.make({ strongest: "process" })
+      .boundary()
+      .catch((fault: unknown) => fault)
+    assert.instanceOf(failure, SandboxRefused)
+    assert.include((failure as SandboxRefused).remedy, "strongest")
+  })
+
+  it.runIf(confinable)("uses the strongest that holds, whatever less is accepted", async () => {
+    const { isolation } = await SandboxPython.make({ isolation: "process" }).boundary()
+    assert.strictEqual(isolation, "bubblewrap")
+  })
+
   it("names the interpreter that does not do", async () => {
-    const failure = await SandboxPython.make({ interpreter: "/nothing/python3", isolation: "process" })
+    const failure = await SandboxPython.make({
+      interpreter: "/nothing/python3",
+      isolation: "process",
+      strongest: "process"
+    })
       .boundary()
       .catch((fault: unknown) => fault)
     assert.instanceOf(failure, SandboxRefused)
@@ -646,7 +663,7 @@ describe("refusal", () => {
   })
 
   it("runs honest code in a plain process when that is asked for", async () => {
-    const plain = SandboxPython.make({ isolation: "process", children: 1 })
+    const plain = SandboxPython.make({ isolation: "process", strongest: "process", children: 1 })
     const boundary = await plain.boundary().catch((fault: unknown) => fault)
     // no python at all
     if (boundary instanceof SandboxRefused) return
