@@ -92,10 +92,10 @@ interface Open {
 }
 
 /**
- * The fenced blocks of a text, in the order in which they end. Fences of backticks or tildes; one that is indented by 4
- * columns more than the open block's is the block's content, as in a docstring. A fence with a label inside a block opens
- * another: of a block without a label, or labelled as Markdown, the inner ones stand for it; a block of code keeps them as
- * its text. A block that is never closed goes on to the end, or to the block that is opened inside it.
+ * The fenced blocks of a text, in their order. Fences of backticks or tildes; one that is indented by 4 columns more than
+ * the open block's is the block's content, as in a docstring. A fence with a label inside a block, of code only if it is
+ * not shorter, opens another: of a block without a label, or labelled as Markdown, the inner ones stand for it; a block of
+ * code keeps them as its text. A block that is never closed goes on to the end, or to the block that is opened inside it.
  */
 export const fencedBlocks = (text: string, from = 0, to: number = text.length): ReadonlyArray<Block> => {
   const found: Array<Block> = []
@@ -274,23 +274,25 @@ const afterBody = /\n(?:class\b|def\b|#|@|if\b|print\b)/
  * helpers). The entry is defined by the prompt last.
  */
 export const continued = (prompt: string, text: string, entry: string): string => {
-  const preamble = preambleOf(prompt, entry)
   const code = extractCode(text, { entry, languages: ["python"] })
   const source = dedent(code)
-  if (definitions(source, entry).length > 0) {
-    // such an import stands first or not at all
-    return /^from __future__ /m.test(source) ? source : `${preamble}\n${source}`
-  }
-  const { start, end } = answerPart(text)
+  const { end, start } = answerPart(text)
   const head = text.slice(start, firstFence(text, start, end))
-  const body = startsIndented(head) ? head : source
+  const whole = definitions(source, entry).length > 0
+  if (whole && !startsIndented(source)) {
+    // such an import stands first or not at all
+    return /^from __future__ /m.test(source) ? source : `${preambleOf(prompt, entry)}\n${source}`
+  }
+  // a fence that the prompt opened is closed behind the body
+  const body = !whole && !startsIndented(source) && startsIndented(head) ? head : source
   const stop = afterBody.exec(body)
   return `${prompt.endsWith("\n") ? prompt : `${prompt}\n`}${stop === null ? body : body.slice(0, stop.index)}\n`
 }
 
+/** By more than the one blank that tokenizers leave before prose. */
 const startsIndented = (text: string): boolean => {
   const first = /\S/.exec(text)?.index ?? 0
-  return first > 0 && text[first - 1] !== "\n"
+  return text[first - 1] === "\t" || /[ \t]{2}$/.test(text.slice(Math.max(0, first - 2), first))
 }
 
 /** What the prompt has before the function that it asks for. */

@@ -141,7 +141,10 @@ describe("code in completions", () => {
       `${body}\`\`\`\n`,
       `${body}\`\`\`\nThis is it.`,
       `\`\`\`python\n${body}\`\`\``,
-      `<think>\nhm\n</think>${body}`
+      `<think>\nhm\n</think>${body}`,
+      // base models say it again
+      `${body}\n\ndef f(x):\n${body}`,
+      ` Sure:\n\`\`\`python\n${body}\`\`\``
     ]) {
       const program = continued(prompt, text, "f")
       assert.isTrue(program.startsWith(prompt), text)
@@ -150,7 +153,7 @@ describe("code in completions", () => {
     }
     for (const text of [
       "def f(x):\n    return help(x)\n",
-      "Sure:\n```python\ndef f(x):\n    return help(x)\n```\nDone."
+      " Sure:\n```python\ndef f(x):\n    return help(x)\n```\nDone."
     ]) {
       assert.strictEqual(continued(prompt, text, "f"), `${preamble}\ndef f(x):\n    return help(x)\n`)
     }
@@ -211,7 +214,7 @@ describe("properties of the code extractor", () => {
   })
 
   it("hostile text costs what its length costs", () => {
-    const size = 1e6
+    const size = 4e5
     const cost = (text: string): number => {
       const start = process.cpuUsage()
       extractCode(text, { entry: "f" })
