@@ -6,7 +6,7 @@
 import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
 import * as Extract from "./internal/mathExtract.ts"
-import { numbers, type Found } from "./internal/mathNumbers.ts"
+import { lastNumber, numbers, type Found } from "./internal/mathNumbers.ts"
 import * as Q from "./internal/mathRational.ts"
 import { exactMatch, tokenF1 } from "./internal/normaliseAnswer.ts"
 import { equivalent } from "./MathEquivalence.ts"
@@ -27,15 +27,15 @@ export type Extraction =
   | "whole"
   | ((text: string) => string | undefined)
 
-export type ComparisonName = "exact" | "normalised" | "f1" | "number" | "math" | "choice"
+export type AnswerComparisonName = "exact" | "normalised" | "f1" | "number" | "math" | "choice"
 
 /**
  * `exact`: the same characters, but for spaces around. `normalised`: SQuAD's exact match, with numbers kept apart. `f1`:
  * SQuAD's token F1, a score between. `number`: the same number, exactly unless a tolerance is given. `math`: the same
  * mathematics (see `equivalent`). `choice`: the same letter.
  */
-export type Comparison<Data = unknown> =
-  | ComparisonName
+export type AnswerComparison<Data = unknown> =
+  | AnswerComparisonName
   /** True, false or a score; may be asynchronous. */
   | ((actual: string, expected: string, task: Task<Data>) => boolean | number | Promise<boolean | number>)
 
@@ -45,7 +45,7 @@ export interface AnswerOptions<Data> {
   /** In this order. Default by comparison: `choice`; else `boxed`, `hash`, `phrase`, then `lastNumber` for numbers, `whole` for texts. */
   readonly extract?: Extraction | ReadonlyArray<Extraction>
   /** Default `math`. */
-  readonly compare?: Comparison<Data>
+  readonly compare?: AnswerComparison<Data>
   /** How far a `number` may be off: absolutely, or relative to the expected one. Default 0, and no rounding on the way. */
   readonly tolerance?: { readonly absolute?: number; readonly relative?: number }
   /** `value`: 50% is 1/2. `unit`: 50% is 50 where the expected answer has no percent sign. Default `value`. */
@@ -96,7 +96,7 @@ export const answer = <Data = { readonly answer: string }>(
   }
 }
 
-const defaults = (compare: Comparison<never>): ReadonlyArray<Extraction> => {
+const defaults = (compare: AnswerComparison<never>): ReadonlyArray<Extraction> => {
   if (compare === "choice") return ["choice"]
   if (compare === "number") return ["boxed", "hash", "phrase", "lastNumber"]
   // the last number of a formula is not its value
@@ -129,6 +129,7 @@ export const extractAnswer = (
 ): { readonly by: string; readonly text: string } | { readonly fault: string } => {
   const own = Extract.afterReasoning(text)
   if (own.trim() === "") return { fault: text.trim() === "" ? "an empty completion" : "nothing after the reasoning" }
+  if (own.length > Extract.maxText) return { fault: `longer than ${Extract.maxText} characters` }
   for (const way of ways) {
     const candidate = by(own, way, choices)
     if (candidate === undefined) continue
@@ -158,7 +159,7 @@ const by = (text: string, way: Extraction, choices: string): Extract.Candidate =
     case "whole":
       return { text: text.trim() }
     case "lastNumber": {
-      const last = numbers(text).at(-1)
+      const last = lastNumber(text)
       return last === undefined ? undefined : { text: `${Q.text(last.value)}${last.percent ? "%" : ""}` }
     }
   }
@@ -191,11 +192,14 @@ interface Judged {
   readonly reason: string
 }
 
+/** Characters of an answer; `math` has a narrower bound of its own. */
+const maxAnswer = 50_000
+
 const judge = async <Data>(
   actual: string,
   expected: string,
   options: AnswerOptions<Data>,
-  compare: Comparison<Data>,
+  compare: AnswerComparison<Data>,
   task: Task<Data>,
   signal: AbortSignal
 ): Promise<Judged | Verifier.Unscorable> => {
@@ -204,7 +208,8 @@ const judge = async <Data>(
     const own = await compare(actual, expected, task)
     return typeof own === "boolean" ? verdict(own) : { score: own, reason: "" }
   }
-  const name: ComparisonName = compare
+  const name: AnswerComparisonName = compare
+  if (actual.length > maxAnswer) return { score: 0, reason: `longer than ${maxAnswer} characters` }
   switch (name) {
     case "exact":
       return verdict(actual.trim() === expected.trim())

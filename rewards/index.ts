@@ -1,6 +1,15 @@
 /** The verifier library, and the sandbox that it runs model-written code in. */
 export { judge, type Criterion, type JudgeOptions, type Rubric } from "./Judge.ts"
+export {
+  answer,
+  extractAnswer,
+  type AnswerComparison,
+  type AnswerComparisonName,
+  type AnswerOptions,
+  type Extraction
+} from "./Answer.ts"
 export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./JsonSchema.ts"
+export { equivalent, type Equivalence, type EquivalenceOptions } from "./MathEquivalence.ts"
 export {
   citations,
   formatTags,

@@ -155,7 +155,7 @@ const comparison = (oracle: Oracle) => {
     if (signs.some((sign) => sign !== "=")) return asInterval(part)
     const last = sides.at(-1)!
     const reversed = !part.named && sides.length === 2 && last.kind === "value" && last.value.op === "symbol"
-    const values = reversed ? sides.slice(0, 1) : part.named ? sides.slice(1) : sides
+    const values = reversed ? sides.slice(0, 1) : part.named || isPoint(sides[0]!) ? sides.slice(1) : sides
     for (const side of values.slice(0, -1)) if (!(await same(side, values.at(-1)!))) return undefined
     return values.at(-1)
   }
@@ -207,6 +207,12 @@ const isQuantity = (part: Answer): boolean => {
   if (part.kind === "interval") return part.ends.every(only)
   return part.kind === "tuple" && part.items.every(isQuantity)
 }
+
+/** (x, y): symbols in brackets. */
+const isPoint = (part: Answer): boolean =>
+  part.kind === "interval"
+    ? part.ends.every((end) => end.op === "symbol")
+    : part.kind === "tuple" && part.items.every((item) => symbolOf(item) !== undefined)
 
 /** How many symbols there are in it. */
 const free = (part: Answer): number => {

@@ -4,8 +4,8 @@ import { plain } from "./mathText.ts"
 /** `text`: the candidate. `fault`: there is an answer here, and it is none. `undefined`: nothing of this kind here. */
 export type Candidate = { readonly text: string } | { readonly fault: string } | undefined
 
-/** Of a longer text, the end counts. */
-export const maxText = 200_000
+/** Characters; what is longer has no answer. */
+export const maxText = 2_000_000
 
 /**
  * What follows the reasoning: after the last `</think>`. Reasoning that does not end has no answer after it.
@@ -14,7 +14,7 @@ export const afterReasoning = (text: string): string => {
   const end = text.lastIndexOf("</think>")
   const open = text.lastIndexOf("<think>")
   if (open > end) return ""
-  return (end < 0 ? text : text.slice(end + 8)).slice(-maxText)
+  return end < 0 ? text : text.slice(end + 8)
 }
 
 /** Content of the last `\boxed{...}`, braces within braces included. */
@@ -117,7 +117,7 @@ export const choices = (text: string, letters: string): Candidate => {
   const said = sentences(own)
   if (inBoxes.length > 0) for (const box of inBoxes) collect(box !== undefined && "text" in box ? box.text : "", true)
   else if (said.length > 0) for (const part of said) collect(part, true)
-  else collect(own, own.trim().length <= 4)
+  else collect(own, own.length < 40 && own.replace(/[\s*_$.()]/g, "").length === 1)
   if (named.size > 1) return { fault: `several choices: ${[...named].toSorted().join(", ")}` }
   const [one] = named
   return one === undefined ? (inBoxes.length + said.length > 0 ? { fault: "no choice" } : undefined) : { text: one }
@@ -126,15 +126,20 @@ export const choices = (text: string, letters: string): Candidate => {
 /** `lone`: a letter without brackets counts as well; an article does not. */
 const lettersIn = (part: string, letters: string, lone: boolean): ReadonlyArray<string> => {
   const found: Array<string> = []
-  for (const match of part.matchAll(/(?<![\p{L}\p{N}'])(\(?)([A-Z])(?![\p{L}\p{N}'])([).:\]]?)(\*{0,2}\s\p{Ll})?/gu)) {
-    const [, open, letter, close, word] = match
-    if (!letters.includes(letter!)) continue
+  const letter = /(?<![\p{L}\p{N}'])(\(?)([A-Z])(?![\p{L}\p{N}'])([).:\]]?)(?:\*{0,2}\s(\p{Ll}{1,20}))?/gu
+  for (const match of part.matchAll(letter)) {
+    const [, open, name, close, word] = match
+    if (!letters.includes(name!)) continue
     const marked = open === "(" || close === ")" || (close !== "" && !lone && startsLine(part, match.index))
-    const article = (letter === "A" || letter === "I") && word !== undefined && open === "" && close === ""
-    if (marked || (lone && !article)) found.push(letter!)
+    const article =
+      (name === "A" || name === "I") && word !== undefined && !after.has(word) && open === "" && close === ""
+    if (marked || (lone && !article)) found.push(name!)
   }
   return found
 }
+
+/** What follows a choice, but no article. */
+const after = new Set("or and nor is was because since as but if not while with".split(" "))
 
 const startsLine = (text: string, index: number): boolean => {
   for (let at = index - 1; at >= 0; at--) {

@@ -18,8 +18,8 @@ const scan = new RegExp(
     String.raw`(?<many>\d+(?:[.:/-]\d+){2,}|\d+:\d+)`,
     // ranges, and differences that are still to be computed
     String.raw`(?<range>\d+(?:\.\d+)?\s?(?:-|~|to\b)\s?[$€£]?\d+(?:\.\d+)?)`,
-    String.raw`(?<minus>-\s?)?(?:\\?[$€£]\s?)?(?<minus2>-)?(?<digits>${core})(?:[eE](?<exponent>[+-]?\d{1,4})(?![\p{L}\p{N}.]))?` +
-      String.raw`(?:\s(?<part>\d{1,6})\/(?<of>\d{1,6})(?![\d/])|\s?\/\s?(?<per>\d{1,15})(?![\d/.]))?(?<after>\s?\\?%|\s?[\p{L}]{1,20})?`
+    String.raw`(?<minus>-\s?)?(?:\\?[$€£]\s?)?(?<minus2>-)?(?<digits>${core})(?:[eE](?<exponent>[+-]?\d{1,9})(?![\p{L}\p{N}.]))?` +
+      String.raw`(?:\s(?<part>\d{1,6})\/(?<of>\d{1,6})(?![\d/])|\s?\/\s?(?<per>\d{1,15})(?![\d/.]))?(?<after>\s?\\?%|\s?\p{L}[\p{L}\p{N}]{0,40})?`
   ].join("|"),
   "gu"
 )
@@ -50,6 +50,19 @@ export const numbers = (text: string): ReadonlyArray<Found> => {
   }
   return found
 }
+
+/** The last of them, found from the end. */
+export const lastNumber = (text: string): Found | undefined => {
+  if (text.length > window) {
+    const end = text.slice(-window)
+    // not from the middle of a word
+    const from = end.search(/\s/)
+    const last = from < 0 ? undefined : numbers(end.slice(from)).at(-1)
+    if (last !== undefined) return last
+  }
+  return numbers(text).at(-1)
+}
+const window = 20_000
 
 const read = (groups: Readonly<Record<string, string | undefined>>): Found | undefined => {
   try {

@@ -16,17 +16,18 @@ export const at = (node: Expression, values: ReadonlyMap<string, Rational>): Exp
 }
 
 /**
- * Where expressions are compared: four points above zero, two with both signs. Denominators are distinct primes, so that no two
- * symbols ever meet in a value or in a simple ratio of them.
+ * Where expressions are compared: four points above zero, two with both signs, two far out. Denominators are primes, so that
+ * no two symbols meet in a value or in a simple ratio of them.
  */
 export const points = (names: ReadonlyArray<string>): ReadonlyArray<ReadonlyMap<string, Rational>> => {
   const primes = [101n, 103n, 107n, 109n, 113n, 127n, 131n, 137n, 139n, 149n, 151n, 157n]
-  return [1n, 2n, 3n, 4n, 5n, 6n].map(
+  return [1n, 2n, 3n, 4n, 5n, 6n, 7n, 8n].map(
     (round) =>
       new Map(
         names.map((name, index) => {
           const prime = primes[index % primes.length]!
-          const value = Q.ratio(round * 61n + BigInt(index) * 37n + 5n, prime + (round % 2n) * 60n)
+          const near = Q.ratio(round * 61n + BigInt(index) * 37n + 5n, prime + (round % 2n) * 60n)
+          const value = round > 6n ? Q.add(near, Q.integer(3001n + 17n * BigInt(index))) : near
           return [name, round > 4n && (BigInt(index) + round) % 2n === 1n ? Q.neg(value) : value] as const
         })
       )

@@ -20,6 +20,12 @@ const meaning = new Set(
   ).split(" ")
 )
 
+/** Five twelfths are no five. */
+const ordinal =
+  /^(?:[a-z]+teen|eleven|twelf|(?:twen|thir|for|fif|six|seven|eigh|nine)tie|hundred|thousand|million|billion)ths?$/
+
+const isUnitWord = (word: string): boolean => !meaning.has(word.toLowerCase()) && !ordinal.test(word.toLowerCase())
+
 const is = (token: Token | undefined, v: string): boolean => token?.t === "op" && token.v === v
 
 /** Positions of the tokens outside all brackets for which `test` holds. */
@@ -49,6 +55,7 @@ const split = (tokens: Tokens, at: ReadonlyArray<number>): Array<Tokens> => {
 /** Reads an answer. `percent`: whether "%" divides by a hundred or is a unit. Throws {@link Unreadable} or `TooLarge`. */
 export const parse = (source: string, percent: "value" | "unit" = "value"): Measured => {
   let tokens: Tokens = withoutDelimiters(tokenize(source))
+  while (is(tokens[0], "=") || is(tokens[0], "approx")) tokens = tokens.slice(1)
   while (is(tokens.at(-1), ".") || is(tokens.at(-1), ",") || is(tokens.at(-1), ";")) tokens = tokens.slice(0, -1)
   if (percent === "unit" && tokens.length > 1 && isPercent(tokens.at(-1)!)) {
     return { answer: answer(tokens.slice(0, -1), 0), unit: "%" }
@@ -77,8 +84,7 @@ const withoutUnit = (tokens: Tokens): { readonly rest: Tokens; readonly unit: st
   for (;;) {
     const last = tokens[end - 1]
     if (last === undefined) break
-    if (last.t === "word" && !meaning.has(last.v.toLowerCase()) && words++ < 4)
-      unit = `${canonicalUnit(last.v)} ${unit}`
+    if (last.t === "word" && isUnitWord(last.v) && words++ < 4) unit = `${canonicalUnit(last.v)} ${unit}`
     else if (!applied && is(last, "deg") && is(tokens[end - 2], "^")) {
       unit = `degree ${unit}`
       end--
