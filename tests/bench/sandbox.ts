@@ -15,7 +15,7 @@ import { spawn } from "node:child_process"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { setTimeout as sleep } from "node:timers/promises"
-import { unitTests, type UnitTestWork } from "../../rewards/UnitTests.ts"
+import { unitTests, type ProgramCase, type UnitTestWork } from "../../rewards/UnitTests.ts"
 import type { Isolation, Language, Sandbox, SandboxOptions } from "../../rewards/Sandbox.ts"
 import type { VerifierFunction } from "../../src/Verifier.ts"
 import { outcome, type Outcome } from "../../src/Verifier.ts"
@@ -271,7 +271,7 @@ interface HostileCase {
         readonly fn: string
         readonly cases: ReadonlyArray<{ readonly args: ReadonlyArray<unknown>; readonly expect: unknown }>
       }
-    | { readonly kind: "stdio"; readonly cases: ReadonlyArray<{ readonly stdin: string; readonly expect: string }> }
+    | { readonly kind: "stdio"; readonly cases: ReadonlyArray<ProgramCase> }
   readonly expected: { readonly reward: number; readonly status: ReadonlyArray<string> }
 }
 
@@ -290,7 +290,7 @@ const hostile = (language: Language): ReadonlyArray<Item> =>
       work:
         one.tests.kind === "call"
           ? { kind: "calls", entry: one.tests.fn, cases: one.tests.cases }
-          : { kind: "programs", cases: one.tests.cases.map(({ expect, stdin }) => ({ stdin, stdout: expect })) },
+          : { kind: "programs", cases: one.tests.cases },
       score: one.expected.reward,
       status: one.expected.status
     }))

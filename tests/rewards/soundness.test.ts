@@ -1,6 +1,10 @@
 /** Every verifier of this library, held to the test kit. Where an expectation differs from the kit's, the reason stands beside it. */
-import { describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
 import {
   jsonSchema,
   recordedTools,
@@ -10,7 +14,9 @@ import {
   type UnitTestCase
 } from "../../rewards/index.ts"
 import { answer } from "../../rewards/Answer.ts"
-import { assertSound, checkVerifier, mutations, type CheckOptions, type Example } from "../../rewards/testing.ts"
+import * as boundary from "../../rewards/internal/boundary.ts"
+import { judge } from "../../rewards/Judge.ts"
+import { assertSound, check, checkVerifier, mutations, type CheckOptions, type Example } from "../../rewards/testing.ts"
 import {
   citations,
   formatTags,
@@ -25,7 +31,7 @@ const holds = async <Data>(
   verifier: VerifierFunction<Data>,
   examples: Example<Data> | ReadonlyArray<Example<Data>>,
   options: CheckOptions<Data> = {}
-): Promise<void> => assertSound(await checkVerifier(verifier, examples, options))
+): Promise<void> => assertSound(await checkVerifier(verifier, examples, { cost: false, ...options }))
 
 /** They judge all that was said, as in a single turn; of several turns, see each verifier's own tests. */
 const singleTurn = { "observed-gold": "either" } as const
@@ -109,6 +115,40 @@ describe("unitTests", () => {
     wrong: [fence("function sum(a, b) {\n  return a + b + 11\n}"), fence("function sum(a, b) {\n  throw 13\n}")]
   }
   it("holds", () => holds(verifier, example, { expect: singleTurn }))
+})
+
+// where bubblewrap does not hold, Python is refused: tests/rewards/SandboxPython.test.ts says so
+const sandboxed = (await boundary.probe()).isolation === "bubblewrap"
+describe.runIf(sandboxed)("unitTests of Python", () => {
+  const python = (code: string) => fence(code, "python")
+  const shared = { language: "python", children: 2, timeout: 5000, total: 20_000 } as const
+  it("calls", () =>
+    holds(
+      unitTests<{ readonly cases: ReadonlyArray<UnitTestCase> }>({
+        ...shared,
+        entry: "total",
+        cases: ({ data }) => data.cases
+      }),
+      {
+        task: { id: "total", prompt: "", data: { cases: [{ args: [[1, 2]], expect: 13 }] } },
+        gold: [python("def total(values):\n    return sum(values) + 10")],
+        wrong: [
+          python("def total(values):\n    return sum(values) + 11"),
+          python("def total(values):\n    raise SystemExit(0)")
+        ]
+      },
+      { expect: singleTurn }
+    ))
+  it("programs", () =>
+    holds(
+      unitTests<unknown>({ ...shared, programs: [{ stdin: "4\n", stdout: "14\n" }] }),
+      {
+        task: { id: "add ten", prompt: "", data: {} },
+        gold: [python("print(int(input()) + 10)")],
+        wrong: [python("print(int(input()) + 11)"), python("print(open('/dev/stdin').read())")]
+      },
+      { expect: singleTurn }
+    ))
 })
 
 describe("answer", () => {
@@ -218,4 +258,52 @@ describe("text verifiers", () => {
       example(["It is so [1], and so [3]."], ["It is so [1].", "It is so [1], and so [4]."]),
       shape({ ...nothing, surrounded: "accept", "off-by-one": "either" })
     ))
+})
+
+describe("judge", () => {
+  /** Grades what stands between the boundaries it was told, and trusts nothing else; it can be misled only by a broken frame. */
+  const model = Layer.effect(
+    LanguageModel.LanguageModel,
+    LanguageModel.make({
+      generateText: ({ prompt }) =>
+        Effect.sync(() => {
+          const textOf = (role: string) =>
+            prompt.content
+              .flatMap((message) => (message.role === role ? [message.content].flat() : []))
+              .map((part: unknown) => (typeof part === "string" ? part : (part as { readonly text: string }).text))
+              .join("")
+          const [system, user] = [textOf("system"), textOf("user")]
+          const canary = /"canary" is ([0-9a-f]{32})/.exec(system)![1]!
+          const [, boundary, mark] = /"END \.\.\. (\S+)", and each of its lines begins with "(\S+)\| "/.exec(system)!
+          const begin = `BEGIN ANSWER ${boundary!}\n`
+          const end = `\nEND ANSWER ${boundary!}`
+          assert.lengthOf(user.split(begin), 2)
+          assert.lengthOf(user.split(end), 2)
+          const lines = user.slice(user.indexOf(begin) + begin.length, user.indexOf(end)).split("\n")
+          for (const line of lines) assert.isTrue(line.startsWith(`${mark!}| `), line)
+          const answer = lines.map((line) => line.slice(mark!.length + 2)).join("\n")
+          const right = /^\s*(The sum is )?19\.?\s*$/.test(answer)
+          return [
+            {
+              type: "text" as const,
+              text: JSON.stringify({ canary, reasoning: "", scores: { correct: right ? 4 : 0 } })
+            }
+          ]
+        }),
+      streamText: () => Stream.empty
+    })
+  )
+  it.live("holds with a model that keeps to its frame", () =>
+    Effect.gen(function* () {
+      const verifier = judge({ rubric: { correct: "It is right." }, reference: () => "19" })
+      const example = {
+        task: { id: "sum", prompt: "12+7=?", data: {} },
+        gold: ["19", "The sum is 19."],
+        wrong: ["20", "The sum is 91."]
+      }
+      const report = yield* check(verifier, example, { cost: false, expect: singleTurn })
+      assert.isAbove(report.judged, 200)
+      assertSound(report)
+    }).pipe(Effect.provide(model))
+  )
 })
