@@ -3,7 +3,7 @@ import type { Task } from "../src/Task.ts"
 import * as Verifier from "../src/Verifier.ts"
 import { comparisonFault, outputsMatch, valuesMatch, type NamedComparison, type Tolerance } from "./internal/compare.ts"
 import { continued, dedent, extractCode } from "./internal/completion.ts"
-import { encode, Opaque } from "./internal/TypedData.ts"
+import { decode, encode, Opaque } from "./internal/TypedData.ts"
 import * as Sandbox from "./Sandbox.ts"
 import type { Language } from "./Sandbox.ts"
 
@@ -156,10 +156,8 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
         all
       )
     }
-    if (work.kind === "calls" && typeof comparison !== "function") {
-      const unfit = unfitCase(work.cases, family(language))
-      if (unfit !== undefined) return Verifier.unscorable(`task ${task.id}: ${unfit}`)
-    }
+    const expected = expectedOf(work, family(language), typeof comparison !== "function")
+    if (typeof expected === "string") return Verifier.unscorable(`task ${task.id}: ${expected}`)
     const candidate = { source: code.source, language }
     try {
       const sandbox = sandboxOf(language)
@@ -178,7 +176,6 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
             )
           : await sandbox.run(candidate, { inputs: work.cases.map((one) => one.stdin), stopEarly: all }, signal)
       if (evaluation._tag === "Infrastructure") return Verifier.unscorable(`sandbox: ${evaluation.detail}`)
-      const expected = work.kind === "calls" ? work.cases.map((one) => one.expect) : work.cases.map((one) => one.stdout)
       const matches = matcher(comparison, work.kind, task)
       return verdict(
         evaluation.results.slice(0, count).map((result, index) => judgedCall(result, expected[index], matches)),
@@ -231,18 +228,31 @@ const codeOf = <Data>(
   return { source: continued(work.prompt, text, entry), language }
 }
 
-/** A value that no candidate could take or return is the task's fault. */
-const unfitCase = (cases: ReadonlyArray<UnitTestCase>, reader: "script" | "python"): string | undefined => {
-  for (const [index, one] of cases.entries()) {
-    for (const field of ["args", "expect"] as const) {
-      try {
-        encode(one[field], reader)
-      } catch (fault) {
+/**
+ * The expected values as a candidate in that language could return them, or what is wrong with the cases: a value that no
+ * candidate could take or return is the task's fault. Only a comparison of the user's own can do with other ones.
+ */
+const expectedOf = (
+  work: UnitTestWork,
+  reader: "script" | "python",
+  named: boolean
+): ReadonlyArray<unknown> | string => {
+  if (work.kind === "tests") return []
+  if (work.kind === "programs") return work.cases.map((one) => one.stdout)
+  const expected: Array<unknown> = []
+  for (const [index, { args, expect }] of work.cases.entries()) {
+    let field = "args"
+    try {
+      encode(args, reader)
+      field = "expect"
+      expected.push(decode(encode(expect, reader)))
+    } catch (fault) {
+      if (field === "args" || named)
         return `cases[${index}].${field}: ${fault instanceof Error ? fault.message : String(fault)}`
-      }
+      expected.push(expect)
     }
   }
-  return undefined
+  return expected
 }
 
 type Matches = (actual: unknown, expected: unknown) => boolean

@@ -20,20 +20,36 @@ export class Opaque {
   }
 }
 
-/** A tuple of Python's, as an argument, an expected value or a result. */
+/**
+ * A tuple of Python's, as an argument, an expected value or a result. As plain data, such as in a JSON file or in a task that
+ * was sent to a worker: `{ "~python": "tuple", "items": [...] }`.
+ */
 export class PythonTuple {
+  readonly "~python" = "tuple"
   readonly items: ReadonlyArray<unknown>
   constructor(items: Iterable<unknown>) {
     this.items = [...items]
   }
 }
 
-/** A number that is a `float` in Python though its value is an integer's, as an argument. Results are plain numbers. */
+/**
+ * A number that is a `float` in Python though its value is an integer's, as an argument. Results are plain numbers. As plain
+ * data: `{ "~python": "float", "value": 1 }`.
+ */
 export class PythonFloat {
+  readonly "~python" = "float"
   readonly value: number
   constructor(value: number) {
     this.value = value
   }
+}
+
+/** Ours, or what became of it on the way; never asked of what a candidate returned. */
+const pythonOf = (value: object): PythonTuple | PythonFloat | undefined => {
+  if (value instanceof PythonTuple || value instanceof PythonFloat) return value
+  const { "~python": kind, items, value: number } = value as Readonly<Record<string, unknown>>
+  if (kind === "tuple" && Array.isArray(items)) return new PythonTuple(items)
+  return kind === "float" && typeof number === "number" ? new PythonFloat(number) : undefined
 }
 
 const maxDepth = 200
@@ -64,12 +80,13 @@ const toTagged = (value: unknown, python: boolean, depth: number): unknown => {
   }
   if (value === null) return null
   if (Array.isArray(value)) return ["a", ...Array.from(value, (item, index) => (index in value ? next(item) : ["h"]))]
-  if (!python && (value instanceof PythonTuple || value instanceof PythonFloat || value instanceof Uint8Array)) {
-    throw new TypeError(`a ${value.constructor.name} is no data for JavaScript here`)
+  const own = pythonOf(value)
+  if (!python && (own !== undefined || value instanceof Uint8Array)) {
+    throw new TypeError(`a ${(own ?? value).constructor.name} is no data for JavaScript here`)
   }
-  if (value instanceof PythonTuple) return ["t", ...value.items.map(next)]
-  if (value instanceof PythonFloat) {
-    return Number.isInteger(value.value) && !Object.is(value.value, -0) ? ["f", value.value] : next(value.value)
+  if (own instanceof PythonTuple) return ["t", ...own.items.map(next)]
+  if (own instanceof PythonFloat) {
+    return Number.isInteger(own.value) && !Object.is(own.value, -0) ? ["f", own.value] : next(own.value)
   }
   if (value instanceof Uint8Array) return ["b", Buffer.from(value).toString("hex")]
   if (value instanceof Date) return ["d", value.getTime()]

@@ -18,6 +18,7 @@ import {
   type TestResult
 } from "../../rewards/Sandbox.ts"
 import type { Task } from "../../src/Task.ts"
+import { equals } from "../../rewards/internal/compare.ts"
 import * as TypedData from "../../rewards/internal/TypedData.ts"
 import { outcome, type Outcome, type Scored } from "../../src/Verifier.ts"
 import * as Verifier from "../../src/Verifier.ts"
@@ -595,6 +596,19 @@ describe("unitTests in the JavaScript sandbox", () => {
     }).pipe(Effect.scoped)
   )
 
+  it("Python's values survive being sent and being written as JSON, and candidates cannot forge them", () => {
+    const value = [new PythonTuple([1, new PythonFloat(2)]), { a: new PythonFloat(-0) }]
+    const text = '["a",["t",1,["f",2]],["o","a",["n","-0"]]]'
+    assert.strictEqual(TypedData.encode(value), text)
+    assert.strictEqual(TypedData.encode(structuredClone(value)), text)
+    const json = JSON.parse(JSON.stringify([new PythonTuple([1, new PythonFloat(2)])]))
+    assert.strictEqual(TypedData.encode(json), '["a",["t",1,["f",2]]]')
+    const forged = TypedData.decode('["o","~python","tuple","items",["a",1]]')
+    assert.isFalse(equals(forged, new PythonTuple([1])))
+    assert.isFalse(equals(forged, [1]))
+    assert.isTrue(equals(TypedData.decode('["t",1]'), new PythonTuple([1])))
+  })
+
   it("typed data refuses what is no data, on either side", () => {
     assert.throws(() => TypedData.encode([() => 1]), /function is no data/)
     assert.throws(() => TypedData.encode(new (class A {})()), /instance/)
@@ -675,6 +689,9 @@ describe("unitTests in the Python sandbox", () => {
       const expect = "((2,), 1.0, 1, 100000000000000000000, {1}, {(1, 2): 3}, b'\\x05', None, {'a': [None, True, nan]})"
       const text = "def f(*x):\n    return repr(x)\n"
       assert.deepInclude(yield* verdictOf({ ...python, cases: [{ args, expect }] }, text), { score: 1 })
+      // as a task's data reaches a worker
+      const sent = structuredClone([{ args, expect }])
+      assert.deepInclude(yield* verdictOf({ ...python, cases: sent }, text), { score: 1 })
     })
   )
 })
