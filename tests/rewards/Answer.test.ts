@@ -343,8 +343,10 @@ describe("answer", () => {
       { compare: "normalised" },
       { extract: ["latex", "lastNumber"] }
     ]
-    for (const text of hostile) {
+    for (const whole of hostile) {
       for (const way of ways) {
+        // all of it once, and enough of it for the others to show what is not linear
+        const text = way === gsm8k ? whole : whole.slice(0, size / 8)
         const expected = way.compare === "choice" ? "Q" : "123456"
         assert.strictEqual(
           await score(expected, text, { ...way, choices: "ABQ" }),

@@ -31,7 +31,7 @@ describe("equivalent", () => {
 
   it("is symmetric where neither side has a unit", async () => {
     for (const [actual, expected, same] of pairs) {
-      if (/text|cm|\$|°|circ|€|apples/.test(actual + expected) || !same) continue
+      if (/text|cm|\$|°|circ|€|apples|months/.test(actual + expected) || !same) continue
       assert.isTrue(await equal(expected, actual), `${expected} for ${actual}`)
     }
   })
