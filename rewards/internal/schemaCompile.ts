@@ -162,7 +162,8 @@ const makeAjv = (all: boolean): Ajv2020 => {
     verbose: all,
     inlineRefs: false,
     logger: false,
-    code: { regExp: regExp as never }
+    // schemas come one by one with their tasks: to optimise their code takes longer than it saves
+    code: { regExp: regExp as never, optimize: false }
   })
   for (const [name, format] of Object.entries(formats())) ajv.addFormat(name, format)
   for (const definition of keywords) {
