@@ -10,10 +10,12 @@ import type { Socket } from "node:net"
 export interface Start {
   readonly file: string
   readonly args: ReadonlyArray<string>
-  readonly options: Pick<SpawnOptions, "cwd" | "env" | "uid" | "gid">
+  readonly options: Pick<SpawnOptions, "cwd" | "detached" | "env" | "uid" | "gid">
   readonly more: ReadonlyArray<"pipe" | "ignore" | number>
-  /** Called at once with the started process. */
-  readonly started?: (child: ChildProcess) => void
+  /** Called at once with the started process; says later whether the kernel ended it for want of memory. */
+  readonly started?: (child: ChildProcess) => { readonly ranOutOfMemory: () => boolean } | undefined
+  /** Default: SIGKILL to the process. */
+  readonly kill?: (child: ChildProcess) => void
 }
 
 /** Why nothing came. `crash`: it ended by itself; `outside`: someone else ended it; `hang`: the deadline passed. */
@@ -47,6 +49,8 @@ const lifetime = 5000
 interface Child {
   readonly process: ChildProcess
   readonly ready: Promise<boolean>
+  readonly kill: () => void
+  ranOutOfMemory: () => boolean
   stderr: string
   uses: number
 }
@@ -72,7 +76,7 @@ export const make = <Request extends object, Response extends object>(
   const all = new Set<Child>()
 
   const start = async (): Promise<Child> => {
-    const { args, file, more, options, started } = await how()
+    const { args, file, kill: end, more, options, started } = await how()
     const own = spawn(file, args, {
       ...options,
       stdio: ["ignore", "ignore", "pipe", "ipc", ...more],
@@ -80,6 +84,11 @@ export const make = <Request extends object, Response extends object>(
     } as SpawnOptions)
     const child: Child = {
       process: own,
+      kill: () => {
+        if (end === undefined) own.kill("SIGKILL")
+        else end(own)
+      },
+      ranOutOfMemory: () => false,
       stderr: "",
       uses: 0,
       ready: new Promise((resolve) => {
@@ -110,13 +119,14 @@ export const make = <Request extends object, Response extends object>(
         if (own.connected) own.disconnect()
       })
     })
-    started?.(own)
+    const group = started?.(own)
+    if (group !== undefined) child.ranOutOfMemory = group.ranOutOfMemory
     return child
   }
 
   const kill = (child: Child): void => {
     all.delete(child)
-    child.process.kill("SIGKILL")
+    child.kill()
   }
 
   const spare = async (): Promise<void> => {
@@ -147,9 +157,10 @@ export const make = <Request extends object, Response extends object>(
     const onClose = (code: number | null, ended: NodeJS.Signals | null): void => {
       // SIGKILL is not ours: we would not be listening. Someone else, such as the kernel, was short of memory.
       const outside = ended === "SIGKILL" || ended === "SIGTERM" || code === 137
+      const memory = outside && child.ranOutOfMemory() ? "out of memory, " : ""
       give({
-        lost: outside ? "outside" : "crash",
-        detail: `ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(0, 500)}`
+        lost: outside && memory === "" ? "outside" : "crash",
+        detail: `${memory}ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(0, 500)}`
       })
     }
     const onAbort = (): void => give({ lost: "outside", detail: "interrupted" })

@@ -69,6 +69,6 @@ export type ChildResponse = { readonly id: number } & (
       /** The child has to go, or has gone: something in it could not be ended. */
       readonly recycle: boolean
     }
-  /** Of the tests: JSON of `{ call, args }`, which waits for its `answer`, or of `{ tests }` or `{ result }`, which do not. */
+  /** Of the tests: JSON of `{ call, args }`, which waits for its `answer`, or of `{ tests }`, `{ result }`, `{ unsupported }`, which do not. */
   | { readonly kind: "ask"; readonly text: string }
 )

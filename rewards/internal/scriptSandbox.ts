@@ -279,6 +279,7 @@ const startOf = (parts: EngineParts, limits: SandboxLimits, way: Way): ChildPool
     args: confined.args,
     options: confined.options,
     more: confined.stdio,
-    started: (child) => void confined.started(child)
+    started: confined.started,
+    kill: confined.kill
   }
 }

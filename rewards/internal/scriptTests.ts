@@ -162,7 +162,8 @@ export const evaluate = async (
           : { status: "load" as const, text: `it exports no ${said.call}` }
         if (candidate.failed !== undefined) return { _tag: "Infrastructure", detail: candidate.failed }
         link.send({ id, kind: "answer", text: JSON.stringify(answer) })
-      } else if ("tests" in said) listed = said.tests
+      } else if ("unsupported" in said) return stop(said.unsupported)
+      else if ("tests" in said) listed = said.tests
       else {
         const name = listed?.[said.result]
         if (name !== undefined) results[said.result] = { name, status: said.status, detail: said.detail }
@@ -177,6 +178,8 @@ export const evaluate = async (
 type Said =
   | { readonly call: string; readonly args: string }
   | { readonly tests: ReadonlyArray<string> }
+  /** The tests need what does not travel: nobody is judged. */
+  | { readonly unsupported: string }
   | { readonly result: number; readonly status: TestResult["status"]; readonly detail: string }
 
 const statuses: ReadonlySet<unknown> = new Set(["pass", "fail", "load", "error", "timeout", "memory", "output"])
@@ -185,6 +188,7 @@ const readAsk = (message: Extract<ChildResponse, { readonly kind: "ask" }>): Sai
   try {
     const said = JSON.parse(message.text) as Record<string, unknown>
     if (typeof said.call === "string" && typeof said.args === "string") return { call: said.call, args: said.args }
+    if (typeof said.unsupported === "string") return { unsupported: said.unsupported.slice(0, 300) }
     if (Array.isArray(said.tests)) return { tests: said.tests.slice(0, maxTests).map(String) }
     if (typeof said.result !== "number" || !statuses.has(said.status)) return undefined
     return { result: said.result, status: said.status as TestResult["status"], detail: String(said.detail) }

@@ -96,14 +96,19 @@ export const tests = String.raw`
     candidateErrors.add(error)
     return error
   }
-  const remote = (name) => (...args) => {
+  const unsupported = (detail) => {
+    ask(stringify({ unsupported: detail }))
+    throw new TypeError(detail)
+  }
+  const remote = (name) => function (...args) {
+    if (new.target !== undefined) unsupported("new " + name + "() makes an instance, which stays in the candidate's process: test it through a function that returns data")
     let data
     try {
       data = written(args)
     } catch {
       data = '["x"'
     }
-    if (data.includes('["x"')) throw new TypeError("the arguments of " + name + "() have to be data: functions and instances stay in this process")
+    if (data.includes('["x"')) unsupported("the arguments of " + name + "() have to be data: functions and instances stay in the tests' process")
     const answer = parse(ask(stringify({ call: name, args: data })))
     if (answer.status === "value") {
       const value = received(answer.text)

@@ -6,7 +6,7 @@ import * as Sandbox from "../../rewards/Sandbox.ts"
 import * as SandboxIsolate from "../../rewards/SandboxIsolate.ts"
 import { results, suite } from "../fixtures/scriptSandboxes.ts"
 
-suite("isolated-vm", SandboxIsolate.make, { children: 1, timeout: 1000, total: 5000, memoryMb: 64 })
+suite("isolated-vm", SandboxIsolate.make, { children: 1, timeout: 500, total: 3000, memoryMb: 64 })
 
 const one = { source: "const f = () => 1", language: "javascript" } as const
 const work = { entry: "f", calls: [[]] }
