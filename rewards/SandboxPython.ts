@@ -3,9 +3,10 @@
  * candidate gets its source and one case's input at a time; what comes back is data, which the host compares. A user's test
  * file runs in another interpreter than the candidate and reaches it through this process.
  *
- * What ends what does not end: the host's timer for each case and for all, a limit of CPU time, and the end of this process.
- * All of them end the whole family of processes. Whatever a candidate does is a status of the candidate; only what the
- * sandbox itself fails at is `Infrastructure`.
+ * What ends what does not end: the host's timer for each case and for all, a limit of CPU time, and the end of this process,
+ * each with the whole family of processes. The timers leave out, within bounds, the time in which a candidate was ready to
+ * run while the machine ran others. Whatever a candidate does is a status of the candidate; only what the sandbox itself
+ * fails at is `Infrastructure`.
  */
 import { availableParallelism } from "node:os"
 import { isMainThread } from "node:worker_threads"
@@ -33,6 +34,8 @@ export interface PythonOptions extends SandboxOptions {
 
 /** Longest source that is run, in characters; a longer one has status `load`. */
 const maxSource = 262_144
+/** Processes started ahead, for each that is at work: starting one is more waiting than work. */
+const ahead = 2
 /** How often something is tried when a process was lost from outside. */
 const attempts = 2
 
@@ -118,7 +121,7 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
   }
 
   const fill = (present: Setting): void => {
-    for (let missing = size - idle.length; missing > 0; missing--) {
+    for (let missing = ahead * size - idle.length; missing > 0; missing--) {
       const next = start(present)
       next.keepAlive(false)
       idle.push(next)
@@ -156,12 +159,14 @@ export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
     signal?.addEventListener("abort", onAbort, { once: true })
     try {
       for (let tried = 1; ; tried++) {
-        const until = performance.now() + total
+        const start = performance.now()
+        const remaining = (): number =>
+          start + total + [...mine].reduce((sum, own) => sum + own.starved(), 0) - performance.now()
         try {
           const results = await work({
-            left: () => Math.min(timeout, until - performance.now()),
-            remaining: () => until - performance.now(),
-            over: () => performance.now() >= until,
+            left: () => Math.min(timeout, remaining()),
+            remaining,
+            over: () => remaining() <= 0,
             process: async () => {
               if (signal?.aborted) throw new Unjudged("interrupted")
               const own = await take(ready)

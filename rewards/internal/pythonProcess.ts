@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process"
 import type { Duplex, Readable, Writable } from "node:stream"
 import type { Fault, Isolation } from "../Sandbox.ts"
 import { confine } from "./boundary.ts"
-import { watchMemory } from "./memoryWatch.ts"
+import { programOf, starvedFor, watchMemory } from "./processWatch.ts"
 import { maxAnswer } from "./pythonChild.ts"
 
 export interface Interpreter {
@@ -43,6 +43,8 @@ const fileMb = 64
 const interpreterMb = 64
 /** What the shell says of a signal: 128 and its number. */
 const SIGXCPU = 24
+/** How much longer than its time an answer is waited for on a busy machine, as a multiple of its time. */
+const patience = 4
 const startDeadline = 20_000
 /** Milliseconds that a dead process's output may still take: a daemon of its can hold the pipes open. */
 const lastWords = 100
@@ -59,6 +61,8 @@ export interface PythonProcess {
   readonly line: (nonce: string, milliseconds: number) => Promise<Line | End>
   /** How the program ended, and what it printed. */
   readonly finished: (milliseconds: number) => Promise<{ readonly end: End; readonly output: string }>
+  /** Milliseconds that it was ready to run while others ran, and that its clocks stood still for it. */
+  readonly starved: () => number
   readonly kill: (reason: End["reason"], detail: string) => void
   /** Settles when the process is gone. */
   readonly gone: Promise<void>
@@ -94,7 +98,7 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
   let received = 0
   let printed = 0
   let output: Array<Buffer> = []
-  let program = false
+  let isProgram = false
   let said = ""
   let end: End | undefined
   let wake: (() => void) | undefined
@@ -118,9 +122,9 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
 
   const onPrinted = (chunk: Buffer, isResult: boolean): void => {
     printed += chunk.length
-    if (program && isResult) output.push(chunk)
-    if (printed > (program ? maxOutput : maxChatter))
-      kill("output", `it printed more than ${program ? maxOutput : maxChatter} bytes`)
+    if (isProgram && isResult) output.push(chunk)
+    if (printed > (isProgram ? maxOutput : maxChatter))
+      kill("output", `it printed more than ${isProgram ? maxOutput : maxChatter} bytes`)
   }
   stdout.on("data", (chunk: Buffer) => onPrinted(chunk, true))
   stderr.on("data", (chunk: Buffer) => {
@@ -145,7 +149,7 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
   // it closed its end, or died while something was written to it
   for (const stream of [stdin, stdout, stderr, channel]) stream.on("error", () => {})
   channel.on("end", () => {
-    if (!program) setTimeout(() => kill("error", "it closed its channel"), lastWords)
+    if (!isProgram) setTimeout(() => kill("error", "it closed its channel"), lastWords)
   })
 
   const gone = new Promise<void>((resolve) => {
@@ -174,21 +178,36 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
     })
   })
 
+  let program: number | undefined
+  let starved = 0
   const wait = async (milliseconds: number, done: () => boolean, late: string): Promise<void> => {
     if (done()) return
+    const before = program === undefined ? 0 : starvedFor(program)
+    const most = patience * milliseconds
+    const lost = (): number => (program === undefined ? 0 : Math.min(most, Math.max(0, starvedFor(program) - before)))
+    let granted = 0
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(
-        // an answer that is already here counts, however late this thread comes to look
-        () => setImmediate(() => (done() ? resolve() : kill("timeout", late))),
-        Math.max(1, Math.ceil(milliseconds))
-      )
+      let timer: NodeJS.Timeout
+      // an answer that is already here counts, however late this thread comes to look
+      const look = (): void => {
+        if (done()) return resolve()
+        const more = lost() - granted
+        if (more < 1) return kill("timeout", late)
+        granted += more
+        arm(more)
+      }
+      const arm = (rest: number): void => {
+        timer = setTimeout(() => setImmediate(look), Math.max(1, Math.ceil(rest)))
+      }
       wake = () => {
         if (!done()) return
         clearTimeout(timer)
         resolve()
       }
+      arm(milliseconds)
     })
     wake = undefined
+    starved += Math.max(granted, lost())
   }
 
   const next = (nonce: string): Line | undefined => {
@@ -205,7 +224,10 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
     await wait(milliseconds, () => (found ??= next(nonce)) !== undefined || end !== undefined, "out of time")
     return found ?? end!
   }
-  const ready = line("ready", startDeadline).then((first) => "kind" in first)
+  const ready = line("ready", startDeadline).then((first) => {
+    if (child.pid !== undefined && process.platform === "linux") program = programOf(child.pid)
+    return "kind" in first
+  })
 
   return {
     ready,
@@ -213,10 +235,11 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
     kill,
     line,
     alive: () => end === undefined,
+    starved: () => starved,
     send: (frame, kind) => {
       received = 0
       if (kind === "program") {
-        program = true
+        isProgram = true
         printed = 0
       }
       const bytes = Buffer.from(frame)
