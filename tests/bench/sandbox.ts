@@ -263,7 +263,7 @@ const throughput = async () => {
 
 interface HostileCase {
   readonly id: string
-  readonly language: Language
+  readonly language?: Language
   readonly submission: string
   readonly tests:
     | {
@@ -279,9 +279,11 @@ const fixtures = fileURLToPath(new URL("../fixtures/", import.meta.url))
 const hostile = (language: Language): ReadonlyArray<Item> =>
   readdirSync(fixtures)
     .filter((name) => /^hostile-.*\.json$/.test(name))
-    .flatMap(
-      (name) => (JSON.parse(readFileSync(`${fixtures}${name}`, "utf8")) as { cases: ReadonlyArray<HostileCase> }).cases
-    )
+    .flatMap((name) => {
+      const { cases } = JSON.parse(readFileSync(`${fixtures}${name}`, "utf8")) as { cases: ReadonlyArray<HostileCase> }
+      // a file of one language names it alone
+      return cases.map((one) => ({ ...one, language: one.language ?? (/^hostile-(\w+)/.exec(name)![1]! as Language) }))
+    })
     .filter((one) => (one.language === "python") === (language === "python"))
     .map((one) => ({
       name: one.id,
