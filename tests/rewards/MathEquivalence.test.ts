@@ -175,6 +175,40 @@ describe("properties", () => {
       )
     ))
 
+  it("arithmetic gives the value that it gives elsewhere, and none beside it", () => {
+    /** A text and its value, computed apart. */
+    interface Tree {
+      readonly text: string
+      readonly n: bigint
+      readonly d: bigint
+    }
+    const leaf = fc.integer({ min: 1, max: 40 }).map((n): Tree => ({ text: `${n}`, n: BigInt(n), d: 1n }))
+    const join = (a: Tree, b: Tree, sign: number): Tree => {
+      if (sign === 0) return { text: `(${a.text}+${b.text})`, n: a.n * b.d + b.n * a.d, d: a.d * b.d }
+      if (sign === 1) return { text: `\\left(${a.text} - ${b.text}\\right)`, n: a.n * b.d - b.n * a.d, d: a.d * b.d }
+      if (sign === 2) return { text: `(${a.text}) \\times (${b.text})`, n: a.n * b.n, d: a.d * b.d }
+      if (sign === 3)
+        return { text: `\\frac{${a.text}}{(${b.text})^2+1}`, n: a.n * b.d ** 2n, d: a.d * (b.n ** 2n + b.d ** 2n) }
+      return { text: `-(${a.text})^{3}`, n: -(a.n ** 3n), d: a.d ** 3n }
+    }
+    const { tree } = fc.letrec<{ tree: Tree }>((tie) => ({
+      tree: fc.oneof(
+        { depthSize: "small", withCrossShrink: true },
+        leaf,
+        fc.tuple(tie("tree"), tie("tree"), fc.integer({ min: 0, max: 4 })).map(([a, b, sign]) => join(a, b, sign))
+      )
+    }))
+    return fc.assert(
+      fc.asyncProperty(tree, async ({ text, n, d }) => {
+        fc.pre(text.length < 1500 && String(n * d).length < 800)
+        assert.isTrue(await equal(text, `\\frac{${n}}{${d}}`))
+        assert.isFalse(await equal(text, `\\frac{${n + 1n}}{${d}}`))
+        assert.isFalse(await equal(text, `\\frac{${n}}{${d}}+10^{-200}`))
+      }),
+      { numRuns: 500 }
+    )
+  })
+
   it("never throws and never rejects, whatever the text", () =>
     fc.assert(
       fc.asyncProperty(
