@@ -1,6 +1,7 @@
 /**
- * Whether a completion is JSON that satisfies a schema: draft 2020-12 or draft 7. Made for a gate: no valid document, no
- * reward. Documents and schemas may both be hostile: sizes, depth and steps are bounded, patterns run in linear time, nothing is fetched.
+ * Whether a completion is JSON that satisfies a schema: draft 2020-12 or draft 7. Made for a gate: no valid document,
+ * no reward. Documents and schemas may both be hostile: sizes, depth and steps are bounded, patterns run in linear
+ * time, nothing is fetched.
  */
 import * as Schema from "effect/Schema"
 import type { StandardJSONSchemaV1 } from "effect/StandardSchema"
@@ -12,8 +13,8 @@ import { creditOf } from "./internal/schemaCredit.ts"
 import type { Draft, LinkOptions } from "./internal/schemaLink.ts"
 
 /**
- * A JSON Schema document, or what can be turned into one: an effect Schema, or a schema of any library that implements Standard
- * JSON Schema (standardschema.dev/json-schema), of which the input side counts.
+ * A JSON Schema document, or what can be turned into one: an effect Schema, or a schema of any library that
+ * implements Standard JSON Schema (standardschema.dev/json-schema), of which the input side counts.
  */
 export type SchemaLike = Readonly<Record<string, unknown>> | boolean | Schema.Top | StandardJSONSchemaV1
 
@@ -23,13 +24,14 @@ export interface JsonSchemaOptions {
   /** Where the document is, instead of the search that `strict` and `lenient` modify. */
   readonly extract?: (text: string) => string
   /**
-   * Whether the text must be the document and nothing else but white space. Default false: the whole text, else the first
-   * fenced block that is JSON, else the first object or array in it that is complete.
+   * Whether the text must be the document and nothing else but white space. Default false: the whole text, else the
+   * first fenced block that is JSON, else the first object or array in it that is complete.
    */
   readonly strict?: boolean
   /**
-   * Whether JSON that is damaged is repaired when there is none that is whole: quotes, commas, comments, Python's literals, and
-   * what is left open at the end. A truncated document can pass then. Up to 16,384 characters. Default false.
+   * Whether JSON that is damaged is repaired when there is none that is whole: quotes, commas, comments, Python's
+   * literals, and what is left open at the end. A truncated document can pass then. Up to 16,384 characters. Default
+   * false.
    */
   readonly lenient?: boolean
   /** The draft of schemas that do not say so by `$schema`. Default `2020-12`. */
@@ -39,17 +41,19 @@ export interface JsonSchemaOptions {
   /** Schemas that `$ref` may name, by URI. Nothing is ever fetched. */
   readonly schemas?: Readonly<Record<string, Readonly<Record<string, unknown>> | boolean>>
   /**
-   * The most that an invalid document can come near, from 0 to 1. Default 0: it scores 0. Otherwise it scores this times the share of the schema's
-   * keywords that it keeps, beyond what `{}` or `[]` keep: only what the schema requires counts, so nothing is earned by
-   * padding, and nothing by a document of another type than the root's. Leave it out of gates.
+   * The most that an invalid document can come near, from 0 to 1. Default 0: it scores 0. Otherwise it scores this
+   * times the share of the schema's keywords that it keeps, beyond what `{}` or `[]` keep: only what the schema
+   * requires counts, so nothing is earned by padding, and nothing by a document of another type than the root's.
+   * Leave it out of gates.
    */
   readonly partialCredit?: number
 }
 
 /**
- * Scores 1 for a completion that holds JSON which satisfies the schema; otherwise 0, or partial credit, with the first error. An object
- * that has a key twice is no document. A schema that is none, refers to what is not there, or has a pattern without a linear-time form
- * (look-around, back-references) is refused with a `TypeError`: at once when it is given, as unscorable when it is a task's.
+ * Scores 1 for a completion that holds JSON which satisfies the schema; otherwise 0, or partial credit, with the
+ * first error. An object that has a key twice is no document. A schema that is none, refers to what is not there, or
+ * has a pattern without a linear-time form (look-around, back-references) is refused with a `TypeError`: at once when
+ * it is given, as unscorable when it is a task's.
  *
  * @example
  * ```ts

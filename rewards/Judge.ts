@@ -1,7 +1,8 @@
 /**
- * A language model as a verifier: any `LanguageModel` of effect/ai grades a completion by a rubric. Use it for what cannot be checked, beside
- * a verifier that can, and look at what it rewards: a judge is a model, and a policy is paid to find what fools it. The guard
- * here keeps the judged text from leaving its place and from speaking for the judge; it cannot keep the judge from believing it.
+ * A language model as a verifier: any `LanguageModel` of effect/ai grades a completion by a rubric. Use it for what
+ * cannot be checked, beside a verifier that can, and look at what it rewards: a judge is a model, and a policy is
+ * paid to find what fools it. The guard here keeps the judged text from leaving its place and from speaking for the
+ * judge; it cannot keep the judge from believing it.
  */
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -41,7 +42,9 @@ export interface JudgeOptions<in Data = any> {
   readonly text?: (trajectory: Trajectory) => string
   /** A longer text scores 0 unread. Characters. Default 32,768. */
   readonly maxCharacters?: number
-  /** Verdicts that are asked for; of each criterion the median counts. More than half of them must arrive. Default 1. */
+  /**
+   * Verdicts that are asked for; of each criterion the median counts. More than half of them must arrive. Default 1.
+   */
   readonly votes?: number
   /** Milliseconds of one call. Default 60,000: give `Reward.score` a longer deadline than all attempts take. */
   readonly timeout?: number
@@ -54,8 +57,9 @@ export interface JudgeOptions<in Data = any> {
 }
 
 /**
- * Scores `sum of weight * mark / scale, over the sum of weights`, with each criterion's `mark / scale` as a metric. Provider failures, timeouts and
- * answers that are no verdict are unscorable after the retries. Needs a `LanguageModel`.
+ * Scores `sum of weight * mark / scale, over the sum of weights`, with each criterion's `mark / scale` as a metric.
+ * Provider failures, timeouts and answers that are no verdict are unscorable after the retries; so is a text that the
+ * provider refuses to read, which a policy may learn to write: watch the counts. Needs a `LanguageModel`.
  *
  * @example
  * ```ts
@@ -232,8 +236,8 @@ const promptText = ({ id, prompt }: Task<any>): string => {
 type Run = Effect.Effect<Verifier.Verdict, never, LanguageModel.LanguageModel>
 
 /**
- * Verdicts by model and content; a group often holds the same completion more than once, which is then asked about once. What is
- * unscorable is not remembered.
+ * Verdicts by model and content; a group often holds the same completion more than once, which is then asked about
+ * once. What is unscorable is not remembered.
  */
 const makeMemory = (capacity: number) => {
   const models = new WeakMap<object, Map<string, Verifier.Verdict>>()

@@ -1,6 +1,7 @@
 /**
- * Verifiers of what a text looks like: a pattern, its length, its script, tags, repetition, citations. Each takes time linear in the text, and
- * says why it scored as it did. They hold little by themselves: gate another reward with them, or weigh them low.
+ * Verifiers of what a text looks like: a pattern, its length, its script, tags, repetition, citations. Each takes
+ * time linear in the text, and says why it scored as it did. They hold little by themselves: gate another reward with
+ * them, or weigh them low.
  */
 import { RE2JS } from "re2js"
 import type { Task } from "../src/Task.ts"
@@ -26,13 +27,17 @@ export interface PatternOptions extends TextOptions {
   readonly whole?: boolean
   /** Whether the text must not match. Default false. */
   readonly absent?: boolean
-  /** Of `i` (letters of either case), `m` (`^` and `$` at line breaks) and `s` (`.` matches line breaks). Default none. */
+  /**
+   * Of `i` (letters of either case), `m` (`^` and `$` at line breaks) and `s` (`.` matches line breaks). Default
+   * none.
+   */
   readonly flags?: string
 }
 
 /**
- * Scores 1 when the text matches a pattern of ECMAScript, as with the flag `u`, else 0. It runs in RE2: no text makes it backtrack. Throws a
- * `TypeError` for look-around and back-references, which RE2 has not; a task's pattern that has them is unscorable.
+ * Scores 1 when the text matches a pattern of ECMAScript, as with the flag `u`, else 0. It runs in RE2: no text makes
+ * it backtrack. Throws a `TypeError` for look-around and back-references, which RE2 has not; a task's pattern that
+ * has them is unscorable.
  *
  * @example
  * ```ts
@@ -73,15 +78,18 @@ export interface LengthLimits {
 }
 
 export interface LengthOptions extends TextOptions {
-  /** What is counted: code points, words, or tokens of the policy (of the trajectory, whatever `text` is). Default `words`. */
+  /**
+   * What is counted: code points, words, or tokens of the policy (of the trajectory, whatever `text` is). Default
+   * `words`.
+   */
   readonly unit?: "characters" | "words" | "tokens"
   /** How far beyond a limit the score falls from 1 to 0, in the same unit, on a line. Default 0: at once. */
   readonly margin?: number
 }
 
 /**
- * Scores 1 for a text within limits, and `max(0, 1 - distance / margin)` beyond them. A word is a run of letters, digits, marks and what joins
- * them; in scripts that are written without spaces it is a character.
+ * Scores 1 for a text within limits, and `max(0, 1 - distance / margin)` beyond them. A word is a run of letters,
+ * digits, marks and what joins them; in scripts that are written without spaces it is a character.
  *
  * @example
  * ```ts
@@ -145,8 +153,8 @@ export interface ScriptOptions extends TextOptions {
 }
 
 /**
- * Scores 1 when the letters of the text are of the given scripts, by Unicode's property `Script`. It tells Russian from English, and
- * not French from English: a script is no language. A text without letters scores 0.
+ * Scores 1 when the letters of the text are of the given scripts, by Unicode's property `Script`. It tells Russian
+ * from English, and not French from English: a script is no language. A text without letters scores 0.
  *
  * @example
  * ```ts
@@ -200,8 +208,8 @@ export interface TagOptions extends TextOptions {
 }
 
 /**
- * Scores 1 when each element is there exactly once, in the order given, none within another, else 0. Tags are literal: `<think>`
- * and `</think>` are, `<Think>` and `<think id="1">` are text.
+ * Scores 1 when each element is there exactly once, in the order given, none within another, else 0. Tags are
+ * literal: `<think>` and `</think>` are, `<Think>` and `<think id="1">` are text.
  *
  * @example
  * ```ts
@@ -244,13 +252,16 @@ export interface RepetitionOptions extends TextOptions {
   readonly n?: number
   /** Share of repeated n-grams up to which the score is 1, from 0 to 1. Default 0. */
   readonly allowed?: number
-  /** What an n-gram is made of: words, as in {@link textLength}, in lower case, or tokens of the policy. Default `words`. */
+  /**
+   * What an n-gram is made of: words, as in {@link textLength}, in lower case, or tokens of the policy. Default
+   * `words`.
+   */
   readonly unit?: "words" | "tokens"
 }
 
 /**
- * Scores how little a text repeats itself: with `share = 1 - distinct n-grams / n-grams`, it is 1 up to `allowed` and `(1 - share) / (1 - allowed)` beyond.
- * It is 1 for a text of fewer than n words, which repeats nothing.
+ * Scores how little a text repeats itself: with `share = 1 - distinct n-grams / n-grams`, it is 1 up to `allowed` and
+ * `(1 - share) / (1 - allowed)` beyond. It is 1 for a text of fewer than n words, which repeats nothing.
  *
  * The share is the penalty of Yeo et al., Demystifying Long Chain-of-Thought Reasoning in LLMs (arXiv:2502.03373).
  *
@@ -288,8 +299,9 @@ export interface CitationOptions extends TextOptions {
 }
 
 /**
- * Scores 1 when the text cites enough of the given sources and nothing else, as `[2]` or `[1, 3]`, else 0: one number that is no source fails
- * it. Sources are their numbers, or how many there are, from 1. It sees that there are citations, not that they bear out what is said.
+ * Scores 1 when the text cites enough of the given sources and nothing else, as `[2]` or `[1, 3]`, else 0: one number
+ * that is no source fails it. Sources are their numbers, or how many there are, from 1. It sees that there are
+ * citations, not that they bear out what is said.
  *
  * @example
  * ```ts

@@ -1,4 +1,7 @@
-/** JSON with sorted keys: equal texts are equal values. Throws a `RangeError` for what is nested too deeply or refers to itself. */
+/**
+ * JSON with sorted keys: equal texts are equal values. Throws a `RangeError` for what is nested too deeply or refers
+ * to itself.
+ */
 export const canonical = (value: unknown): string => {
   if (typeof value !== "object" || value === null) return JSON.stringify(value) ?? "null"
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`

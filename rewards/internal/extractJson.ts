@@ -1,6 +1,6 @@
 /**
- * JSON in what models write. Everything here takes time linear in the text, whatever the text: a scanner without recursion
- * decides what is a document, and only then is it parsed.
+ * JSON in what models write. Everything here takes time linear in the text, whatever the text: a scanner without
+ * recursion decides what is a document, and only then is it parsed.
  */
 import { jsonrepair } from "jsonrepair"
 import { createContext, Script, type Context } from "node:vm"
@@ -12,24 +12,25 @@ export const maxDepth = 100
 /** Longest text that is given to the repairer. Characters. */
 const maxRepaired = 16_384
 /**
- * Milliseconds of a repair. The repairer takes cubic time on some texts (many quotes that may or may not end a string): minutes
- * for 32,000 characters. What models damage takes it a few milliseconds.
+ * Milliseconds of a repair. The repairer takes cubic time on some texts (many quotes that may or may not end a
+ * string): minutes for 32,000 characters. What models damage takes it a few milliseconds.
  */
 const repairDeadline = 1000
 
 export type Parsed = { readonly value: unknown; readonly repaired?: true } | { readonly fault: string }
 
 /**
- * Where and how a document is looked for. `strict`: the text is the document, but for white space around it. `default`: the whole
- * text, else the first fenced block (of JSON, or of no language) that is a document as a whole, else the first bracket from
- * which a complete object or array can be read. `lenient`: when none of these is found, the first fenced block or
- * bracket is repaired (quotes, commas, comments, literals of Python, brackets and strings left open at the end).
+ * Where and how a document is looked for. `strict`: the text is the document, but for white space around it.
+ * `default`: the whole text, else the first fenced block (of JSON, or of no language) that is a document as a whole,
+ * else the first bracket from which a complete object or array can be read. `lenient`: when none of these is found,
+ * the first fenced block or bracket is repaired (quotes, commas, comments, literals of Python, brackets and strings
+ * left open at the end).
  */
 export type JsonMode = "strict" | "default" | "lenient"
 
 /**
- * JSON as in RFC 8259, and unambiguous: an object that has a key twice, a number beyond the range of doubles, and nesting
- * deeper than {@link maxDepth} are faults, as is a document of more than `maxCharacters`.
+ * JSON as in RFC 8259, and unambiguous: an object that has a key twice, a number beyond the range of doubles, and
+ * nesting deeper than {@link maxDepth} are faults, as is a document of more than `maxCharacters`.
  */
 export const parseJson = (text: string, maxCharacters: number): Parsed => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
@@ -43,7 +44,10 @@ export const parseJson = (text: string, maxCharacters: number): Parsed => {
   return found.fault === undefined ? { value: JSON.parse(text) as unknown } : { fault: found.fault }
 }
 
-/** Finds a document and parses it, of what is said after thinking (`<think>`) where the text is more than a document; a text of more than four times `maxCharacters` is not searched. */
+/**
+ * Finds a document and parses it, of what is said after thinking (`<think>`) where the text is more than a document;
+ * a text of more than four times `maxCharacters` is not searched.
+ */
 export const readJson = (text: string, maxCharacters: number, mode: JsonMode = "default"): Parsed => {
   if (text.length > 4 * maxCharacters) return { fault: `longer than ${4 * maxCharacters} characters` }
   const whole = parseJson(text, maxCharacters)
@@ -126,9 +130,9 @@ const fenced = (text: string): ReadonlyArray<string> => {
 }
 
 /**
- * The text of the first object or array that is complete. What a scan has learnt of a bracket holds for every later scan:
- * it was closed, or, as the grammar after it does not depend on what is around it, can never be. So no character is
- * read more than twice: as part of a string, and not.
+ * The text of the first object or array that is complete. What a scan has learnt of a bracket holds for every later
+ * scan: it was closed, or, as the grammar after it does not depend on what is around it, can never be. So no
+ * character is read more than twice: as part of a string, and not.
  */
 const firstDocument = (text: string): string | undefined => {
   const known = new Int32Array(text.length)
@@ -174,8 +178,8 @@ const twice = "an object has a key twice"
 type Scan = { readonly end: number; readonly fault: string | undefined } | { readonly at: number }
 
 /**
- * Reads one value from `start`, without recursion. `end` is where it ends; `at` is where it turned out to be none. `known`
- * is told where each bracket on the way is closed, or -1 when it never is; 0 is nothing yet.
+ * Reads one value from `start`, without recursion. `end` is where it ends; `at` is where it turned out to be none.
+ * `known` is told where each bracket on the way is closed, or -1 when it never is; 0 is nothing yet.
  */
 const scan = (text: string, start: number, known?: Int32Array): Scan => {
   const open: Array<number> = []

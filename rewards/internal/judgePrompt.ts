@@ -1,7 +1,8 @@
 /**
- * What a judge is shown. The judged text was written by an optimiser that is paid for a high score, so it is kept apart as data: between
- * boundaries that it cannot know, with a mark at the start of each line (datamarking: Hines et al., Defending Against Indirect
- * Prompt Injection Attacks With Spotlighting, arXiv:2403.14720), and without characters that hide or reorder text or end a turn.
+ * What a judge is shown. The judged text was written by an optimiser that is paid for a high score, so it is kept
+ * apart as data: between boundaries that it cannot know, with a mark at the start of each line (datamarking: Hines et
+ * al., Defending Against Indirect Prompt Injection Attacks With Spotlighting, arXiv:2403.14720), and without
+ * characters that hide or reorder text or end a turn.
  */
 export interface Section {
   readonly title: string
@@ -19,8 +20,8 @@ export interface Secrets {
 }
 
 /**
- * Controls but tab and line feed, what sets direction, what has no width but joins letters, tags and selectors that can carry
- * text, private characters, line separators that are no line feed.
+ * Controls but tab and line feed, what sets direction, what has no width but joins letters, tags and selectors that
+ * can carry text, private characters, line separators that are no line feed.
  */
 const hidden = /(?![\t\n\u200c\u200d])[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}\u{e0100}-\u{e01ef}]/gu
 

@@ -1,4 +1,7 @@
-/** Patterns of ECMAScript, in RE2's subset: matched in time linear in the text. Look-around and back-references are refused. */
+/**
+ * Patterns of ECMAScript, in RE2's subset: matched in time linear in the text. Look-around and back-references are
+ * refused.
+ */
 import { RE2JS } from "re2js"
 
 /** Instructions of the longest program that is run: time is characters times instructions. */
@@ -96,5 +99,8 @@ export const linearPattern = (pattern: string, flags = 0): RE2JS => {
   return found
 }
 
-/** What a pattern costs per character, in steps of a validator: the engine runs some hundred instructions in the time of one. */
+/**
+ * What a pattern costs per character, in steps of a validator: the engine runs some hundred instructions in the time
+ * of one.
+ */
 export const patternCost = (pattern: string): number => 1 + Math.ceil(linearPattern(pattern).programSize() / 250)

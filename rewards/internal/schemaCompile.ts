@@ -14,7 +14,10 @@ import { formats } from "./schemaFormats.ts"
 import { link, type Linked, type LinkOptions } from "./schemaLink.ts"
 import { costKeyword } from "./schemaRewrite.ts"
 
-/** Steps of one validation: some 10 million are taken in a second. Of those that collect all errors, which need memory, fewer. */
+/**
+ * Steps of one validation: some 10 million are taken in a second. Of those that collect all errors, which need
+ * memory, fewer.
+ */
 const maxSteps = { first: 1_000_000, all: 200_000 }
 /** Longest schema, as JSON text. Characters. */
 const maxSchema = 1_000_000
@@ -143,7 +146,9 @@ const decimal = (value: number): readonly [bigint, number] => {
   return [BigInt(whole + fraction), Number(exponent) - fraction.length]
 }
 
-/** ajv tells patterns apart by `toString()`: without a distinct one every pattern of a schema would be the first one. */
+/**
+ * ajv tells patterns apart by `toString()`: without a distinct one every pattern of a schema would be the first one.
+ */
 const regExp = Object.assign(
   (pattern: string) => {
     const compiled = linearPattern(pattern)
@@ -186,7 +191,10 @@ const kept = new Map<string, Compiled>()
 /** The text of what references may name, by identity. */
 const registries = new WeakMap<object, string>()
 
-/** Throws a `TypeError` for a document that is no schema, has patterns without a linear-time form, or takes too many steps. */
+/**
+ * Throws a `TypeError` for a document that is no schema, has patterns without a linear-time form, or takes too many
+ * steps.
+ */
 export const compile = (document: unknown, options: CompileOptions): Compiled => {
   const source = schemaText(document)
   let registry = registries.get(options.schemas)

@@ -1,14 +1,15 @@
 /**
- * How much of a schema a document keeps, by keywords. The *skeleton* of a schema is what every document must have: its own
- * assertions, those of the schemas it refers to or lists in `allOf`, and of every required property and item. Each keyword of the
- * skeleton is a unit, and each of its schemas has one unit more for everything else within it. A unit is earned when it is
- * there and holds; what is missing or of the wrong type earns nothing of its part.
+ * How much of a schema a document keeps, by keywords. The *skeleton* of a schema is what every document must have:
+ * its own assertions, those of the schemas it refers to or lists in `allOf`, and of every required property and item.
+ * Each keyword of the skeleton is a unit, and each of its schemas has one unit more for everything else within it. A
+ * unit is earned when it is there and holds; what is missing or of the wrong type earns nothing of its part.
  *
  *     share  = earned / units
  *     credit = max(0, (share(document) - share(trivial)) / (1 - share(trivial)))
  *
- * where trivial is the best of null, true, 0, "", [] and {}. The number of units is the schema's alone, so that nothing which is added to a
- * document thins out its faults; what is optional can only lose; and what anybody can write earns nothing.
+ * where trivial is the best of null, true, 0, "", [] and {}. The number of units is the schema's alone, so that
+ * nothing which is added to a document thins out its faults; what is optional can only lose; and what anybody can
+ * write earns nothing.
  */
 import { costKeyword, type Json } from "./schemaRewrite.ts"
 import { trivial, type Compiled, type ErrorObject } from "./schemaCompile.ts"
@@ -32,7 +33,10 @@ const structure = new Set([
   "maxContains"
 ])
 
-/** Between 0 and 1; below 1 for an invalid document, and 0 for one that takes too many steps. `compiled` collects all errors. */
+/**
+ * Between 0 and 1; below 1 for an invalid document, and 0 for one that takes too many steps. `compiled` collects all
+ * errors.
+ */
 export const creditOf = (compiled: Compiled): ((value: unknown) => number) => {
   const share = (value: unknown): number => {
     const errors = compiled.validate(value)

@@ -1,8 +1,9 @@
 /**
- * Links a JSON Schema: what comes out is one flat document of draft 2020-12 in which every reference is a pointer into its
- * own `$defs`, with nothing but keywords that assert. Identifiers, anchors and drafts are gone, `$dynamicRef` too: a schema that is reached
- * under different dynamic scopes is copied for each (draft 2020-12, core, 8.2.3.2). So schemas of different origin can share one
- * compiler without seeing each other, nothing is ever fetched, and the size of what is compiled is known before.
+ * Links a JSON Schema: what comes out is one flat document of draft 2020-12 in which every reference is a pointer
+ * into its own `$defs`, with nothing but keywords that assert. Identifiers, anchors and drafts are gone,
+ * `$dynamicRef` too: a schema that is reached under different dynamic scopes is copied for each (draft 2020-12, core,
+ * 8.2.3.2). So schemas of different origin can share one compiler without seeing each other, nothing is ever fetched,
+ * and the size of what is compiled is known before.
  */
 import { createRequire } from "node:module"
 import { asRecent, byPattern, conditions, cost, costKeyword, dependents, isObject, type Json } from "./schemaRewrite.ts"
@@ -225,8 +226,9 @@ class Linker {
   }
 
   /**
-   * ajv takes `contains` to evaluate every item. An item that matches `contains` is evaluated. So `unevaluatedItems` applies to those that match neither it nor the `contains` beside it
-   * or in its `allOf`. A `contains` in a branch that need not hold is taken to evaluate nothing.
+   * ajv takes `contains` to evaluate every item. An item that matches `contains` is evaluated. So `unevaluatedItems`
+   * applies to those that match neither it nor the `contains` beside it or in its `allOf`. A `contains` in a branch
+   * that need not hold is taken to evaluate nothing.
    */
   #contains(node: Json, out: Map<string, unknown>, all: Array<unknown>, scope: Scope): void {
     if (out.has("unevaluatedItems")) {

@@ -71,7 +71,9 @@ export const dependents = (out: Map<string, unknown>, all: Array<unknown>): void
   }
 }
 
-/** Whatever time a schema takes on a value, without the schemas within it, is bounded by this times a small constant. */
+/**
+ * Whatever time a schema takes on a value, without the schemas within it, is bounded by this times a small constant.
+ */
 export const cost = (out: ReadonlyMap<string, unknown>): readonly [number, number] => {
   let base = 1 + out.size
   let each = 1
