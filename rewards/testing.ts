@@ -99,7 +99,8 @@ type Examples<Data> = Example<Data> | ReadonlyArray<Example<Data>>
 /**
  * Mutates the examples and judges every mutant. What must be rejected and what may go either way is declared by each
  * mutation; where the verifier's purpose differs (a schema takes any number), say so in `expect`. A gold completion whose
- * half is also right makes false findings: choose golds that need all of their text.
+ * half is also right makes false findings: choose golds that need all of their text. A function runs in this thread, where
+ * nothing ends one that never yields: check what may hang, such as a backtracking pattern, as a `Verifier.worker`.
  *
  * Throws a TypeError for examples without gold or wrong completions, and for an unknown name in `expect`; fails with
  * VerifierLoadError when a pooled verifier cannot be loaded.

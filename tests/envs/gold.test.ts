@@ -6,10 +6,14 @@ import { assertSound, check } from "../../rewards/testing.ts"
 import * as Reward from "../../src/Reward.ts"
 import type * as Task from "../../src/Task.ts"
 import type { Tokenizer } from "../../src/Tokenizer.ts"
+import * as Verifier from "../../src/Verifier.ts"
 import type { VerifierFunction } from "../../src/Verifier.ts"
 import { wrote } from "./trajectory.ts"
 
 const seeds = Array.from({ length: 25 }, (_, seed) => seed * 7919)
+
+/** The last digit, up by one. */
+const offByOne = (answer: string): string => answer.replace(/\d(?=\D*$)/, (digit) => String((Number(digit) + 1) % 10))
 
 interface Bundle<Data extends { readonly answer: string }> {
   readonly tasks: Task.Source<Data>
@@ -52,8 +56,7 @@ const holds = Effect.fnUntraced(function* <Data extends { readonly answer: strin
     assert.isAbove(tasks.length, 0)
     for (const task of tasks) {
       const { answer } = task.data
-      // its last digit, up by one
-      const other = answer.replace(/\d(?=\D*$)/, (digit) => String((Number(digit) + 1) % 10))
+      const other = offByOne(answer)
       assert.strictEqual(yield* scoreOf(bundle, task, answer, options.end), 1, `seed ${seed}, task ${task.id}`)
       assert.notStrictEqual(other, answer)
       assert.isBelow(
@@ -119,6 +122,22 @@ describe("rewards of bundled tasks under the test kit", () => {
       })
       assert.isAbove(report.judged, 50)
       assertSound(report)
+    })
+  )
+  it.live("toolCaller", () =>
+    Effect.gen(function* () {
+      const bundle = toolCaller({ seed: 3, heldOut: 8 })
+      const tasks = yield* some(bundle, 8)
+      const examples = tasks.map((task) => ({ task, gold: [task.data.answer], wrong: [offByOne(task.data.answer)] }))
+      // the whole reward as one verifier
+      const verifier: VerifierFunction<(typeof tasks)[number]["data"]> = ({ task, trajectory }) =>
+        Effect.map(Reward.scoreGroup(bundle.reward, { task, trajectories: [trajectory] }), (scored) => {
+          const [{ outcomes, reward } = { outcomes: {}, reward: undefined }] = scored.trajectories
+          return reward ?? Verifier.unscorable(JSON.stringify(outcomes))
+        })
+      // the text is the call; 12+7 is as right as 7+12, and another question may have the same result
+      const expect = { prose: "reject", "other-task": "either", "observed-gold": "either" } as const
+      assertSound(yield* check(verifier, examples, { cost: false, expect }))
     })
   )
 })
