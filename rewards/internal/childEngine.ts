@@ -21,6 +21,10 @@ export interface Realm {
 
 export interface Engine {
   readonly realm: (kind: RealmKind, memoryMb: number, ask?: (text: string) => Promise<string>) => Promise<Realm>
+  /** Settles when a realm can be made at once: a start is not on a candidate's clock. */
+  readonly ready: () => Promise<void>
+  /** What ran had to be ended: nothing of it may go on. */
+  readonly abandon: () => void
   /** Ends what runs: the second clock. The next realm is of a new engine state. */
   readonly dispose: () => void
   /** An evaluation is over: nothing of it stays, and the next is prepared. */

@@ -101,20 +101,25 @@ export const make = (addon: string, events: EngineEvents): Engine => {
 
   const rest = (): void => {
     end()
-    const ahead = Math.min(maxSpare, Math.max(1, used))
+    const ahead = Math.min(maxSpare, Math.max(1, Math.floor(memoryNow / 16)), Math.max(1, used))
     used = 0
     if (kindNow === "test") return
-    const present = begin()
-    script = compile(present)
-    for (let index = 0; index < ahead; index++) {
-      const context = present.createContextSync()
-      spare.push({ context, run: script.runSync(context, { reference: true }) as ivm.Reference })
+    try {
+      const present = begin()
+      script = compile(present)
+      for (let index = 0; index < ahead; index++) {
+        const context = present.createContextSync()
+        spare.push({ context, run: script.runSync(context, { reference: true }) as ivm.Reference })
+      }
+    } catch {
+      // who needs it makes it anew, and meets the fault where it can be told
+      end()
     }
   }
 
   used = 1
   rest()
-  return { realm, dispose: end, rest }
+  return { realm, ready: async () => {}, abandon: end, dispose: end, rest }
 }
 
 /** What a rejection of isolated-vm says; its texts are its interface. */

@@ -17,6 +17,8 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
   let serial = 0
   let ask: ((text: string) => Promise<string>) | undefined
   let worker: Worker | undefined
+  /** The present thread has answered before. */
+  let answering = false
   const waiting = new Map<number, { resolve: (text: string) => void; reject: (fault: Error) => void }>()
 
   const settle = (fault: Ended): void => {
@@ -45,6 +47,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
         void reply(own, response.ask)
         return
       }
+      answering = true
       const { reject, resolve } = waiting.get(response.serial) ?? {}
       waiting.delete(response.serial)
       if ("status" in response) reject?.(new Ended(response.status, response.detail))
@@ -53,6 +56,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     const over = (fault: Ended): void => {
       if (worker !== own) return
       worker = undefined
+      answering = false
       settle(fault)
     }
     own.on("error", (fault) =>
@@ -72,6 +76,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
   const dispose = (): void => {
     const old = worker
     worker = undefined
+    answering = false
     settle(new Ended("timeout", ""))
     void old?.terminate()
   }
@@ -87,6 +92,11 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
         }
       }
     },
+    ready: async () => {
+      if (!answering) await request({ kind: "rest" })
+    },
+    // the interpreter stopped by itself, and the next realm has a runtime of its own
+    abandon: () => {},
     dispose,
     rest: () => void request({ kind: "rest" }).catch(() => {})
   }

@@ -83,6 +83,8 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     process.send!(response, undefined, {}, recycle ? die : undefined)
   }
   let results: Array<CaseResult> = []
+  /** Milliseconds of the present evaluation that were not the candidate's. */
+  let paused = 0
   /** This process cannot go on: what is known is said first. */
   const give = (status: CaseResult["status"]): void => finish([...results, result(status)], true)
 
@@ -95,6 +97,10 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
 
   /** What the work comes to, by the clocks. */
   const timed = async (timeout: number, work: () => Promise<CaseResult>): Promise<CaseResult> => {
+    // without an engine there is no verdict: the host tries again in another process
+    const before = performance.now()
+    await engine.ready().catch(die)
+    paused += performance.now() - before
     const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
     const last = setTimeout(() => give("timeout"), timeout + disposeAfter + dieAfter)
     try {
@@ -162,7 +168,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     const start = performance.now()
     let ended = 0
     for (const text of request.cases) {
-      const left = limits.total - (performance.now() - start)
+      const left = limits.total - (performance.now() - start - paused)
       if (left <= 0 || ended >= maxEnded) {
         results.push(result("timeout"))
         continue
@@ -179,7 +185,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
       if (outcome.status !== "value" && request.stopEarly) break
       if (outcome.status === "timeout" || outcome.status === "memory") {
         ended++
-        engine.dispose()
+        engine.abandon()
       }
     }
     finish(results, false)
@@ -222,7 +228,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     if (outcome.status === "timeout" || outcome.status === "memory") {
       session.ended++
       session.realm = undefined
-      engine.dispose()
+      engine.abandon()
     }
     finish([outcome], false)
   }
@@ -260,6 +266,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     id = request.id
     over = false
     results = []
+    paused = 0
     if (request.kind === "close") {
       open = undefined
       finish([], false)

@@ -58,7 +58,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
   }
   const size = options.children ?? (isMainThread ? availableParallelism() : 1)
   const asked: Isolation = options.isolation ?? "process"
-  const waiting: Array<() => void> = []
+  const waiting = new Set<() => void>()
   let running = 0
   let nextId = 0
   let ready: Promise<{ readonly pool: Pool; readonly boundary: Boundary }> | undefined
@@ -98,7 +98,12 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
       asked,
       found: best.isolation === "bubblewrap" ? "none" : best.isolation,
       detail,
-      remedy: best.remedy === "" ? "see that node and this package can be read by other users" : best.remedy
+      remedy:
+        best.remedy !== ""
+          ? best.remedy
+          : options.strongest === "process"
+            ? 'leave "strongest" out'
+            : "see that node and this package can be read by other users"
     })
   }
 
@@ -114,18 +119,36 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
   }
 
   /** One evaluation at a time per child: a place is handed on, first come first served. */
-  const placed = async <A>(work: (pool: Pool) => Promise<A>): Promise<A> => {
+  const placed = async <Result>(
+    signal: AbortSignal | undefined,
+    work: (pool: Pool) => Promise<Evaluation<Result>>
+  ): Promise<Evaluation<Result>> => {
     const { pool } = await started()
     if (running < size) running++
-    else await new Promise<void>((resolve) => waiting.push(resolve))
+    else if (!(await place(signal))) return infrastructure("interrupted")
     try {
       return await work(pool)
     } finally {
-      const next = waiting.shift()
+      const [next] = waiting
       if (next === undefined) running--
       else next()
     }
   }
+
+  /** Waits for a place; `false` when it was given up before. */
+  const place = (signal: AbortSignal | undefined): Promise<boolean> =>
+    new Promise((resolve) => {
+      const settle = (given: boolean): void => {
+        waiting.delete(take)
+        signal?.removeEventListener("abort", leave)
+        resolve(given)
+      }
+      const take = (): void => settle(true)
+      const leave = (): void => settle(false)
+      if (signal?.aborted) return resolve(false)
+      waiting.add(take)
+      signal?.addEventListener("abort", leave, { once: true })
+    })
 
   /** One try in one child. */
   const attempt = async (pool: Pool, request: ChildRequest, signal?: AbortSignal) => {
@@ -144,7 +167,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
     read: (result: CaseResult) => CallResult<Value>,
     signal: AbortSignal | undefined
   ): Promise<Evaluation<CallResult<Value>>> =>
-    placed(async (pool) => {
+    placed(signal, async (pool) => {
       if (request.code.source.length > maxSource) {
         return every(request, { status: "load", text: `the source is longer than ${maxSource} characters` }, read)
       }
@@ -176,7 +199,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
   }
 
   const test: Sandbox["test"] = (candidate, work, signal) =>
-    placed(async (pool) => {
+    placed(signal, async (pool) => {
       const code = codeOf(candidate)
       for (let tried = 1; ; tried++) {
         const outcome = await scriptTests.evaluate(pool, code, work.tests, limits, signal)
