@@ -33,10 +33,11 @@ const different = (reason: string): Decided => ({ equal: false, reason })
 const comparison = (oracle: Oracle) => {
   let asked = 0
   let because: string | undefined
+  // one for all parts: their work is bounded together
+  const own = algebra()
 
   const value = async (a: Expression, b: Expression): Promise<boolean> => {
     if (a.op === "infinity" || b.op === "infinity") return false
-    const own = algebra()
     const verdict = own.compare(own.of(a), own.of(b))
     if (verdict !== "undecided") return verdict === "equal"
     const names = [...symbols(b, symbols(a))].toSorted()
@@ -170,7 +171,6 @@ const comparison = (oracle: Oracle) => {
         if (left !== undefined && right !== undefined && (await same(left, right))) return true
       }
       if (!equation(a) || !equation(b)) return false
-      const own = algebra()
       const differences = [a, b].map(({ sides: [left, right] }) =>
         left?.kind === "value" && right?.kind === "value" ? own.sub(own.of(left.value), own.of(right.value)) : undefined
       )
@@ -294,13 +294,14 @@ const asInterval = (relation: {
 
 /** Whether the answer has a value at all: nothing equals what has none. Throws `NonFinite`, `TooLarge`. */
 export const finite = ({ answer }: Measured): void => {
+  const own = algebra()
   const visit = (part: Answer): void => {
     if (part.kind === "value") {
       if (infinity(part.value) !== 0) throw new NonFinite("infinity")
-      for (const branch of branches(part.value)) algebra().of(branch)
+      for (const branch of branches(part.value)) own.of(branch)
     } else if ("items" in part) part.items.forEach(visit)
     else if (part.kind === "relation") part.sides.forEach(visit)
-    else if (part.kind === "matrix") for (const row of part.rows) for (const cell of row) algebra().of(cell)
+    else if (part.kind === "matrix") for (const row of part.rows) for (const cell of row) own.of(cell)
   }
   visit(answer)
 }

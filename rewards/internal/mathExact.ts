@@ -26,8 +26,8 @@ export interface Exact {
 }
 
 const maxTerms = 400
-/** Products of terms in one comparison: a few milliseconds. */
-const maxWork = 60_000
+/** Products of terms in one comparison: some tens of milliseconds. */
+const maxWork = 80_000
 
 const keyOf = (powers: Powers): string =>
   [...powers]

@@ -91,25 +91,32 @@ export const binomial = (n: bigint, k: bigint): bigint => {
  */
 export const factors = (value: bigint): { readonly primes: ReadonlyMap<bigint, number>; readonly certain: boolean } => {
   const primes = new Map<bigint, number>()
-  let rest = value
-  const take = (p: bigint): void => {
-    let count = 0
-    while (rest % p === 0n) {
-      rest /= p
-      count++
+  const count = (p: bigint): void => {
+    primes.set(p, (primes.get(p) ?? 0) + 1)
+  }
+  let large = value
+  for (let p = 2n; large > safe && p < 5000n; p += p === 2n ? 1n : 2n) {
+    while (large % p === 0n) {
+      large /= p
+      count(p)
     }
-    if (count > 0) primes.set(p, count)
   }
-  if (rest > 0n) take(2n)
-  let p = 3
-  for (; p < 100_000 && BigInt(p) * BigInt(p) <= rest; p += 2) {
-    if (rest <= BigInt(Number.MAX_SAFE_INTEGER) && Number(rest) % p !== 0) continue
-    take(BigInt(p))
+  if (large > safe) {
+    count(large)
+    return { primes, certain: false }
   }
-  const certain = BigInt(p) * BigInt(p) > rest
-  if (rest > 1n) primes.set(rest, 1)
-  return { primes, certain }
+  let rest = Number(large)
+  let p = 2
+  for (; p < 100_000 && p * p <= rest; p += p === 2 ? 1 : 2) {
+    while (rest % p === 0) {
+      rest /= p
+      count(BigInt(p))
+    }
+  }
+  if (rest > 1) count(BigInt(rest))
+  return { primes, certain: p * p > rest }
 }
+const safe = BigInt(Number.MAX_SAFE_INTEGER)
 
 /** Decimal digits, with a point or without. `repeating`: the digits that repeat for ever after them. */
 export const decimal = (digits: string, exponent = 0, repeating = ""): Rational => {
