@@ -9,11 +9,12 @@ import * as os from "node:os"
 import * as path from "node:path"
 import * as envs from "quintain/envs"
 import * as rewards from "quintain/rewards"
+import * as testing from "quintain/rewards/testing"
 import * as quintain from "quintain"
 import manifest from "../package.json" with { type: "json" }
 
 const root = path.dirname(import.meta.dirname)
-const entries = { quintain, "quintain/rewards": rewards, "quintain/envs": envs }
+const entries = { quintain, "quintain/rewards": rewards, "quintain/rewards/testing": testing, "quintain/envs": envs }
 const targets = Object.values(manifest.exports).filter((target) => typeof target !== "string")
 
 /** Names of values; a namespace (`export * as Loss`) is opened one level. */
