@@ -9,6 +9,7 @@ export const reasonClass = (reason: string | undefined): string => {
   if (reason === undefined || reason.trim() === "") return "no reason given"
   return reason
     .slice(0, 200)
+    .replaceAll(/"[^"]*(?:"|$)/g, '"..."')
     .split(/[,;:(\n]/, 1)[0]!
     .replaceAll(/\d+/g, "#")
     .trim()
