@@ -50,13 +50,21 @@ export interface Calls {
   readonly stopEarly?: boolean
 }
 
-/** Runs of a whole program, each with a standard input of its own. */
+/**
+ * Runs of a whole program, each with a standard input of its own. A JavaScript program has `console.log`, `readline()`,
+ * `process.stdin`, `stdout`, `exit`, and, of node's modules, what `fs`, `readline`, `os` and `process` need for that.
+ */
 export interface Programs {
   readonly inputs: ReadonlyArray<string>
   readonly stopEarly?: boolean
 }
 
-/** A test file of the user's, which runs in a realm of its own and reaches the candidate's functions over a data channel. */
+/**
+ * A test file of the user's, which runs in a process of its own and reaches the candidate's functions over a data channel.
+ * In JavaScript or TypeScript: `import { add } from "./solution"` (any relative path), and `describe`, `it`, `test`,
+ * `expect`, hooks and `assert` as in vitest, jest, node:test and node:assert. Data travels; a test that passes a function,
+ * or makes an instance of a candidate's class, is refused as the file's own fault.
+ */
 export interface Tests {
   readonly tests: string
 }

@@ -1,6 +1,50 @@
 /** What model-written code, and the tests of a user, can import: source text of stand-in modules. */
 import { programModules } from "./programPrelude.ts"
-import { testModules } from "./testPrelude.ts"
+
+/** What a test file can import, by module: the names that it exports beside its default. */
+const runner = [
+  "describe",
+  "suite",
+  "it",
+  "test",
+  "beforeEach",
+  "afterEach",
+  "beforeAll",
+  "afterAll",
+  "before",
+  "after",
+  "expect",
+  "assert"
+]
+const assertions = [
+  "ok",
+  "equal",
+  "notEqual",
+  "strictEqual",
+  "notStrictEqual",
+  "deepEqual",
+  "deepStrictEqual",
+  "notDeepEqual",
+  "notDeepStrictEqual",
+  "throws",
+  "doesNotThrow",
+  "rejects",
+  "doesNotReject",
+  "match",
+  "doesNotMatch",
+  "fail",
+  "assert",
+  "strict"
+]
+const testModules: Readonly<Record<string, ReadonlyArray<string>>> = {
+  vitest: runner,
+  "@jest/globals": runner,
+  "bun:test": runner,
+  test: runner,
+  assert: assertions,
+  "assert/strict": assertions,
+  chai: ["assert", "expect"]
+}
 
 const withoutPrefix = (specifier: string): string => specifier.replace(/^node:/, "")
 

@@ -4,51 +4,6 @@
  * candidate's functions are stand-ins, which ask the host and get data.
  */
 
-/** What a test file can import, by module: the names that it exports beside its default. */
-const runner = [
-  "describe",
-  "suite",
-  "it",
-  "test",
-  "beforeEach",
-  "afterEach",
-  "beforeAll",
-  "afterAll",
-  "before",
-  "after",
-  "expect",
-  "assert"
-]
-const assertions = [
-  "ok",
-  "equal",
-  "notEqual",
-  "strictEqual",
-  "notStrictEqual",
-  "deepEqual",
-  "deepStrictEqual",
-  "notDeepEqual",
-  "notDeepStrictEqual",
-  "throws",
-  "doesNotThrow",
-  "rejects",
-  "doesNotReject",
-  "match",
-  "doesNotMatch",
-  "fail",
-  "assert",
-  "strict"
-]
-export const testModules: Readonly<Record<string, ReadonlyArray<string>>> = {
-  vitest: runner,
-  "@jest/globals": runner,
-  "bun:test": runner,
-  test: runner,
-  assert: assertions,
-  "assert/strict": assertions,
-  chai: ["assert", "expect"]
-}
-
 export const tests = String.raw`
   const asked = global.__quintainAsk
   delete global.__quintainAsk
