@@ -74,7 +74,7 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
     {
       file: interpreter.file,
       args: [...interpreter.args, "-c", interpreter.boot],
-      env: { PATH: "/usr/bin:/bin", HOME: "/tmp", LANG: "C.UTF-8", MALLOC_ARENA_MAX: "2" },
+      env: { PATH: "/usr/bin:/bin", HOME: "/tmp", LANG: "C.UTF-8", MALLOC_ARENA_MAX: "2", OPENBLAS_NUM_THREADS: "1" },
       readable: interpreter.readable,
       memoryMb: limits.memoryMb + interpreterMb,
       addressMb: limits.memoryMb + interpreterMb,

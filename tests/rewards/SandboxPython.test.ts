@@ -459,6 +459,24 @@ def test_text(): assert text() == "y"
     for (const { name, status } of outcomes) assert.include(["fail", "error"], status, name)
   })
 
+  it("lets no exception of the candidate's end a loop of the test's", async () => {
+    const outcomes = await tested(
+      "def stop(x): raise StopIteration",
+      `
+from solution import stop
+import pytest
+def test_map(): assert all(map(stop, [1, 2]))
+def test_list(): assert list(map(stop, [])) == list(map(stop, [1]))
+def test_expected():
+    with pytest.raises(StopIteration): stop(1)
+`
+    )
+    assert.deepStrictEqual(
+      outcomes.map(({ status }) => status),
+      ["error", "error", "pass"]
+    )
+  })
+
   it("judges HumanEval's form and bare asserts", async () => {
     const check = `
 METADATA = {}
@@ -572,11 +590,12 @@ describe.skipIf(!confinable)("the host", () => {
   })
 
   it("keeps no process, descriptor, group or file", async () => {
+    await sandbox.close()
     const own = SandboxPython.make({ timeout: 300, total: 600, children: 2 })
     const evaluate = (source: string) => own.call(python(source), { entry: "f", calls: [[]] })
     await evaluate("def f(): pass")
     await own.close()
-    await settled(() => children().length <= idle)
+    await settled(() => children().length === 0)
     const before = { open: descriptors(), files: readdirSync(tmpdir()).length }
     for (let round = 0; round < 5; round++) {
       await Promise.all(
@@ -589,11 +608,10 @@ describe.skipIf(!confinable)("the host", () => {
       )
     }
     await own.close()
-    await settled(() => children().length <= idle && descriptors() <= before.open)
+    await settled(() => children().length === 0 && descriptors() <= before.open)
     assert.isAtMost(readdirSync(tmpdir()).filter((name) => name.startsWith("quintain")).length, before.files)
   })
 
-  const idle = 2
   /** Children of this process that are a sandbox's, dead ones among them. */
   const children = (): ReadonlyArray<string> =>
     readFileSync(`/proc/self/task/${process.pid}/children`, "utf8")
