@@ -100,7 +100,7 @@ export const judge = <Data = any>(
   const permits = Semaphore.makeUnsafe(concurrency)
   const memory = makeMemory(cache)
 
-  return ({ task, trajectory }) => {
+  return Verifier.withDeadline(QUEUE, ({ task, trajectory }) => {
     const text = options.text?.(trajectory) ?? trajectory.text
     if (text.trim() === "") return { score: 0, reason: "empty" }
     if (text.length > maxCharacters) return { score: 0, reason: `longer than ${maxCharacters} characters` }
@@ -131,8 +131,11 @@ export const judge = <Data = any>(
       .update(canonical([criteria, scale, votes, sections]))
       .digest("base64")
     return Effect.flatMap(LanguageModel.LanguageModel, (model) => memory(model, key, all))
-  }
+  })
 }
+
+/** Milliseconds to wait for a turn, and for the calls that `timeout` and `retries` allow. */
+const QUEUE = 600_000
 
 interface NamedCriterion {
   readonly name: string

@@ -136,7 +136,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
   const sandboxOf = options.sandbox ?? ((language) => Sandbox.get({ ...options, language }))
   const all = (options.score ?? "all") === "all"
 
-  return async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
+  return Verifier.withDeadline(QUEUE, async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
     const work = workOf(options, task)
     const comparison = named ?? ("comparison" in work ? work.comparison : undefined) ?? "exact"
     const wrong = typeof comparison === "function" ? undefined : comparisonFault(comparison)
@@ -189,8 +189,11 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
       }
       throw failure
     }
-  }
+  })
 }
+
+/** Milliseconds to wait for a place in the sandbox, behind candidates that use up their own time. */
+const QUEUE = 600_000
 
 const workOf = <Data>(options: UnitTestsOptions<Data>, task: Task<Data>): UnitTestWork => {
   const given = <Value>(value: Given<Data, Value>): Value =>

@@ -171,7 +171,7 @@ export const group = <Data = any, R = never>(verifier: GroupFunction<Data, R>): 
 export interface ScoreOptions {
   /** Groups scored at the same time; with it, what is in flight is bounded. Default 8. */
   readonly concurrency?: number
-  /** Milliseconds of one verdict on the main thread; pooled verifiers have their own. Default 10,000. */
+  /** Milliseconds of one verdict on the main thread, where its verifier states none. Default 10,000. */
   readonly deadline?: number
   /** How often a verdict that is unscorable is asked for again. Default 1. */
   readonly retries?: number
@@ -367,7 +367,7 @@ const judgeOne = (
   const input = { task: context.task, trajectory }
   const once =
     typeof verifier === "function"
-      ? Verifier.run(verifier, input, context.deadline)
+      ? Verifier.run(verifier, input, verifier.deadline ?? context.deadline)
       : VerifierPool.use((pool) => pool.verify(verifier, input))
   return Effect.gen(function* () {
     for (let attempts = 1; ; attempts++) {

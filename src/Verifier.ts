@@ -44,9 +44,11 @@ export interface VerifierInput<out Data = unknown> {
 }
 
 /** Sync, async or Effect. A throw, a rejection or a failure is unscorable: judging failed, not the policy. */
-export type VerifierFunction<Data = any, R = never> = (
-  input: VerifierInput<Data>
-) => Verdict | Promise<Verdict> | Effect.Effect<Verdict, unknown, R>
+export interface VerifierFunction<Data = any, R = never> {
+  (input: VerifierInput<Data>): Verdict | Promise<Verdict> | Effect.Effect<Verdict, unknown, R>
+  /** Milliseconds of one verdict; by default the stage's. See {@link withDeadline}. */
+  readonly deadline?: number
+}
 
 /** A verifier that runs in the {@link VerifierPool}, named by module and export. Make it with {@link worker}. */
 export interface WorkerVerifier<in Data = any> {
@@ -94,6 +96,20 @@ export const worker = <Data = any>(spec: {
   ...(spec.options === undefined ? {} : { options: spec.options }),
   ...(spec.deadline === undefined ? {} : { deadline: spec.deadline })
 })
+
+/**
+ * States a verifier's own deadline in milliseconds, in place of the stage's (`Reward.score`): for one that waits for its turn
+ * at something, such as a sandbox or a judge, and keeps clocks of its own once it has it.
+ *
+ * @example
+ * ```ts
+ * const slow = Verifier.withDeadline(60_000, async ({ trajectory, signal }) => (await ask(trajectory.text, signal)).score)
+ * ```
+ */
+export const withDeadline = <Data, R>(
+  deadline: number,
+  verifier: (input: VerifierInput<Data>) => ReturnType<VerifierFunction<Data, R>>
+): VerifierFunction<Data, R> => Object.assign(verifier, { deadline })
 
 /** A verdict that says that there is none: the trajectory is retried, then left out of the baseline and counted. */
 export const unscorable = (reason: string, kind: UnscorableKind = "declared"): Unscorable => ({

@@ -179,6 +179,31 @@ describe("Reward", () => {
     })
   )
 
+  it.effect("gives a verifier that states a deadline its own", () =>
+    Effect.gen(function* () {
+      const late = Effect.as(Effect.sleep(5000), 0.75)
+      const fiber = yield* Effect.forkChild(
+        Effect.all(
+          [
+            one(
+              Verifier.withDeadline(6000, () => late),
+              { deadline: 1000, retries: 0 }
+            ),
+            one(
+              Verifier.withDeadline(4000, () => late),
+              { deadline: 9000, retries: 0 }
+            )
+          ],
+          { concurrency: "unbounded" }
+        )
+      )
+      yield* TestClock.adjust("5 seconds")
+      const [longer, shorter] = yield* Fiber.join(fiber)
+      assert.strictEqual(longer.reward, 0.75)
+      assert.deepInclude(shorter.outcomes["score"], { _tag: "Unscorable", kind: "timeout" })
+    })
+  )
+
   it.effect("combines token scores when every weighted part has them", () =>
     Effect.gen(function* () {
       const a = () => ({ score: 1, tokenScores: [1, 0, 0] })
