@@ -6,7 +6,7 @@
  *     npm run bench -- step pool                     some of them
  *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
  */
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import { availableParallelism, cpus } from "node:os"
 import { fileURLToPath } from "node:url"
 
@@ -22,7 +22,9 @@ const node = (file: string, ...args: ReadonlyArray<string>): string =>
 /** With its lines as they come. */
 const follow = (file: string, ...args: ReadonlyArray<string>): void => {
   const flags = ["--conditions=quintain-source", "--expose-gc"]
-  execFileSync(process.execPath, [...flags, `${root}tests/bench/${file}`, ...args], { cwd: root, stdio: "inherit" })
+  const script = [...flags, `${root}tests/bench/${file}`, ...args]
+  // it has said what is wrong; the other parts still run
+  if (spawnSync(process.execPath, script, { cwd: root, stdio: "inherit" }).status !== 0) process.exitCode = 1
 }
 
 interface StepFigures {
