@@ -75,7 +75,7 @@ export const answer = <Data = { readonly answer: string }>(
   const ways: ReadonlyArray<Extraction> =
     typeof extract === "string" || typeof extract === "function" ? [extract] : extract
   checkOptions(options, ways)
-  return async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
+  return Verifier.withDeadline(QUEUE, async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
     const expected = expectedOf(task, options)
     if (typeof expected === "string") return Verifier.unscorable(expected)
     const found = extractAnswer(trajectory.turns.at(-1) ?? trajectory.text, ways, options.choices)
@@ -93,8 +93,11 @@ export const answer = <Data = { readonly answer: string }>(
       reason: `${found.by} "${shorten(found.text)}"${reason === "" ? "" : `: ${reason}`}`,
       metrics: { extracted: 1 }
     }
-  }
+  })
 }
+
+/** Milliseconds to wait for the library's processes, behind answers that use up their own time. */
+const QUEUE = 600_000
 
 const defaults = (compare: AnswerComparison<never>): ReadonlyArray<Extraction> => {
   if (compare === "choice") return ["choice"]
