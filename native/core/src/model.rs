@@ -250,7 +250,9 @@ impl Model {
             self.kept = None;
             recorded = self.recorded(forest, first_kept, &mut work);
         }
-        let result = self.evaluate(forest, &plan, options, recorded.as_deref(), first_kept, &mut work, abort);
+        // One handover to the pool for the whole pass: a small model's operations are shorter than a handover each.
+        let result =
+            self.rt.run(|| self.evaluate(forest, &plan, options, recorded.as_deref(), first_kept, &mut work, abort));
         self.work = work;
         let (logprobs, entropy, stats) = result?;
         let id = self.next_id;
@@ -376,7 +378,7 @@ impl Model {
         let Some(kept) = self.kept.take() else { unreachable!("checked above") };
         let mut work = std::mem::take(&mut self.work);
         let mut gradients = std::mem::take(&mut self.gradients);
-        let result = self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort);
+        let result = self.rt.run(|| self.run_backward(&kept, dlogprob, dentropy, &mut work, &mut gradients, abort));
         self.work = work;
         self.gradients = gradients;
         match result {
@@ -455,7 +457,8 @@ impl Model {
         if self.accumulated == 0 {
             return Err(Error::state("step", "there are no gradients: call backward first"));
         }
-        Ok(self.update(&settings))
+        let rt = self.rt.clone();
+        Ok(rt.run(|| self.update(&settings)))
     }
 
     fn update(&mut self, settings: &AdamW) -> StepReport {

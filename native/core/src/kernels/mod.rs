@@ -16,7 +16,6 @@ pub mod reference;
 mod rows;
 mod runtime;
 mod simd;
-mod team;
 mod tile;
 mod tile_pairs;
 mod transpose;

@@ -1,7 +1,6 @@
 //! The threads and the instruction set that every operation runs with.
 
 use super::Isa;
-use super::team::Team;
 use crate::error::{Error, Result};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ pub struct Runtime {
     pub isa: Isa,
     /// How many threads work on one operation. Never changes a result.
     pub threads: usize,
-    team: Team,
+    pool: rayon::ThreadPool,
 }
 
 impl Runtime {
@@ -23,15 +22,26 @@ impl Runtime {
         if threads == 0 {
             return Err(Error::config("threads", "0; use at least 1"));
         }
-        let team =
-            Team::new(threads).map_err(|error| Error::Internal { op: "Runtime::new", message: error.to_string() })?;
-        Ok(Arc::new(Runtime { isa, threads, team }))
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|error| Error::Internal { op: "Runtime::new", message: error.to_string() })?;
+        Ok(Arc::new(Runtime { isa, threads, pool }))
     }
 
-    /// Runs `body(0) .. body(tasks - 1)`, in any order, on the runtime's threads, the calling one among them; returns when
-    /// all are done.
+    /// Runs `work` on one of the runtime's threads. Within it, [`parallel`](Self::parallel) starts without a handover: for
+    /// many short operations in a row.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    /// Runs `body(0) .. body(tasks - 1)`, in any order, on the runtime's threads; returns when all are done.
     pub fn parallel(&self, tasks: usize, body: impl Fn(usize) + Sync) {
-        self.team.run(tasks, &body);
+        use rayon::prelude::*;
+        if tasks <= 1 || self.threads == 1 {
+            return (0..tasks).for_each(body);
+        }
+        self.pool.install(|| (0..tasks).into_par_iter().for_each(&body));
     }
 
     /// Splits `0..len` into ranges of at least `grain` (all but the last a multiple of it) and runs `body` on each.

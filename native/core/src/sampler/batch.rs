@@ -179,7 +179,7 @@ impl Batch {
         }
         self.admit();
         self.plan();
-        let result = self.compute(model);
+        let result = model.rt.run(|| self.compute(model));
         self.running.retain(|sequence| !sequence.finished);
         result
     }
