@@ -16,11 +16,39 @@ pub const STEP: usize = 32;
 /// Rows of an A tile: `a` is padded with rows to a multiple of it.
 pub const TILE_ROWS: usize = 16;
 
+/// What a thread needs while it multiplies pairs: the tiles of AMX, configured once for many products of tiles.
+pub struct Unit {
+    isa: Isa,
+}
+
+impl Unit {
+    /// `isa` is supported here.
+    pub fn new(isa: Isa) -> Unit {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Amx {
+            // SAFETY: `isa` is supported.
+            unsafe { x86::configure() };
+        }
+        Unit { isa }
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Amx {
+            // SAFETY: `isa` is supported.
+            unsafe { x86::release() };
+        }
+    }
+}
+
 /// `c (+)= a · b`, `a` bf16 rows (see [`super::transpose::TiledRows`], tiled for AMX) and `b` a panel of pairs, both
 /// padded to [`STEP`].
 ///
 /// # Safety
-/// `isa` is supported here and at least [`Isa::Avx512Bf16`]; the pointers are valid for the stated extents.
+/// `isa` is supported here and at least [`Isa::Avx512Bf16`], and this thread has a [`Unit`] of it; the pointers are valid for
+/// the stated extents.
 pub unsafe fn tile_pairs(isa: Isa, tile: &Tile<u16, u16>) {
     debug_assert!(tile.k.is_multiple_of(STEP));
     match isa {

@@ -24,14 +24,31 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// Readies this thread's tiles.
+///
+/// # Safety
+/// On AMX, whose state was requested when `Isa::Amx` was found supported.
+pub unsafe fn configure() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, preserves_flags)) };
+}
+
+/// Gives the tiles back: threads that hold some are slower to switch.
+///
+/// # Safety
+/// On AMX.
+pub unsafe fn release() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+}
+
 /// See [`super::tile_pairs`].
 ///
 /// # Safety
-/// As there, on AMX.
+/// As there, on AMX, with the tiles configured.
 pub unsafe fn amx(t: &Tile<u16, u16>) {
-    // SAFETY: the caller's promise; tile state was requested when `Isa::Amx` was found supported.
+    // SAFETY: the caller's promise.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, preserves_flags));
         let mut row = 0;
         while row < t.rows {
             let rows = (t.rows - row).min(2 * TILE_ROWS);
@@ -45,7 +62,6 @@ pub unsafe fn amx(t: &Tile<u16, u16>) {
             }
             row += rows;
         }
-        asm!("tilerelease", options(nomem, nostack, preserves_flags));
     }
 }
 

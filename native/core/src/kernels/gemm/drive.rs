@@ -3,6 +3,7 @@
 use crate::kernels::aligned::{AlignedVec, Plain};
 use crate::kernels::packed::NR;
 use crate::kernels::tile::{AHEAD, Tile};
+use crate::kernels::tile_pairs::Unit;
 use crate::kernels::{Isa, Runtime};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -160,13 +161,14 @@ impl Scratch for u16 {
 }
 
 /// Computes a product: `rows` and `panels` yield the operands for a range of rows or panels and of steps, using the
-/// scratch they are given where they have to rearrange; `tile` multiplies. Where panels are too few for the threads,
-/// rows are cut too.
+/// scratch they are given where they have to rearrange; `tile` multiplies, while the thread holds what `ready` gave. Where
+/// panels are too few for the threads, rows are cut too.
 pub fn drive<A: Scratch, B: Scratch>(
     rt: &Runtime,
     p: &Product,
     rows: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<A>) -> Rows<A> + Sync,
     panels: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<B>) -> Panels<B> + Sync,
+    ready: fn(Isa) -> Option<Unit>,
     tile: unsafe fn(Isa, &Tile<A, B>),
 ) {
     let count = p.n.div_ceil(NR);
@@ -182,6 +184,7 @@ pub fn drive<A: Scratch, B: Scratch>(
         let group = first..count.min(first + group);
         let cut = task % cuts;
         let chunks = chunks * cut / cuts..chunks * (cut + 1) / cuts;
+        let _unit = ready(rt.isa);
         A::with(|rows_scratch| {
             B::with(|panels_scratch| {
                 for first in group.clone().step_by(p.group) {

@@ -38,7 +38,7 @@ pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: Weight, y: &mut 
             let rows = |range: Range<usize>, ks: Range<usize>, _: &mut _| x.rows(range.start, ldx, ks.start, 1);
             let panels = stored(&w.data, k * NR, NR);
             let product = Product::new::<f32>(m, n, k, chunk, output).streaming::<f32>(chunk);
-            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), tile_f32);
+            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), |_| None, tile_f32);
         }
         Weight::Bf16(w) if rt.isa < Isa::Avx512Bf16 => f32::with(|rounded| {
             let rounded = rounded.reserve(m * k);
@@ -47,7 +47,7 @@ pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: Weight, y: &mut 
             let rows = |range: Range<usize>, ks: Range<usize>, _: &mut _| x.rows(range.start, k, ks.start, 1);
             let panels = stored(&w.data, w.panel_len(), NR);
             let product = Product::new::<u16>(m, n, k, chunk, output).streaming::<u16>(chunk);
-            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), tile_widened);
+            drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), |_| None, tile_widened);
         }),
         Weight::Bf16(w) => pairs::linear(rt, x, m, ldx, w, output),
     }
@@ -85,7 +85,7 @@ pub fn linear_dx(
             }
             Panels { b: b.as_ptr(), step: NR, panel }
         };
-        drive(rt, &product, rows, panels, tile_f32);
+        drive(rt, &product, rows, panels, |_| None, tile_f32);
     };
     match w {
         _ if rt.isa == Isa::Reference => naive::linear_dx(dy, m, ldy, w, dx, ldx, accumulate),
@@ -144,7 +144,7 @@ pub fn linear_dw(
             }
             Panels { b: b.as_ptr(), step: NR, panel }
         };
-        drive(rt, &product, rows, panels, tile_f32);
+        drive(rt, &product, rows, panels, |_| None, tile_f32);
     };
     if !bf16 {
         return compute(dy, ldy, x, ldx);

@@ -3,7 +3,7 @@
 use super::drive::{Output, Panels, Product, Scratch, Shared, chunk, drive, stored};
 use crate::kernels::aligned::AlignedVec;
 use crate::kernels::packed::{NR, PackedBf16};
-use crate::kernels::tile_pairs::{STEP, TILE_ROWS, tile_pairs};
+use crate::kernels::tile_pairs::{STEP, TILE_ROWS, Unit, tile_pairs};
 use crate::kernels::transpose::{self, TiledRows};
 use crate::kernels::{Isa, Runtime};
 use std::ops::Range;
@@ -33,7 +33,7 @@ fn product(
     let a = Shared(a.as_ptr());
     let rows =
         |range: Range<usize>, ks: Range<usize>, _: &mut _| a.rows(range.start, layout.width, ks.start, layout.height);
-    drive(rt, &product, rows, panels, tile_pairs);
+    drive(rt, &product, rows, panels, |isa| Some(Unit::new(isa)), tile_pairs);
 }
 
 /// [`super::linear`], operands checked.
