@@ -9,6 +9,7 @@ import * as Extract from "./internal/mathExtract.ts"
 import { lastNumber, numbers, type Found } from "./internal/mathNumbers.ts"
 import * as Q from "./internal/mathRational.ts"
 import { exactMatch, tokenF1 } from "./internal/normaliseAnswer.ts"
+import { lastTurn } from "./internal/policyText.ts"
 import { equivalent } from "./MathEquivalence.ts"
 
 /**
@@ -78,7 +79,7 @@ export const answer = <Data = { readonly answer: string }>(
   return Verifier.withDeadline(QUEUE, async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
     const expected = expectedOf(task, options)
     if (typeof expected === "string") return Verifier.unscorable(expected)
-    const found = extractAnswer(trajectory.turns.at(-1) ?? trajectory.text, ways, options.choices)
+    const found = extractAnswer(lastTurn(trajectory), ways, options.choices)
     if ("fault" in found) return { score: 0, reason: found.fault, metrics: { extracted: 0 } }
     let best: Judged = { score: 0, reason: "" }
     for (const one of expected.several) {

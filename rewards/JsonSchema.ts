@@ -11,6 +11,7 @@ import { parseJson, readJson, type Parsed } from "./internal/extractJson.ts"
 import { compile, type ErrorObject } from "./internal/schemaCompile.ts"
 import { creditOf } from "./internal/schemaCredit.ts"
 import type { Draft, LinkOptions } from "./internal/schemaLink.ts"
+import { lastTurn } from "./internal/policyText.ts"
 
 /**
  * A JSON Schema document, or what can be turned into one: an effect Schema, or a schema of any library that
@@ -77,7 +78,7 @@ export const jsonSchema = <Data = any>(
     schemas: options.schemas ?? {}
   })
   const fixed = isByTask(schema) ? undefined : judge(schema)
-  const read = ({ text }: { readonly text: string }): Parsed =>
+  const read = (text: string): Parsed =>
     options.extract === undefined || strict
       ? readJson(text, maxCharacters, strict ? "strict" : lenient ? "lenient" : "default")
       : text.length > 4 * maxCharacters
@@ -85,7 +86,7 @@ export const jsonSchema = <Data = any>(
         : parseJson(options.extract(text), maxCharacters)
   return ({ task, trajectory }) => {
     const judged = fixed ?? judge((schema as (task: Task<Data>) => SchemaLike)(task))
-    const parsed = read(trajectory)
+    const parsed = read(lastTurn(trajectory))
     if ("fault" in parsed) return { score: 0, reason: `no JSON: ${parsed.fault}` }
     const { errors, credit } = judged(parsed.value)
     if (errors === undefined) return { score: 0, reason: "invalid: it takes more steps to validate than are taken" }

@@ -19,6 +19,7 @@ import type { Trajectory } from "../src/Trajectory.ts"
 import * as Verifier from "../src/Verifier.ts"
 import { canonical } from "./internal/canonicalJson.ts"
 import { instructions, neutral, question, type Secrets, type Section } from "./internal/judgePrompt.ts"
+import { policyText } from "./internal/policyText.ts"
 
 /** What one criterion asks for, and its share of the score. */
 export interface Criterion {
@@ -38,7 +39,7 @@ export interface JudgeOptions<in Data = any> {
   readonly question?: (task: Task<Data>) => string
   /** A right answer, for the judge to compare with. Default none. */
   readonly reference?: (task: Task<Data>) => string | undefined
-  /** The text that is judged. Default: `trajectory.text`. */
+  /** The text that is judged. Default: what the policy wrote, all turns. */
   readonly text?: (trajectory: Trajectory) => string
   /** A longer text scores 0 unread. Characters. Default 32,768. */
   readonly maxCharacters?: number
@@ -101,7 +102,7 @@ export const judge = <Data = any>(
   const memory = makeMemory(cache)
 
   return Verifier.withDeadline(QUEUE, ({ task, trajectory }) => {
-    const text = options.text?.(trajectory) ?? trajectory.text
+    const text = (options.text ?? policyText)(trajectory)
     if (text.trim() === "") return { score: 0, reason: "empty" }
     if (text.length > maxCharacters) return { score: 0, reason: `longer than ${maxCharacters} characters` }
     const criteria = fixed ?? parseRubric((options.rubric as (task: Task<Data>) => Rubric)(task))

@@ -56,6 +56,7 @@ class Lost extends Error {}
  *
  * @param options `timeout` and `total` in milliseconds, `memoryMb` per process and, where a control group can be made, of
  *   all its processes.
+ * @param tools what to confine with, for tests; default: what is installed.
  *
  * @example
  * ```ts
@@ -67,10 +68,7 @@ class Lost extends Error {}
  * // { _tag: "Evaluated", results: [{ name: "test_add", status: "pass", detail: "" }] }
  * ```
  */
-export const make = (options: PythonOptions = {}): Sandbox => makeWith(options)
-
-/** @internal `tools` stands in for what is installed here. */
-export const makeWith = (options: PythonOptions, tools?: Tools): Sandbox => {
+export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
   const timeout = options.timeout ?? 1000
   const total = options.total ?? 5000
   const least: Isolation = options.isolation ?? "bubblewrap"

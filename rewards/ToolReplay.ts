@@ -7,6 +7,7 @@ import * as Verifier from "../src/Verifier.ts"
 import { answerPart } from "./internal/completion.ts"
 import { parseJson, readJson } from "./internal/extractJson.ts"
 import { equals } from "./internal/compare.ts"
+import { policyText } from "./internal/policyText.ts"
 
 export interface ToolCall {
   readonly name: string
@@ -80,7 +81,7 @@ export const toolReplay = <Data = any, State = undefined>(
       const { fault } = right.results[broken] as { readonly fault: string }
       return Verifier.unscorable(`expected call ${broken + 1} of task ${task.id} fails: ${fault}`)
     }
-    const parsed = parse(trajectory.text)
+    const parsed = parse(policyText(trajectory))
     if ("fault" in parsed) return { score: 0, reason: `no tool call: ${parsed.fault}` }
     const { calls } = parsed
     if (calls.length > maxCalls) return { score: 0, reason: `${calls.length} calls, at most ${maxCalls} are replayed` }

@@ -4,6 +4,7 @@ import * as Verifier from "../src/Verifier.ts"
 import { comparisonFault, outputsMatch, valuesMatch, type NamedComparison, type Tolerance } from "./internal/compare.ts"
 import { continued, dedent, extractCode } from "./internal/completion.ts"
 import { decode, encode, Opaque } from "./internal/TypedData.ts"
+import { lastTurn } from "./internal/policyText.ts"
 import * as Sandbox from "./Sandbox.ts"
 import type { Language } from "./Sandbox.ts"
 
@@ -145,7 +146,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
     if (count === 0) return Verifier.unscorable(`task ${task.id} has no unit tests`)
 
     const accepted = [options.language ?? work.language ?? "javascript"].flat()
-    const code = codeOf(options, work, task, trajectory.text, accepted)
+    const code = codeOf(options, work, task, lastTurn(trajectory), accepted)
     if (code.source.trim() === "")
       return verdict([{ status: "error", detail: "no code in the completion" }], count, all)
     const language = accepted.find((one) => family(one) === family(code.language)) && code.language

@@ -166,6 +166,13 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     Schema.Struct({ n: Schema.optionalKey(Whole), allowed: Schema.optionalKey(Share) }),
     async (options) => (await import("../../rewards/TextVerifiers.ts")).ngramRepetition(options)
   ),
+  language: builtin(
+    'text in languages, such as options.languages ["en"]',
+    "nothing",
+    Schema.Struct({ languages: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
+    async ({ languages, ...options }) =>
+      (await import("../../rewards/TextVerifiers.ts")).writtenInLanguage(languages, options)
+  ),
   script: builtin(
     'text in scripts, such as options.scripts ["Cyrillic"]',
     "nothing",

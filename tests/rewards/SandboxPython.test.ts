@@ -638,7 +638,7 @@ const target = (file: string): string => {
 
 describe("refusal", () => {
   it("refuses to run anything weaker than asked for, with the remedy", async () => {
-    const bare = SandboxPython.makeWith({}, {})
+    const bare = SandboxPython.make({}, {})
     const failures = await Promise.allSettled([
       bare.boundary(),
       bare.call(add, { entry: "add", calls: [[1, 2]] }),

@@ -6,6 +6,7 @@ import {
   matchesPattern,
   ngramRepetition,
   textLength,
+  writtenInLanguage,
   writtenInScript
 } from "../../rewards/index.ts"
 import type { Trajectory } from "../../src/Trajectory.ts"
@@ -141,6 +142,50 @@ describe("writtenInScript", () => {
     assert.throws(() => writtenInScript(["Klingon"]), TypeError)
     assert.throws(() => writtenInScript(["Latin}|."]), TypeError)
     assert.throws(() => writtenInScript([]), TypeError)
+  })
+})
+
+describe("writtenInLanguage", () => {
+  const english = "The weather was fine this morning, so we walked along the river and talked about what to cook. "
+  const spanish = "El tiempo era bueno esta mañana, así que caminamos junto al río y hablamos de qué cocinar. "
+  const german = "Das Wetter war heute Morgen schön, also gingen wir am Fluss entlang und sprachen über das Essen. "
+  const judge = async (languages: ReadonlyArray<string>, text: string) =>
+    (await writtenInLanguage(languages)({
+      task,
+      trajectory: trajectory(text),
+      signal: new AbortController().signal
+    })) as {
+      readonly score: number
+      readonly reason: string
+    }
+
+  it("tells languages of one script apart", async () => {
+    for (const [code, text] of Object.entries({ en: english, es: spanish, de: german })) {
+      for (const other of ["en", "es", "de"]) {
+        assert.strictEqual((await judge([other], text)).score, Number(other === code), `${text} as ${other}`)
+      }
+    }
+    assert.strictEqual((await judge(["ja"], "今日は天気がいいので、川沿いを散歩しました。")).score, 1)
+    assert.strictEqual((await judge(["en", "es"], english.repeat(5) + spanish.repeat(5))).score, 1)
+  })
+
+  it("is not content with a beginning", async () => {
+    const mixed = await judge(["es"], spanish.repeat(6) + english.repeat(30))
+    assert.deepInclude(mixed, { score: 0, reason: "mostly en" })
+    assert.deepInclude(await judge(["es"], "12 + 7 = 19"), { score: 0, reason: "no letters" })
+  })
+
+  it("takes time linear in the text", async () => {
+    for (const unit of ["a", "a ", "\u0301", "哈", "http://a", "a@", "\n"]) {
+      assert.isTrue(Number.isFinite((await judge(["en"], unit.repeat(100_000))).score))
+    }
+  })
+
+  it("refuses what is no code of a language", async () => {
+    for (const languages of [["Klingon"], []]) {
+      const fault = await judge(languages, english).catch((fault: unknown) => fault)
+      assert.instanceOf(fault, TypeError)
+    }
   })
 })
 

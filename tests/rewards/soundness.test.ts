@@ -33,9 +33,6 @@ const holds = async <Data>(
   options: CheckOptions<Data> = {}
 ): Promise<void> => assertSound(await checkVerifier(verifier, examples, { cost: false, ...options }))
 
-/** They judge all that was said, as in a single turn; of several turns, see each verifier's own tests. */
-const singleTurn = { "observed-gold": "either" } as const
-
 const fence = (code: string, language = "js"): string => `\`\`\`${language}\n${code}\n\`\`\``
 
 describe("toolReplay", () => {
@@ -58,7 +55,7 @@ describe("toolReplay", () => {
     }
   ]
   // the first call is the one that is made, comments there are none in JSON
-  const expect = { ...singleTurn, "commented-gold": "either" } as const
+  const expect = { "commented-gold": "either" } as const
   it("holds", () => holds(toolReplay<(typeof examples)[number]["task"]["data"]>({ tools }), examples, { expect }))
   it("holds with recorded tools, exactly", () => {
     const recordings: ReadonlyArray<Recording> = [{ ...call("add", { a: 12, b: 7 }), result: 19 }]
@@ -85,7 +82,7 @@ describe("jsonSchema", () => {
     ]
   }
   // a schema takes any number; the first document counts, and comments there are none in JSON
-  const anyNumber = { ...singleTurn, "off-by-one": "either", negated: "either", "commented-gold": "either" } as const
+  const anyNumber = { "off-by-one": "either", negated: "either", "commented-gold": "either" } as const
   it("holds", () => holds(jsonSchema(Call), example, { expect: anyNumber }))
   // the text is the document and nothing else
   it("holds strictly", () =>
@@ -114,7 +111,7 @@ describe("unitTests", () => {
     ],
     wrong: [fence("function sum(a, b) {\n  return a + b + 11\n}"), fence("function sum(a, b) {\n  throw 13\n}")]
   }
-  it("holds", () => holds(verifier, example, { expect: singleTurn }))
+  it("holds", () => holds(verifier, example))
 })
 
 // where bubblewrap does not hold, Python is refused: tests/rewards/SandboxPython.test.ts says so
@@ -136,19 +133,14 @@ describe.runIf(sandboxed)("unitTests of Python", () => {
           python("def total(values):\n    return sum(values) + 11"),
           python("def total(values):\n    raise SystemExit(0)")
         ]
-      },
-      { expect: singleTurn }
+      }
     ))
   it("programs", () =>
-    holds(
-      unitTests<unknown>({ ...shared, programs: [{ stdin: "4\n", stdout: "14\n" }] }),
-      {
-        task: { id: "add ten", prompt: "", data: {} },
-        gold: [python("print(int(input()) + 10)")],
-        wrong: [python("print(int(input()) + 11)"), python("print(open('/dev/stdin').read())")]
-      },
-      { expect: singleTurn }
-    ))
+    holds(unitTests<unknown>({ ...shared, programs: [{ stdin: "4\n", stdout: "14\n" }] }), {
+      task: { id: "add ten", prompt: "", data: {} },
+      gold: [python("print(int(input()) + 10)")],
+      wrong: [python("print(int(input()) + 11)"), python("print(open('/dev/stdin').read())")]
+    }))
 })
 
 describe("answer", () => {
@@ -301,7 +293,7 @@ describe("judge", () => {
         gold: ["19", "The sum is 19."],
         wrong: ["20", "The sum is 91."]
       }
-      const report = yield* check(verifier, example, { cost: false, expect: singleTurn })
+      const report = yield* check(verifier, example, { cost: false })
       assert.isAbove(report.judged, 200)
       assertSound(report)
     }).pipe(Effect.provide(model))
