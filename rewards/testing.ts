@@ -22,6 +22,7 @@ import { textTrajectory } from "./internal/textTrajectory.ts"
 import { measureCost, type Cost } from "./internal/verifierCost.ts"
 import { mutantsOf, mutations as standard, type Expectation, type Mutation } from "./internal/mutations.ts"
 
+export { textTrajectory } from "./internal/textTrajectory.ts"
 export type { Cost } from "./internal/verifierCost.ts"
 export { mutations, type Expectation, type Mutation, type MutationInput } from "./internal/mutations.ts"
 

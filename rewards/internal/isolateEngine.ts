@@ -127,6 +127,6 @@ const translate = (fault: unknown): unknown => {
   if (fault instanceof Ended || fault instanceof SyntaxError) return fault
   const message = fault instanceof Error ? String(fault.message) : ""
   if (message.includes("memory limit")) return new Ended("memory", "")
-  if (message.includes("timed out") || message.includes("disposed")) return new Ended("timeout", "")
+  if (message.includes("timed out") || message.includes("disposed")) return new Ended("timeout", "its time was over")
   return fault
 }

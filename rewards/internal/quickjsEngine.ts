@@ -77,7 +77,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     const old = worker
     worker = undefined
     answering = false
-    settle(new Ended("timeout", ""))
+    settle(new Ended("timeout", "its time was over"))
     void old?.terminate()
   }
 

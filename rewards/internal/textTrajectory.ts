@@ -1,11 +1,18 @@
 import type { Task } from "../../src/Task.ts"
 import { Producer, type Trajectory } from "../../src/Trajectory.ts"
 
-/** The trajectory of a text that was not sampled here: one policy token stands for all of it. */
+/**
+ * The trajectory of a text that was not sampled here, for judging it: one policy token stands for all of it.
+ *
+ * @example
+ * ```ts
+ * const verdict = await verifier({ task, trajectory: textTrajectory("#### 42", task), signal: AbortSignal.timeout(5000) })
+ * ```
+ */
 export const textTrajectory = (
   text: string,
   task: Task<any>,
-  index: number,
+  index = 0,
   info: Readonly<Record<string, unknown>> = {}
 ): Trajectory => ({
   taskId: task.id,
