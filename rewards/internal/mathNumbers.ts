@@ -40,31 +40,44 @@ const scales: Readonly<Record<string, bigint>> = {
  * numbers, exponents, "5 million". Not numbers: digits within names, ordinals, dates, times, versions, ranges, coefficients
  * such as 2x, digits of other scripts.
  */
-export const numbers = (text: string): ReadonlyArray<Found> => {
-  const found: Array<Found> = []
-  for (const match of plain(text)
-    .replaceAll(/(?<=\d)(?:\{,\}|\\[,!;:]|,\\!)(?=\d{3}(?!\d))/g, ",")
-    .matchAll(scan)) {
-    const one = read(match.groups as Readonly<Record<string, string | undefined>>)
-    if (one !== undefined) found.push(one)
-  }
-  return found
-}
+export const numbers = (text: string): ReadonlyArray<Found> =>
+  matches(text).flatMap((groups) => {
+    const one = read(groups)
+    return one === undefined ? [] : [one]
+  })
 
-/** The last of them, found from the end. */
+/** The last of them. Only what stands last is read: a number such as 1e9999 takes its time. */
 export const lastNumber = (text: string): Found | undefined => {
   if (text.length > window) {
     const end = text.slice(-window)
     // not from the middle of a word
     const from = end.search(/\s/)
-    const last = from < 0 ? undefined : numbers(end.slice(from)).at(-1)
+    const last = from < 0 ? undefined : lastOf(matches(end.slice(from)))
     if (last !== undefined) return last
   }
-  return numbers(text).at(-1)
+  return lastOf(matches(text))
 }
 const window = 20_000
 
-const read = (groups: Readonly<Record<string, string | undefined>>): Found | undefined => {
+type Groups = Readonly<Record<string, string | undefined>>
+
+const matches = (text: string): ReadonlyArray<Groups> =>
+  Array.from(
+    plain(text)
+      .replaceAll(/(?<=\d)(?:\{,\}|\\[,!;:]|,\\!)(?=\d{3}(?!\d))/g, ",")
+      .matchAll(scan),
+    (match) => match.groups as Groups
+  )
+
+const lastOf = (found: ReadonlyArray<Groups>): Found | undefined => {
+  for (const groups of found.toReversed()) {
+    const one = read(groups)
+    if (one !== undefined) return one
+  }
+  return undefined
+}
+
+const read = (groups: Groups): Found | undefined => {
   try {
     if (groups["over"] !== undefined) {
       const value = Q.ratio(BigInt(groups["over"]), BigInt(groups["under"]!))

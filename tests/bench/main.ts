@@ -2,7 +2,7 @@
  * `npm run bench`: kernels with their share of the machine's roof, one GRPO step at the shape of SmolLM2-135M in both
  * dtypes, the verifier pool, and the sandboxes. Each part runs in a process of its own, one after the other.
  *
- *     npm run bench                                  all parts but the soak
+ *     npm run bench                                  all parts but the soak and the fuzz run
  *     npm run bench -- step pool                     some of them
  *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
  */
@@ -70,10 +70,11 @@ const parts: Readonly<Record<string, () => void>> = {
     process.stdout.write(node("verifiers.ts"))
   },
   sandbox: () => follow("sandbox.ts", "throughput", ...settings),
-  soak: () => follow("sandbox.ts", "soak", ...settings)
+  soak: () => follow("sandbox.ts", "soak", ...settings),
+  fuzz: () => follow("fuzz.ts", ...settings)
 }
-/** Hours, so only when it is asked for. */
-const long = new Set(["soak"])
+/** Only when asked for: a soak takes hours, a fuzz run is no measurement. */
+const long = new Set(["soak", "fuzz"])
 
 const settings = process.argv.slice(2).filter((part) => part.includes("="))
 const wanted = process.argv.slice(2).filter((part) => !part.includes("="))
