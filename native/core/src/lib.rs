@@ -13,6 +13,7 @@ pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod params;
+mod passes;
 pub mod philox;
 mod recording;
 pub mod sampler;

@@ -5,8 +5,9 @@ use crate::error::Result;
 use crate::forward::Activations;
 use crate::head::chunk_rows;
 use crate::kernels::NR;
-use crate::model::{Model, Options, first_kept};
+use crate::model::{Model, Options};
 use crate::params::{Dtype, Linear, Parameter, Params};
+use crate::passes::first_kept;
 
 /// Bytes by category. The kernels' own scratch (transposed panels, rounded inputs) comes on top: it grows with the
 /// widest product, not with the model.
