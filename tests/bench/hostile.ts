@@ -3,7 +3,9 @@
  * right after it, which still has to pass. They are hostile on purpose: run this as a user without rights, or where the
  * sandbox gives them up; it refuses Python where bubblewrap does not hold.
  *
- *     node --conditions=quintain-source tests/bench/hostile.ts <cases.json> [isolated-vm|quickjs|python ...]
+ *     node --conditions=quintain-source tests/bench/hostile.ts <cases.json> [isolated-vm|quickjs|python ...] [process]
+ *
+ * With `process` the JavaScript engines do without bubblewrap, as where there is none; Python has no boundary then.
  */
 import { readFileSync } from "node:fs"
 import { Sandbox, unitTests, type ProgramCase, type UnitTestCase, type UnitTestWork } from "../../rewards/index.ts"
@@ -20,15 +22,19 @@ interface Case {
   readonly expected: { readonly reward: number; readonly status: ReadonlyArray<string> }
 }
 
-const [path, ...chosen] = process.argv.slice(2)
+const [path, ...rest] = process.argv.slice(2)
+const bare = rest.includes("process")
+const chosen = rest.filter((word) => word !== "process")
 if (path === undefined) {
   console.error(
-    "usage: node --conditions=quintain-source tests/bench/hostile.ts <cases.json> [isolated-vm|quickjs|python ...]"
+    "usage: node --conditions=quintain-source tests/bench/hostile.ts <cases.json> [isolated-vm|quickjs|python ...] [process]"
   )
   process.exit(2)
 }
 const { cases } = JSON.parse(readFileSync(path, "utf8")) as { readonly cases: ReadonlyArray<Case> }
-const engines = (chosen.length > 0 ? chosen : ["isolated-vm", "quickjs", "python"]) as ReadonlyArray<Sandbox.Engine>
+const engines = (
+  chosen.length > 0 ? chosen : ["isolated-vm", "quickjs", ...(bare ? [] : ["python"])]
+) as ReadonlyArray<Sandbox.Engine>
 
 const workOf = ({ language, tests }: Case): UnitTestWork =>
   tests.kind === "call"
@@ -42,6 +48,7 @@ for (const engine of engines) {
     engine,
     language: python ? "python" : "javascript",
     ...(python ? { isolation: "bubblewrap" as const } : {}),
+    ...(bare ? { strongest: "process" as const } : {}),
     children: 1
   })
   const { holds, isolation, lacks } = await sandbox.boundary()
