@@ -1,6 +1,6 @@
 /**
- * The engine for JavaScript and TypeScript where its native addon can be loaded: isolated-vm, a fresh isolate per evaluation
- * and a fresh context per case, inside child processes that can be killed and start before they are needed.
+ * The engine for JavaScript and TypeScript where its native addon can be loaded: isolated-vm, a fresh isolate per evaluation,
+ * inside child processes that can be killed and start before they are needed.
  */
 import { createRequire } from "node:module"
 import { dirname } from "node:path"
@@ -40,12 +40,7 @@ export const make = (options: SandboxOptions = {}): Sandbox => {
       args: [path],
       flags: ["--no-concurrent-osr", "--no-concurrent-recompilation", "--allow-addons"],
       folders: [dirname(path), dirname(loader)],
-      holds: [
-        "an isolate per evaluation",
-        "a context per case",
-        "memory watched",
-        "no files or processes by node's permissions"
-      ],
+      holds: ["an isolate per evaluation", "memory watched", "no files or processes by node's permissions"],
       lacks: []
     },
     options

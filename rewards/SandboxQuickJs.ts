@@ -36,7 +36,7 @@ export const make = (options: SandboxOptions = {}): Sandbox => {
       flags: ["--allow-worker"],
       folders: [root(core), root(variant), root(types)],
       holds: [
-        "a runtime per case",
+        "a runtime per evaluation",
         "memory capped by WebAssembly and watched",
         "no files or processes by node's permissions"
       ],

@@ -1,4 +1,4 @@
-/** isolated-vm as an engine of the sandbox's child process: an isolate per evaluation, a context per case. */
+/** isolated-vm as an engine of the sandbox's child process: an isolate per evaluation, a context per realm. */
 import type ivm from "isolated-vm"
 import { createRequire } from "node:module"
 import { Ended, pump, type Engine, type EngineEvents, type Realm } from "./childEngine.ts"

@@ -223,13 +223,18 @@ const base = String.raw`
   }
 
   const operations = { __proto__: null }
+  // Found by the first call of a realm: the calls of an evaluation follow one another in it.
+  let candidate
   operations.call = async (source, entry, argumentsText) => {
     // The arguments are read before the candidate's code runs, with what JSON.parse still is.
     const args = read(parse(argumentsText))
     let stage = "l"
     try {
-      const candidate = locate(hold(source), [entry])[entry]
-      if (typeof candidate !== "function") return "lno function named " + entry
+      if (candidate === undefined) {
+        const found = locate(hold(source), [entry])[entry]
+        if (typeof found !== "function") return "lno function named " + entry
+        candidate = found
+      }
       stage = "e"
       return "v" + written(await apply(candidate, undefined, args))
     } catch (error) {

@@ -1,5 +1,5 @@
 /**
- * The thread of a SandboxQuickJs child that the engine runs on: QuickJS in WebAssembly, a runtime and a context per case.
+ * The thread of a SandboxQuickJs child that the engine runs on: QuickJS in WebAssembly, a runtime and a context per realm.
  * Its deadline is looked at by the interpreter itself; its memory is bounded twice, by the runtime's limit and by the
  * WebAssembly memory, which cannot grow beyond its maximum. After a native stack overflow, or any other end of the
  * WebAssembly code itself, the whole module is discarded.

@@ -167,6 +167,8 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     }
     const start = performance.now()
     let ended = 0
+    // calls share a realm, in which the candidate is loaded once, until something had to be ended; programs never
+    let realm: Realm | undefined
     for (const text of request.cases) {
       const left = limits.total - (performance.now() - start - paused)
       if (left <= 0 || ended >= maxEnded) {
@@ -175,16 +177,21 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
       }
       const timeout = Math.max(1, Math.ceil(Math.min(limits.timeout, left)))
       const outcome = await timed(timeout, async () => {
-        const realm = await engine.realm(request.kind, limits.memoryMb)
-        return request.kind === "call"
-          ? load(realm, timeout, source, [request.entry], "call", request.entry, text)
-          : program(realm, timeout, source, text)
+        if (request.kind === "call" && realm !== undefined) {
+          return answered(await realm.invoke(timeout, "call", null, request.entry, text))
+        }
+        const own = await engine.realm(request.kind, limits.memoryMb)
+        if (request.kind === "run") return program(own, timeout, source, text)
+        const first = await load(own, timeout, source, [request.entry], "call", request.entry, text)
+        if (first.status !== "load") realm = own
+        return first
       })
       if (over) return
       results.push(outcome)
       if (outcome.status !== "value" && request.stopEarly) break
       if (outcome.status === "timeout" || outcome.status === "memory") {
         ended++
+        realm = undefined
         engine.abandon()
       }
     }

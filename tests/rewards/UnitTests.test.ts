@@ -404,16 +404,15 @@ describe("unitTests in the JavaScript sandbox", () => {
     })
   )
 
-  it.live("cases share no state", () =>
+  it.live("completions share no state", () =>
     Effect.gen(function* () {
-      const scored = yield* judge("globalThis.n ??= 0; var f = () => ++n", {
-        entry: "f",
-        cases: [
-          { args: [], expect: 1 },
-          { args: [], expect: 1 }
-        ]
-      })
-      assert.strictEqual(scored.score, 1)
+      for (let again = 0; again < 2; again++) {
+        const scored = yield* judge("globalThis.n ??= 0; var f = () => ++n", {
+          entry: "f",
+          cases: [{ args: [], expect: 1 }]
+        })
+        assert.strictEqual(scored.score, 1)
+      }
     })
   )
 
