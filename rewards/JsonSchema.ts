@@ -30,9 +30,8 @@ export interface JsonSchemaOptions {
    */
   readonly strict?: boolean
   /**
-   * Whether JSON that is damaged is repaired when there is none that is whole: quotes, commas, comments, Python's
-   * literals, and what is left open at the end. A truncated document can pass then. Up to 16,384 characters. Default
-   * false.
+   * Whether JSON5 will do where there is no JSON: single quotes, bare keys, trailing commas, comments, and Python's
+   * literals. What is cut off does not pass. Default false.
    */
   readonly lenient?: boolean
   /** The draft of schemas that do not say so by `$schema`. Default `2020-12`. */
@@ -90,10 +89,10 @@ export const jsonSchema = <Data = any>(
     if ("fault" in parsed) return { score: 0, reason: `no JSON: ${parsed.fault}` }
     const { errors, credit } = judged(parsed.value)
     if (errors === undefined) return { score: 0, reason: "invalid: it takes more steps to validate than are taken" }
-    const repaired = parsed.repaired ? ", after repair" : ""
+    const read5 = parsed.json5 ? ", as JSON5" : ""
     const [error] = errors
-    if (error === undefined) return { score: 1, reason: `valid${repaired}` }
-    const reason = `invalid${repaired}: ${error.instancePath} ${error.message ?? ""}`.slice(0, 400)
+    if (error === undefined) return { score: 1, reason: `valid${read5}` }
+    const reason = `invalid${read5}: ${error.instancePath} ${error.message ?? ""}`.slice(0, 400)
     return { score: partialCredit === 0 ? 0 : partialCredit * credit(), reason }
   }
 }

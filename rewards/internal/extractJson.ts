@@ -2,29 +2,20 @@
  * JSON in what models write. Everything here takes time linear in the text, whatever the text: a scanner without
  * recursion decides what is a document, and only then is it parsed.
  */
-import { jsonrepair } from "jsonrepair"
-import { createContext, Script, type Context } from "node:vm"
+import JSON5 from "json5"
 import { answerPart } from "./completion.ts"
 
 /** Deepest nesting of a document: whoever walks it later may recurse. */
 export const maxDepth = 100
 
-/** Longest text that is given to the repairer. Characters. */
-const maxRepaired = 16_384
-/**
- * Milliseconds of a repair. The repairer takes cubic time on some texts (many quotes that may or may not end a
- * string): minutes for 32,000 characters. What models damage takes it a few milliseconds.
- */
-const repairDeadline = 1000
-
-export type Parsed = { readonly value: unknown; readonly repaired?: true } | { readonly fault: string }
+export type Parsed = { readonly value: unknown; readonly json5?: true } | { readonly fault: string }
 
 /**
  * Where and how a document is looked for. `strict`: the text is the document, but for white space around it.
  * `default`: the whole text, else the first fenced block (of JSON, or of no language) that is a document as a whole,
  * else the first bracket from which a complete object or array can be read. `lenient`: when none of these is found,
- * the first fenced block or bracket is repaired (quotes, commas, comments, literals of Python, brackets and strings
- * left open at the end).
+ * the first fenced block or bracket is read as JSON5 (single quotes, bare keys, trailing commas, comments) with the
+ * literals of Python. What is cut off is no document in any mode.
  */
 export type JsonMode = "strict" | "default" | "lenient"
 
@@ -70,33 +61,46 @@ const search = (text: string, whole: Parsed, maxCharacters: number, mode: JsonMo
       : { fault: nextBracket(text, 0) < 0 ? "no object or array" : "no complete object or array" }
   if (mode === "default") return none
   const damaged = blocks.find((block) => /^\s*[[{]/.test(block)) ?? fromBracket(text)
-  return damaged === undefined ? none : repair(damaged, maxCharacters)
+  return damaged === undefined ? none : parseJson5(damaged, maxCharacters)
 }
 
-const repair = (text: string, maxCharacters: number): Parsed => {
-  const longest = Math.min(maxCharacters, maxRepaired)
-  if (text.length > longest) return { fault: `longer than the ${longest} characters that are repaired` }
-  let repaired: string
+/** Of keys that are there twice the last one holds, as in JSON.parse. */
+const parseJson5 = (text: string, maxCharacters: number): Parsed => {
+  if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
   try {
-    repaired = withDeadline(text)
+    const written = JSON.stringify(JSON5.parse(withoutPython(text)), (_, value: unknown) => {
+      if (typeof value === "number" && !Number.isFinite(value)) throw new SyntaxError("a number that is not finite")
+      return value
+    })
+    // JSON that was written has no key twice; its depth is still to be seen
+    const found = parseJson(written, 8 * maxCharacters)
+    return "value" in found ? { value: found.value, json5: true } : found
   } catch (fault) {
-    return { fault: `beyond repair: ${fault instanceof Error ? fault.message.slice(0, 100) : "it threw"}` }
+    return { fault: `no JSON5 either: ${fault instanceof Error ? fault.message.slice(0, 100) : "it threw"}` }
   }
-  // a repaired text may be longer than it was; of keys that are there twice the last one holds, as in JSON.parse
-  const found = scan(repaired, 0)
-  if (!("end" in found) || (found.fault !== undefined && found.fault !== twice)) return { fault: "beyond repair" }
-  const value = JSON.parse(repaired) as unknown
-  return typeof value === "object" && value !== null ? { value, repaired: true } : { fault: "beyond repair" }
 }
 
-const call = new Script("repair(text)")
-let context: Context | undefined
+const literals: Readonly<Record<string, string>> = { True: "true", False: "false", None: "null" }
 
-/** The context is no sandbox (the repairer is trusted): it is what a call can be ended in. */
-const withDeadline = (text: string): string => {
-  context ??= createContext({ repair: jsonrepair })
-  context["text"] = text
-  return call.runInContext(context, { timeout: repairDeadline }) as string
+/** Python's literals outside of strings as those of JSON. */
+const withoutPython = (text: string): string => {
+  let out = ""
+  let from = 0
+  for (let at = 0; at < text.length; at++) {
+    const character = text[at]!
+    if (character === '"' || character === "'") {
+      const open = character
+      for (at++; at < text.length && text[at] !== open; at++) if (text[at] === "\\") at++
+    } else if (/[A-Za-z_$]/.test(character)) {
+      const start = at
+      while (at + 1 < text.length && /[\w$]/.test(text[at + 1]!)) at++
+      const literal = literals[text.slice(start, at + 1)]
+      if (literal === undefined) continue
+      out += text.slice(from, start) + literal
+      from = at + 1
+    }
+  }
+  return out + text.slice(from)
 }
 
 /** Contents of the fenced blocks that may hold a document; one that is left open goes to the end. */
