@@ -139,6 +139,12 @@ describe("quintain score", () => {
     answer: [{ compare: "number" }, { answer: "#### 1,200" }, "So it is\n#### 1200", "So it is\n#### 120"],
     citations: [{ required: 1 }, { sources: 2 }, "It is so [2].", "It is so [3]."],
     "json-schema": [{ draft: "7" }, { schema: { type: "array" } }, "[1]", "{}"],
+    language: [
+      { languages: ["es"] },
+      {},
+      "El tiempo era bueno esta mañana y caminamos junto al río.",
+      "The weather was fine this morning and we walked along the river."
+    ],
     length: [{ max: 2, unit: "words" }, {}, "two words", "three words now"],
     pattern: [{ whole: true }, { pattern: "[0-9]+" }, "12", "12a"],
     repetition: [{ n: 1 }, {}, "all words differ", ""],
