@@ -68,7 +68,7 @@ const search = (text: string, whole: Parsed, maxCharacters: number, mode: JsonMo
 const parseJson5 = (text: string, maxCharacters: number): Parsed => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
   try {
-    const written = JSON.stringify(JSON5.parse(withoutPython(text)), (_, value: unknown) => {
+    const written = JSON.stringify(JSON5.parse(escaped(withoutPython(text))), (_, value: unknown) => {
       if (typeof value === "number" && !Number.isFinite(value)) throw new SyntaxError("a number that is not finite")
       return value
     })
@@ -79,6 +79,9 @@ const parseJson5 = (text: string, maxCharacters: number): Parsed => {
     return { fault: `no JSON5 either: ${fault instanceof Error ? fault.message.slice(0, 100) : "it threw"}` }
   }
 }
+
+/** The line separators that JSON5 warns of on the console. */
+const escaped = (text: string): string => text.replaceAll("\u2028", "\\u2028").replaceAll("\u2029", "\\u2029")
 
 const literals: Readonly<Record<string, string>> = { True: "true", False: "false", None: "null" }
 

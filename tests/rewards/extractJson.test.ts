@@ -216,6 +216,7 @@ describe("readJson", () => {
       ["{'a': 1, b: True, c: None,}", { a: 1, b: true, c: null }],
       ['```json\n{"a": 1 // one\n}\n```', { a: 1 }],
       ["{'a':1,'a':2}", { a: 2 }],
+      ["{'a':'\u2028'}", { a: "\u2028" }],
       ["{a: 'True None', None: .5, xTrue: +1}", { a: "True None", null: 0.5, xTrue: 1 }],
       [`{'a':'${"x".repeat(20_000)}'}`, { a: "x".repeat(20_000) }]
     ] as const) {
