@@ -80,7 +80,7 @@ const same: Readonly<Record<string, string>> = {
 
 /** Look-alikes of ASCII that are the same character by Unicode's own account, and spaces of every width. */
 export const plain = (text: string): string =>
-  // eslint-disable-next-line no-control-regex
+  // oxlint-disable-next-line no-control-regex
   text.replace(/[^\x00-\x7f]/gu, (character) => {
     const code = character.codePointAt(0)!
     if (code >= 0xff10 && code <= 0xff19) return String(code - 0xff10)
