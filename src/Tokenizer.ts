@@ -6,20 +6,62 @@
 import * as Schema from "effect/Schema"
 import type { Message } from "./Task.ts"
 
+/** What a chat template is given beside the messages. */
+export interface RenderOptions {
+  /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
+  readonly tools?: ReadonlyArray<object>
+}
+
+/** A stretch of a rendered conversation, with who wrote it. */
+export interface Piece {
+  readonly tokens: Uint32Array
+  /** `policy`: what an assistant's turn says, its end token included. `template`: all else, other roles' turns included. */
+  readonly producer: "policy" | "template"
+  /** Index of the message that a `policy` piece is the turn of. */
+  readonly message?: number
+}
+
+/** Decodes a completion while it is generated. */
+export interface TextStream {
+  /** The text that became certain with `token`; never a part of a character. */
+  readonly push: (token: number) => string
+  /** What was held back. All parts together are `decode` of all tokens. */
+  readonly end: () => string
+}
+
 export interface Tokenizer {
   /** Names the vocabulary in run records, e.g. `characters(19)`. */
   readonly name: string
   readonly vocabularySize: number
   /** Ends a completion: sampled by the policy, never part of the text. */
   readonly endOfText: number
+  /** The ids that end a turn; default `[endOfText]`. */
+  readonly stopTokens?: ReadonlyArray<number>
   /** Token ids of `text`; throws {@link UnknownText} for text that the vocabulary cannot express. */
   readonly encode: (text: string) => Uint32Array
   /** Text of `tokens`, special tokens left out. Never throws: ids outside the vocabulary become U+FFFD. */
   readonly decode: (tokens: ArrayLike<number>) => string
+  /** Decodes token by token. */
+  readonly stream: () => TextStream
   /** The bytes that a token stands for; empty for special tokens. Lets the sampler match stop strings exactly. */
   readonly bytes: (token: number) => Uint8Array
   /** Renders a conversation up to where the assistant's next turn begins. */
-  readonly render: (messages: ReadonlyArray<Message>) => Uint32Array
+  readonly render: (messages: ReadonlyArray<Message>, options?: RenderOptions) => Uint32Array
+  /**
+   * A whole conversation with its assistant's turns told apart, for training on them: what comes before a `policy` piece
+   * is, token for token, the prompt that the policy would be sampled with.
+   */
+  readonly renderTurns?: (messages: ReadonlyArray<Message>, options?: RenderOptions) => ReadonlyArray<Piece>
+  /**
+   * The tokens between the policy's turn and its next one, with `messages` (what tools or the user said) in them. What the
+   * policy wrote is never encoded again.
+   */
+  readonly continuation?: (messages: ReadonlyArray<Message>, options: ContinuationOptions) => Uint32Array
+}
+
+export interface ContinuationOptions extends RenderOptions {
+  /** The policy's turn has its end token already; it is not repeated. */
+  readonly ended: boolean
 }
 
 /** Text that a vocabulary cannot express. Thrown by `encode` and `render`; a rollout turns it into a failed episode. */
@@ -43,6 +85,9 @@ const encoder = new TextEncoder()
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
 const empty = new Uint8Array()
 const REPLACEMENT = "\uFFFD"
+
+/** A stream for a vocabulary in which no token depends on another: `text` is what one token adds. */
+const perToken = (text: (token: number) => string) => (): TextStream => ({ push: text, end: () => "" })
 
 /**
  * One token per character (code point) of `alphabet`, numbered in its order, then the end of text: `vocabularySize` is
@@ -76,13 +121,14 @@ export const characters = (alphabet: string): Tokenizer => {
     return Uint32Array.from(tokens)
   }
   const separator = ids.has("\n") ? "\n" : ""
+  const text = (token: number): string => (token === endOfText ? "" : (symbols[token] ?? REPLACEMENT))
   return {
     name,
     vocabularySize: symbols.length + 1,
     endOfText,
     encode,
-    decode: (tokens) =>
-      Array.from(tokens, (token) => (token === endOfText ? "" : (symbols[token] ?? REPLACEMENT))).join(""),
+    decode: (tokens) => Array.from(tokens, text).join(""),
+    stream: perToken(text),
     bytes: (token) => symbolBytes[token] ?? empty,
     render: (messages) => encode(messages.map(({ content }) => content + separator).join(""))
   }
@@ -128,6 +174,16 @@ export const bytes = (): Tokenizer => {
       }
       flush()
       return text
+    },
+    stream: () => {
+      const utf8 = new TextDecoder("utf-8", { ignoreBOM: true })
+      return {
+        push: (token) =>
+          token < 256
+            ? utf8.decode(table[token], { stream: true })
+            : utf8.decode() + (token > roles.tool ? REPLACEMENT : ""),
+        end: () => utf8.decode()
+      }
     },
     bytes: (token) => table[token] ?? empty,
     render: (messages) =>

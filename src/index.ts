@@ -1,6 +1,7 @@
 /** The SDK: one module per concept, in the order in which data flows through them. */
 export * as Task from "./Task.ts"
 export * as Tokenizer from "./Tokenizer.ts"
+export * as TokenizerJson from "./TokenizerJson.ts"
 export * as Environment from "./Environment.ts"
 export * as Sampler from "./Sampler.ts"
 export * as SamplerScripted from "./SamplerScripted.ts"

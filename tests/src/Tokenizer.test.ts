@@ -91,3 +91,21 @@ describe("bytes of tokens", () => {
     assert.strictEqual(tokenizer.bytes(10_000).length, 0)
   })
 })
+
+describe("stream", () => {
+  it("gives the text of any tokens in whole characters", () => {
+    for (const tokenizer of [Tokenizer.bytes(), Tokenizer.characters(alphabet)]) {
+      const token = fc.integer({ min: 0, max: tokenizer.vocabularySize + 3 })
+      fc.assert(
+        fc.property(fc.array(token, { maxLength: 30 }), (tokens) => {
+          const stream = tokenizer.stream()
+          const parts = [...tokens.map(stream.push), stream.end()]
+          assert.strictEqual(parts.join(""), tokenizer.decode(tokens))
+          assert.isTrue(parts.every((part) => part.isWellFormed()))
+        })
+      )
+    }
+    const stream = Tokenizer.bytes().stream()
+    assert.deepStrictEqual(Array.from(Tokenizer.bytes().encode("é😀"), stream.push), ["", "é", "", "", "", "😀"])
+  })
+})
