@@ -14,6 +14,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as AiError from "effect/ai/AiError"
 import * as LanguageModel from "effect/ai/LanguageModel"
 import { createHash, randomBytes } from "node:crypto"
+import { isConversation } from "../src/Conversation.ts"
 import type { Task } from "../src/Task.ts"
 import type { Trajectory } from "../src/Trajectory.ts"
 import * as Verifier from "../src/Verifier.ts"
@@ -234,7 +235,12 @@ const promptText = ({ id, prompt }: Task<any>): string => {
   if (typeof prompt === "string") return prompt
   if (prompt instanceof Uint32Array)
     throw new TypeError(`the prompt of task ${id} is tokens: give judge a \`question\` function`)
-  return prompt.map(({ role, content }) => `${role}: ${content}`).join("\n")
+  const messages = isConversation(prompt) ? prompt.messages : prompt
+  return messages
+    .map(({ role, content, tool_calls }) =>
+      [`${role}: ${content ?? ""}`, ...(tool_calls ?? []).map((call) => JSON.stringify(call.function))].join("\n")
+    )
+    .join("\n")
 }
 
 type Run = Effect.Effect<Verifier.Verdict, never, LanguageModel.LanguageModel>

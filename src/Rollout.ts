@@ -13,6 +13,7 @@
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
+import { isConversation } from "./Conversation.ts"
 import type { Environment, Step, Turn } from "./Environment.ts"
 import { EnvironmentError } from "./Environment.ts"
 import type { Completion, SampleRequest, SamplingParameters } from "./Sampler.ts"
@@ -47,7 +48,8 @@ export const MAX_LOST_GROUPS = 8
 /** Token ids of a prompt; throws `UnknownText` for text the vocabulary cannot express. */
 export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array => {
   if (typeof prompt === "string") return tokenizer.encode(prompt)
-  return prompt instanceof Uint32Array ? prompt : tokenizer.render(prompt)
+  if (prompt instanceof Uint32Array) return prompt
+  return tokenizer.render(isConversation(prompt) ? prompt.messages : prompt)
 }
 
 /** The tokens of an episode so far, in pieces. */

@@ -13,16 +13,10 @@ import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import * as Stream from "effect/Stream"
 import * as Fs from "node:fs/promises"
+import { ConversationSchema, type Message, MessagesSchema, type Prompt, ToolsSchema } from "./Conversation.ts"
 import { permutation } from "./internal/random.ts"
 
-/** One turn of a conversation. */
-export interface Message {
-  readonly role: "system" | "user" | "assistant" | "tool"
-  readonly content: string
-}
-
-/** Text, a conversation, or token ids that are used as they are. */
-export type Prompt = string | ReadonlyArray<Message> | Uint32Array
+export type { Conversation, Message, Prompt, ToolCall, ToolDefinition } from "./Conversation.ts"
 
 /** One problem: what the policy is asked, and the data its verifiers need. */
 export interface Task<out Data = unknown> {
@@ -125,24 +119,24 @@ export const generate = <Data>(name: string, at: (index: number) => Task<Data>):
   load: Effect.succeed({ length: Infinity, at })
 })
 
-const PromptField = Schema.Union([
-  Schema.String,
-  Schema.Array(
-    Schema.Struct({ role: Schema.Literals(["system", "user", "assistant", "tool"]), content: Schema.String })
-  ),
-  Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffffffff })))
-])
+const TokenIds = Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffffffff })))
+const PromptField = Schema.Union([Schema.String, MessagesSchema, ConversationSchema, TokenIds])
 const Row = Schema.Record(Schema.String, Schema.Unknown)
 const decodeRow = Schema.decodeUnknownResult(Row)
 const decodePrompt = Schema.decodeUnknownResult(PromptField)
+const decodeTools = Schema.decodeUnknownResult(ToolsSchema)
 const decodeId = Schema.decodeUnknownResult(Schema.Union([Schema.String, Schema.Finite]))
+const isMessages = (list: ReadonlyArray<Message> | ReadonlyArray<number>): list is ReadonlyArray<Message> =>
+  typeof list[0] === "object"
 const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 
 export interface JsonlOptions<in Data> {
   /** Field that holds the id, a string or a number. Default `id`; where it is absent, the line's number. */
   readonly id?: string
-  /** Field that holds the prompt (text, messages or token ids), or how to make it. Default `prompt`. */
+  /** Field that holds the prompt (text, messages, `{ messages, tools }` or token ids), or how to make it. Default `prompt`. */
   readonly prompt?: string | ((data: Data) => Prompt)
+  /** Field with the definitions of the tools, beside a prompt of messages. Default `tools`; `false`: there is none. */
+  readonly tools?: string | false
 }
 
 /**
@@ -158,7 +152,7 @@ export const jsonl: {
   (path: string): Source<Readonly<Record<string, unknown>>>
   <Data>(path: string, schema: Schema.Decoder<Data>, options?: JsonlOptions<Data>): Source<Data>
 } = (path: string, schema: Schema.Decoder<unknown> = Row, options: JsonlOptions<never> = {}): Source<never> => {
-  const { id: idField = "id", prompt: promptField = "prompt" } = options
+  const { id: idField = "id", prompt: promptField = "prompt", tools: toolsField = "tools" } = options
   const decodeData = Schema.decodeUnknownResult(schema)
 
   const parse = Effect.fnUntraced(function* (line: string, place: string): Effect.fn.Return<Task<never>, TaskError> {
@@ -199,10 +193,17 @@ export const jsonl: {
       decodePrompt(row[promptField]),
       row[promptField],
       promptField,
-      "Give text, an array of { role, content } or an array of token ids; name another field with options.prompt"
+      "Give text, an array of { role, content }, { messages, tools } or an array of token ids; " +
+        "name another field with options.prompt"
     )
-    const isTokens = typeof prompt !== "string" && typeof prompt[0] === "number"
-    return { id, prompt: isTokens ? Uint32Array.from(prompt as ReadonlyArray<number>) : (prompt as Prompt), data }
+    if (typeof prompt === "string" || "messages" in prompt) return { id, prompt, data }
+    if (!isMessages(prompt)) return { id, prompt: Uint32Array.from(prompt), data }
+    const given = toolsField === false ? undefined : row[toolsField]
+    if (given === undefined || given === null || toolsField === false) return { id, prompt, data }
+    const remedy =
+      "Give function definitions as JSON schemas, or say options.tools: false where the field is something else"
+    const tools = yield* decode(decodeTools(given), given, toolsField, remedy)
+    return { id, prompt: { messages: prompt, tools }, data }
   })
 
   const load = Effect.gen(function* () {

@@ -130,7 +130,7 @@ export const characters = (alphabet: string): Tokenizer => {
     decode: (tokens) => Array.from(tokens, text).join(""),
     stream: perToken(text),
     bytes: (token) => symbolBytes[token] ?? empty,
-    render: (messages) => encode(messages.map(({ content }) => content + separator).join(""))
+    render: (messages) => encode(messages.map(({ content }) => (content ?? "") + separator).join(""))
   }
 }
 
@@ -188,7 +188,7 @@ export const bytes = (): Tokenizer => {
     bytes: (token) => table[token] ?? empty,
     render: (messages) =>
       Uint32Array.from([
-        ...messages.flatMap(({ content, role }) => [roles[role], ...encode(content), END_OF_TEXT]),
+        ...messages.flatMap(({ content, role }) => [roles[role], ...encode(content ?? ""), END_OF_TEXT]),
         roles.assistant
       ])
   }

@@ -1,5 +1,6 @@
 /** The SDK: one module per concept, in the order in which data flows through them. */
 export * as Task from "./Task.ts"
+export * as Conversation from "./Conversation.ts"
 export * as Tokenizer from "./Tokenizer.ts"
 export * as TokenizerJson from "./TokenizerJson.ts"
 export * as Environment from "./Environment.ts"

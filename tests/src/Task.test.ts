@@ -176,6 +176,53 @@ describe("split", () => {
 describe("jsonl", () => {
   const Data = Schema.Struct({ answer: Schema.Struct({ value: Schema.Int }) })
 
+  it.effect("reads conversations with tool calls and tools", () =>
+    Effect.gen(function* () {
+      const call = { id: "c1", type: "function", function: { name: "add", arguments: { a: 1, b: 2 } } }
+      const tool = { type: "function", function: { name: "add", parameters: { type: "object" } } }
+      const messages = [
+        { role: "user", content: "1+2?", tool_calls: null },
+        { role: "assistant", tool_calls: [call] },
+        { role: "tool", content: "3", name: "add", tool_call_id: "c1" }
+      ]
+      const path = yield* file(
+        [
+          { prompt: messages, tools: [tool] },
+          { prompt: messages, tools: JSON.stringify([tool]) },
+          { prompt: { messages, tools: [tool] } },
+          { prompt: messages, tools: null }
+        ]
+          .map((row) => JSON.stringify(row))
+          .join("\n")
+      )
+      const tasks = yield* Task.jsonl(path).load
+      const read = [
+        { role: "user", content: "1+2?" },
+        { role: "assistant", content: null, tool_calls: [call] },
+        { role: "tool", content: "3", name: "add", tool_call_id: "c1" }
+      ]
+      for (const index of [0, 1, 2]) {
+        assert.deepStrictEqual<unknown>(tasks.at(index)!.prompt, { messages: read, tools: [tool] })
+      }
+      assert.deepStrictEqual<unknown>(tasks.at(3)!.prompt, read)
+      const untouched = yield* Task.jsonl(path, Schema.Unknown, { tools: false }).load
+      assert.deepStrictEqual<unknown>(untouched.at(0)!.prompt, read)
+    })
+  )
+
+  it.effect("says which part of a conversation is wrong", () =>
+    Effect.gen(function* () {
+      const silent = yield* file(JSON.stringify({ prompt: [{ role: "user", content: null }] }))
+      const first = yield* Effect.flip(Task.jsonl(silent).load)
+      assert.strictEqual(first.place, "line 1")
+      assert.match(first.field, /^prompt/)
+      const tools = yield* file(JSON.stringify({ prompt: [{ role: "user", content: "hi" }], tools: ["add"] }))
+      const second = yield* Effect.flip(Task.jsonl(tools).load)
+      assert.match(second.field, /^tools/)
+      assert.match(second.remedy, /options\.tools: false/)
+    })
+  )
+
   it.effect("reads prompts of every kind, ids and decoded data", () =>
     Effect.gen(function* () {
       const path = yield* file(

@@ -1,0 +1,129 @@
+/**
+ * Conversations as chat models, Hugging Face templates and TRL's data sets have them: messages with roles, calls of
+ * tools, and the definitions of the tools.
+ */
+import * as Schema from "effect/Schema"
+import * as SchemaTransformation from "effect/SchemaTransformation"
+
+/** A call that the assistant made. `arguments` is an object, or the JSON text of one, as the template wants it. */
+export interface ToolCall {
+  readonly id?: string
+  readonly type?: "function"
+  readonly function: { readonly name: string; readonly arguments: Readonly<Record<string, unknown>> | string }
+}
+
+/** One turn of a conversation. */
+export interface Message {
+  readonly role: "system" | "user" | "assistant" | "tool"
+  /** `null` where the assistant only called tools: some templates tell it from an empty text. */
+  readonly content: string | null
+  /** Of a `tool` message: the tool that answers. */
+  readonly name?: string
+  readonly tool_calls?: ReadonlyArray<ToolCall>
+  /** Of a `tool` message: the call it answers. */
+  readonly tool_call_id?: string
+  /** What a reasoning model thought before its answer, where the data keeps it apart. */
+  readonly reasoning_content?: string
+}
+
+/** A JSON-schema function definition as Hugging Face takes them: `{ type: "function", function: { name, parameters } }`. */
+export type ToolDefinition = Readonly<Record<string, unknown>>
+
+/** Messages and the tools that the template tells the model of. */
+export interface Conversation {
+  readonly messages: ReadonlyArray<Message>
+  readonly tools?: ReadonlyArray<ToolDefinition>
+}
+
+/** Text, a conversation, or token ids that are used as they are. */
+export type Prompt = string | ReadonlyArray<Message> | Conversation | Uint32Array
+
+const Role = Schema.Literals(["system", "user", "assistant", "tool"])
+const Arguments = Schema.Union([Schema.String, Schema.Record(Schema.String, Schema.Unknown)])
+
+const ToolCallJson = Schema.Struct({
+  id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  type: Schema.optionalKey(Schema.NullOr(Schema.Literal("function"))),
+  function: Schema.Struct({ name: Schema.String, arguments: Arguments })
+})
+
+// Data sets that went through Arrow say `null` for every key that some other line has.
+const MessageJson = Schema.Struct({
+  role: Role,
+  content: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  name: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  tool_calls: Schema.optionalKey(Schema.NullOr(Schema.Array(ToolCallJson))),
+  tool_call_id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  reasoning_content: Schema.optionalKey(Schema.NullOr(Schema.String))
+}).check(
+  Schema.makeFilter(({ content, role, tool_calls }) =>
+    typeof content === "string" || (role === "assistant" && (tool_calls?.length ?? 0) > 0)
+      ? undefined
+      : "a message needs content, text that may be empty; only an assistant's message with tool_calls may go without"
+  )
+)
+
+const ToolCallType = Schema.Struct({
+  id: Schema.optionalKey(Schema.String),
+  type: Schema.optionalKey(Schema.Literal("function")),
+  function: Schema.Struct({ name: Schema.String, arguments: Arguments })
+})
+
+const MessageType = Schema.Struct({
+  role: Role,
+  content: Schema.NullOr(Schema.String),
+  name: Schema.optionalKey(Schema.String),
+  tool_calls: Schema.optionalKey(Schema.Array(ToolCallType)),
+  tool_call_id: Schema.optionalKey(Schema.String),
+  reasoning_content: Schema.optionalKey(Schema.String)
+})
+
+const message = ({
+  content,
+  name,
+  reasoning_content,
+  role,
+  tool_call_id,
+  tool_calls
+}: typeof MessageJson.Type): Message => ({
+  role,
+  content: content ?? null,
+  ...(typeof name === "string" ? { name } : {}),
+  ...(tool_calls !== undefined && tool_calls !== null && tool_calls.length > 0
+    ? {
+        tool_calls: tool_calls.map((call) => ({
+          ...(typeof call.id === "string" ? { id: call.id } : {}),
+          ...(call.type === "function" ? { type: call.type } : {}),
+          function: call.function
+        }))
+      }
+    : {}),
+  ...(typeof tool_call_id === "string" ? { tool_call_id } : {}),
+  ...(typeof reasoning_content === "string" ? { reasoning_content } : {})
+})
+
+/** Decodes a message of a data set; a `null` field is an absent one. */
+export const MessageSchema = MessageJson.pipe(
+  Schema.decodeTo(
+    MessageType,
+    SchemaTransformation.transform<Message, typeof MessageJson.Type>({ decode: message, encode: (decoded) => decoded })
+  )
+)
+
+/** Decodes a list of messages that is not empty. */
+export const MessagesSchema = Schema.Array(MessageSchema).check(Schema.isMinLength(1))
+
+const Tool = Schema.Record(Schema.String, Schema.Unknown)
+
+/** Decodes tool definitions: an array of objects, or its JSON text, as data sets keep it whose columns must be uniform. */
+export const ToolsSchema = Schema.Union([Schema.Array(Tool), Schema.fromJsonString(Schema.Array(Tool))])
+
+/** Decodes `{ messages, tools? }`. */
+export const ConversationSchema = Schema.Struct({
+  messages: MessagesSchema,
+  tools: Schema.optionalKey(ToolsSchema)
+})
+
+/** Whether a prompt is `{ messages, tools? }`. */
+export const isConversation = (prompt: Prompt): prompt is Conversation =>
+  typeof prompt === "object" && "messages" in prompt
