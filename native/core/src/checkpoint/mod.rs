@@ -8,6 +8,7 @@
 //!
 //! Weights are saved as f32 masters, so that resuming is exact.
 
+mod adapter;
 mod file;
 
 use std::collections::BTreeSet;
@@ -21,11 +22,11 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{PackedF32, Runtime};
 use crate::model::{Model, Options};
-use crate::params::{LoraConfig, Parameter, Params, Slice, read_rows};
+use crate::params::{Parameter, Params, Slice, read_rows};
+use adapter::{ADAPTER, ADAPTER_CONFIG, adapter_config, check_adapter_config};
 use file::{Outgoing, TensorFiles, read_json, write_atomic, write_tensors};
 
 const MODEL: &str = "model.safetensors";
-const ADAPTER: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
@@ -63,7 +64,7 @@ impl Model {
             Some(lora) => {
                 let adapters: Vec<_> = self.params.list.iter().filter(|p| is_adapter(p)).collect();
                 write_tensors(&dir.join(ADAPTER), outgoing(&adapters), &[("format", "pt"), ("quintain", &version)])?;
-                write_text(&dir.join("adapter_config.json"), &adapter_config(lora))
+                write_text(&dir.join(ADAPTER_CONFIG), &adapter_config(lora))
             }
         }
     }
@@ -100,7 +101,7 @@ impl Model {
                 TensorFiles::open(&weight_files(dir)?)?
             }
             Some(lora) => {
-                check_adapter_config(lora, &dir.join("adapter_config.json"))?;
+                check_adapter_config(lora, &dir.join(ADAPTER_CONFIG))?;
                 TensorFiles::open(&[dir.join(ADAPTER)])?
             }
         };
@@ -250,39 +251,4 @@ fn outgoing<'a>(parameters: &[&'a Parameter]) -> Vec<Outgoing<'a>> {
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     write_atomic(path, |out| out.write_all(text.as_bytes()))
-}
-
-/// What PEFT needs to open the adapter.
-fn adapter_config(lora: &LoraConfig) -> String {
-    let config = json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": null,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "target_modules": lora.targets,
-    });
-    format!("{config:#}")
-}
-
-fn check_adapter_config(lora: &LoraConfig, path: &Path) -> Result<()> {
-    let saved = read_json(path)?;
-    let wrong =
-        |field: &str, own: Value| Err(Error::format(path, format!("{field} is {}, the model has {own}", saved[field])));
-    if saved["r"].as_u64() != Some(lora.rank as u64) {
-        return wrong("r", json!(lora.rank));
-    }
-    if saved["lora_alpha"].as_f64().map(|alpha| alpha as f32) != Some(lora.alpha) {
-        return wrong("lora_alpha", json!(lora.alpha));
-    }
-    let targets: BTreeSet<&str> =
-        saved["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if targets != lora.targets.iter().map(String::as_str).collect() {
-        return wrong("target_modules", json!(lora.targets));
-    }
-    Ok(())
 }
