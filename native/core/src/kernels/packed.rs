@@ -104,6 +104,14 @@ impl PackedF32 {
         self.lanes_mut(row, values.len()).zip(values).for_each(|(lane, value)| *lane = *value);
     }
 
+    /// Overwrites inputs `first..` of row `row`.
+    pub fn set_part(&mut self, row: usize, first: usize, values: &[f32]) {
+        assert!(row < self.n && first + values.len() <= self.k, "PackedF32: row {row} of {} x {}", self.n, self.k);
+        let start = row / NR * self.k * NR + first * NR;
+        let lanes = self.data[start..start + values.len() * NR].iter_mut().skip(row % NR).step_by(NR);
+        lanes.zip(values).for_each(|(lane, value)| *lane = *value);
+    }
+
     /// Adds to row `row` (the gradient of an embedding lookup).
     pub fn add_to_row(&mut self, row: usize, values: &[f32]) {
         self.lanes_mut(row, values.len()).zip(values).for_each(|(lane, value)| *lane += *value);
@@ -161,6 +169,16 @@ impl PackedBf16 {
     /// Elements of panel `panel`: `[ceil(k/2)][32][2]`.
     pub fn panel(&self, panel: usize) -> &[u16] {
         &self.data[panel * self.panel_len()..(panel + 1) * self.panel_len()]
+    }
+
+    /// Overwrites inputs `first..` of row `row`, rounded.
+    pub fn set_part(&mut self, row: usize, first: usize, values: &[f32]) {
+        assert!(row < self.n && first + values.len() <= self.k, "PackedBf16: row {row} of {} x {}", self.n, self.k);
+        let len = self.panel_len();
+        let panel = &mut self.data[row / NR * len..][..len];
+        for (k, value) in (first..).zip(values) {
+            panel[(k / 2 * NR + row % NR) * 2 + k % 2] = bf16_from_f32(*value);
+        }
     }
 
     /// Row `row`, widened.

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::kernels::{PackedBf16, PackedF32, Runtime, Weight};
+use crate::kernels::{BlockKind, PackedBf16, PackedF32, Runtime, Weight};
 
 pub use gradients::Gradients;
 pub use layout::{Layer, Layout, Linear, Lora, LoraPart};
@@ -65,6 +65,39 @@ impl Parameter {
     /// Vectors take part in no product: they stay f32.
     fn vector(slices: Vec<Slice>, init: Init, trainable: bool) -> Self {
         Parameter { vector: true, ..Parameter::matrix(slices, 1, init, trainable, Dtype::F32) }
+    }
+
+    /// Room for the values, zero, in the form the parameter is held in: then [`put_row`](Self::put_row) or
+    /// [`put_blocks`](Self::put_blocks) for every row. There is never a second copy of the tensor.
+    pub fn allocate(&mut self) {
+        self.compute = (self.dtype == Dtype::Bf16).then(|| PackedBf16::zeros(self.n, self.k));
+        self.master = (self.trainable || self.dtype == Dtype::F32).then(|| PackedF32::zeros(self.n, self.k));
+    }
+
+    /// Overwrites a row (of a vector: one number).
+    pub fn put_row(&mut self, row: usize, values: &[f32]) {
+        assert_eq!(values.len(), self.k, "Parameter::put_row");
+        self.put(row, 0, values);
+    }
+
+    /// Overwrites a row with the blocks of a file.
+    pub fn put_blocks(&mut self, row: usize, kind: BlockKind, bytes: &[u8]) {
+        assert_eq!(Some(bytes.len()), kind.row_bytes(self.k), "Parameter::put_blocks");
+        let mut values = [0.0; 256];
+        let values = &mut values[..kind.block_len()];
+        for (at, block) in bytes.chunks_exact(kind.block_bytes()).enumerate() {
+            kind.decode(block, values);
+            self.put(row, at * values.len(), values);
+        }
+    }
+
+    fn put(&mut self, row: usize, first: usize, values: &[f32]) {
+        if let Some(master) = &mut self.master {
+            master.set_part(row, first, values);
+        }
+        if let Some(compute) = &mut self.compute {
+            compute.set_part(row, first, values);
+        }
     }
 
     /// Gives the parameter its values, and drops those that the dtype does not need.
