@@ -1,0 +1,43 @@
+import * as Schema from "effect/Schema"
+
+/** What went wrong between the Hub, the network, the cache on disk, and the name that was asked for. */
+export class HubError extends Schema.TaggedError<HubError>()("HubError", {
+  /** The model as it was named: `org/name@revision`. */
+  model: Schema.String,
+  /** What was being done, for instance `download model.safetensors`. */
+  operation: Schema.String,
+  code: Schema.Literals([
+    "NAME",
+    "GATED",
+    "NOT_FOUND",
+    "RATE_LIMITED",
+    "UNAVAILABLE",
+    "UNREACHABLE",
+    "TIMEOUT",
+    "OFFLINE",
+    "PROTOCOL",
+    "FILENAME",
+    "SIZE",
+    "HASH",
+    "UNSUPPORTED",
+    "DISK"
+  ]),
+  /** The HTTP status, where there was one. */
+  status: Schema.optionalKey(Schema.Int),
+  /** Seconds that the server asks to wait. */
+  retryAfter: Schema.optionalKey(Schema.Finite),
+  detail: Schema.String,
+  remedy: Schema.String
+}) {
+  override get message(): string {
+    const status = this.status === undefined ? "" : ` (HTTP ${this.status})`
+    return `hub: ${this.operation} of ${this.model}: ${this.detail}${status}. ${this.remedy}.`
+  }
+}
+
+/** Whether the same request may succeed later, and a copy in the cache serves until then. */
+export const isPassing = (error: HubError): boolean =>
+  error.code === "UNREACHABLE" ||
+  error.code === "TIMEOUT" ||
+  error.code === "UNAVAILABLE" ||
+  error.code === "RATE_LIMITED"
