@@ -3,7 +3,7 @@
  * source and the input, never an expected value. Three clocks: the engine's timeout, disposing the engine's state, and
  * the end of this process, which also ends when it holds too much memory.
  */
-import { writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { stripTypeScriptTypes } from "node:module"
 import { Ended, type Engine, type EngineEvents, type Realm } from "./childEngine.ts"
 import { aroundCandidate, lookups } from "./sandboxModules.ts"
@@ -17,6 +17,8 @@ const pollEvery = 5
 const allowance = 64 * 2 ** 20
 /** After this many cases that had to be ended, the rest is not tried. */
 const maxEnded = 2
+/** How often a case is tried again that the machine was too busy for; then this process ends without a verdict. */
+const maxStarved = 3
 
 type Work<Kind extends ChildRequest["kind"]> = Extract<ChildRequest, { readonly kind: Kind }>
 
@@ -68,10 +70,33 @@ const looksLikeModule = (source: string): boolean =>
 const plain = ({ language, source }: Source): string =>
   language === "typescript" ? stripTypeScriptTypes(source, { mode: "transform" }) : source
 
-/** Whether this process has computed for less than half of the time that a candidate was given. */
-const wasStarved = (before: NodeJS.CpuUsage, timeout: number): boolean => {
-  const { system, user } = process.cpuUsage(before)
-  return (system + user) / 1000 < timeout / 2
+/** What this process got of the machine until now, in milliseconds. */
+interface Share {
+  readonly computed: NodeJS.CpuUsage
+  /** That its threads were ready to run while others ran; undefined where the system does not say. */
+  readonly waited: number | undefined
+}
+
+const share = (): Share => {
+  let waited: number | undefined = 0
+  try {
+    for (const thread of readdirSync("/proc/self/task")) {
+      waited += Number(readFileSync(`/proc/self/task/${thread}/schedstat`, "utf8").split(" ")[1]) / 1e6
+    }
+  } catch {
+    // no Linux, or a thread that just ended
+    waited = undefined
+  }
+  return { computed: process.cpuUsage(), waited }
+}
+
+/** Whether the machine was too busy to tell if a candidate takes longer than `timeout`. */
+const wasStarved = (before: Share, timeout: number): boolean => {
+  const { system, user } = process.cpuUsage(before.computed)
+  const { waited } = share()
+  // who neither computes nor waits for a processor sleeps: that is the candidate's own doing
+  const ready = before.waited === undefined || waited === undefined || waited - before.waited > timeout / 4
+  return ready && (system + user) / 1000 < timeout / 2
 }
 
 /** Serves requests with an engine until the host goes away. */
@@ -107,8 +132,12 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     const before = performance.now()
     await engine.ready().catch(die)
     paused += performance.now() - before
+    const got = share()
     const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
-    const last = setTimeout(() => give("timeout"), timeout + disposeAfter + dieAfter)
+    const last = setTimeout(
+      () => (got.waited !== undefined && wasStarved(got, timeout) ? die() : give("timeout")),
+      timeout + disposeAfter + dieAfter
+    )
     try {
       return await work()
     } catch (fault) {
@@ -193,16 +222,20 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
         continue
       }
       const timeout = Math.max(1, Math.ceil(Math.min(limits.timeout, left)))
-      const [began, before] = [performance.now(), process.cpuUsage()]
-      let outcome = await judge(text, timeout)
-      if (over) return
-      if (outcome.status === "timeout" && wasStarved(before, timeout)) {
-        // the machine was busy: that is nobody's time, once
-        paused += performance.now() - began
-        realm = undefined
-        engine.abandon()
+      let outcome: CaseResult
+      for (let attempt = 0; ; attempt++) {
+        const [began, before] = [performance.now(), share()]
         outcome = await judge(text, timeout)
         if (over) return
+        if (outcome.status !== "timeout" || !wasStarved(before, timeout)) break
+        // where the system does not say who waits, a candidate that sleeps looks the same
+        if (before.waited === undefined && attempt > 0) break
+        // nobody's time; the host gives the evaluation to another process, and in the end calls it unscorable
+        if (attempt === maxStarved) return die()
+        realm = undefined
+        engine.abandon()
+        await new Promise((resolve) => setTimeout(resolve, 50 << attempt))
+        paused += performance.now() - began
       }
       results.push(outcome)
       if (outcome.status !== "value" && request.stopEarly) break

@@ -273,8 +273,8 @@ const startOf = (parts: EngineParts, limits: SandboxLimits, way: Way): ChildPool
     "--no-warnings",
     "--permission",
     "--allow-fs-write=/proc/self/oom_score_adj",
-    // the last one is looked at by addons to tell musl from glibc
-    ...[...folders.map((folder) => join(folder, "*")), ...manifests, "/etc/alpine-release"].map(
+    // the first tells how busy the machine is, the last is looked at by addons to tell musl from glibc
+    ...["/proc/self/task/*", ...folders.map((folder) => join(folder, "*")), ...manifests, "/etc/alpine-release"].map(
       (path) => `--allow-fs-read=${path}`
     ),
     join(here, `${parts.child}${ending}`),

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { execFile } from "node:child_process"
+import { execFile, spawn } from "node:child_process"
+import { availableParallelism } from "node:os"
 import { promisify } from "node:util"
 import * as Sandbox from "../../rewards/Sandbox.ts"
 import * as SandboxIsolate from "../../rewards/SandboxIsolate.ts"
@@ -40,6 +41,33 @@ describe("Sandbox", () => {
       assert.deepInclude(refused, { _tag: "SandboxRefused", asked: "bubblewrap", found: "process" })
     })
   )
+
+  // The hogs are three to a core, and a deadline of 40 ms is shorter than the turns that a busy system hands out.
+  it("never takes a busy machine for a slow candidate", async () => {
+    const hogs = Array.from({ length: 3 * availableParallelism() }, () =>
+      spawn(process.execPath, ["-e", "for (;;);"], { stdio: "ignore" })
+    )
+    const sandbox = Sandbox.make({ children: 2, timeout: 40, total: 20_000 })
+    try {
+      const busy = {
+        ...one,
+        source: "const f = (n) => { let s = 0; for (let i = 0; i < n; i++) s += i % 7; return s }"
+      }
+      const evaluations = await Promise.all(
+        Array.from({ length: 40 }, () => sandbox.call(busy, { entry: "f", calls: [[1_000_000], [1_000_000]] }))
+      )
+      const seen = evaluations.map((evaluation) =>
+        "results" in evaluation ? evaluation.results.map(({ status }) => status) : ["infra"]
+      )
+      assert.isEmpty(seen.flat().filter((status) => status !== "value" && status !== "infra"))
+      // what sleeps for ever neither computes nor waits for a processor
+      const asleep = await sandbox.call({ ...one, source: "const f = () => new Promise(() => {})" }, work)
+      assert.notStrictEqual("results" in asleep && asleep.results[0]?.status, "value")
+    } finally {
+      for (const hog of hogs) hog.kill("SIGKILL")
+      await sandbox.close()
+    }
+  })
 
   it("lets the process end by itself", async () => {
     const script = `
