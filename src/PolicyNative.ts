@@ -6,6 +6,10 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
+import { existsSync } from "node:fs"
+import * as path from "node:path"
+import * as Checkpoint from "./Checkpoint.ts"
+import type { HubOptions } from "./Hub.ts"
 import { hash64 } from "./internal/hash64.ts"
 import * as Native from "./internal/Native.ts"
 import { Policy, PolicyError, type PolicyInfo } from "./Policy.ts"
@@ -45,8 +49,13 @@ export const LoraConfig = Schema.Struct({
 export type LoraConfig = typeof LoraConfig.Type
 
 export interface NativeOptions {
-  /** A configuration, for random weights drawn from `seed`, or the directory of a saved policy. */
+  /**
+   * A configuration, for random weights drawn from `seed`; or the folder of a model or a saved policy, a GGUF file, a name
+   * on the Hub (`org/name@revision`), as {@link Checkpoint.locate} reads it.
+   */
   readonly model: ModelConfig | string
+  /** How a name on the Hub is fetched. */
+  readonly hub?: HubOptions
   readonly seed?: number
   /** Dtype of the matrix products' inputs; sums are f32. Default f32. */
   readonly dtype?: "f32" | "bf16"
@@ -91,12 +100,25 @@ const failure = (operation: string, cause: unknown): Failure => ({ operation, ..
 export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
   Layer.effectContext(
     Effect.gen(function* () {
-      const model = yield* Effect.acquireRelease(open(options), (model) => Effect.promise(() => model.close()))
-      return Context.make(Policy, policy(model)).pipe(Context.add(Sampler, sampler(model)))
+      const location = yield* locate(options)
+      const model = yield* Effect.acquireRelease(open(options, location?.path), (model) =>
+        Effect.promise(() => model.close())
+      )
+      return Context.make(Policy, policy(model, location)).pipe(Context.add(Sampler, sampler(model)))
     })
   )
 
-const open = Effect.fnUntraced(function* (options: NativeOptions) {
+const locate = ({ hub, model }: NativeOptions): Effect.Effect<Checkpoint.Location | undefined, PolicyError> =>
+  typeof model === "string"
+    ? Checkpoint.locate(model, hub === undefined ? {} : { hub }).pipe(
+        Effect.mapError((error) => {
+          const code = error._tag === "HubError" ? error.code : "CHECKPOINT"
+          return new PolicyError({ operation: "open", code, detail: error.message })
+        })
+      )
+    : Effect.succeed(undefined)
+
+const open = Effect.fnUntraced(function* (options: NativeOptions, path: string | undefined) {
   const invalid = (field: string) => (error: { readonly message: string }) =>
     new PolicyError({ operation: "open", code: "CONFIG", detail: `${field}: ${error.message}` })
   const settings: Native.NativeSettings = {
@@ -119,8 +141,8 @@ const open = Effect.fnUntraced(function* (options: NativeOptions) {
       : yield* decodeModel(options.model).pipe(Effect.mapError(invalid("model")))
   const model = yield* Effect.tryPromise({
     try: () =>
-      typeof options.model === "string"
-        ? native.NativeModel.open(options.model, JSON.stringify(settings))
+      path !== undefined
+        ? native.NativeModel.open(path, JSON.stringify(settings))
         : native.NativeModel.create(JSON.stringify({ ...settings, config })),
     catch: (cause) => new PolicyError(failure("open", cause))
   })
@@ -156,7 +178,7 @@ const policyInfo = (model: Native.NativeModel): PolicyInfo => {
   }
 }
 
-const policy = (model: Native.NativeModel): Policy["Service"] => {
+const policy = (model: Native.NativeModel, location: Checkpoint.Location | undefined): Policy["Service"] => {
   const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
     Effect.tryPromise({ try: run, catch: (cause) => new PolicyError(failure(operation, cause)) })
   /** Interruption raises the abort flag, and waits until the native call has really stopped. */
@@ -206,10 +228,24 @@ const policy = (model: Native.NativeModel): Policy["Service"] => {
       ),
     zeroGradients: call("zeroGradients", () => model.zeroGradients()),
     freezeReference: call("freezeReference", () => model.freezeReference()),
-    save: (directory, options) => call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false })),
+    save: (directory, options) =>
+      call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false })).pipe(
+        Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))
+      ),
     load: (directory) => call("load", () => model.load(directory))
   }
 }
+
+/** A folder that holds a whole model opens in other tools only with its tokenizer beside it. */
+const withTokenizer = (
+  location: Checkpoint.Location | undefined,
+  directory: string
+): Effect.Effect<void, PolicyError> =>
+  location?.format === "huggingface" && existsSync(path.join(directory, "config.json"))
+    ? Checkpoint.copyTokenizer(location.path, directory).pipe(
+        Effect.mapError((error) => new PolicyError({ operation: "save", code: "CHECKPOINT", detail: error.message }))
+      )
+    : Effect.void
 
 const sampler = (model: Native.NativeModel): Sampler["Service"] => ({
   name: "native",

@@ -9,8 +9,8 @@ export interface RemoteFile {
   readonly hash: string
 }
 
-const SMALL = new Set([
-  "config.json",
+/** What a tokenizer, its chat template and its habits of generation are kept in, besides further named templates. */
+export const TOKENIZER_FILES: ReadonlySet<string> = new Set([
   "generation_config.json",
   "tokenizer.json",
   "tokenizer_config.json",
@@ -20,10 +20,9 @@ const SMALL = new Set([
   "merges.txt",
   "tokenizer.model",
   "chat_template.jinja",
-  "chat_template.json",
-  "adapter_config.json",
-  "adapter_model.safetensors"
+  "chat_template.json"
 ])
+const SMALL = new Set([...TOKENIZER_FILES, "config.json", "adapter_config.json", "adapter_model.safetensors"])
 export const WEIGHTS = "model.safetensors"
 export const INDEX = "model.safetensors.index.json"
 
