@@ -161,9 +161,10 @@ const callsOf = (task: Task<any>): ReadonlyArray<ToolCall> => {
 const maxCharacters = 65_536
 
 /**
- * Reads calls from a completion: one JSON object or an array of them, in a fence, in prose, or in `<tool_call>` tags;
- * `{ name, arguments }`, with the arguments as an object or as JSON text, also under `function` and within `tool_calls`, as
- * OpenAI-compatible servers write them. Tolerant about where a call stands, strict about what it is: a name, an object
+ * Reads calls from a completion: one JSON object or an array of them, in a fence, in prose, in `<tool_call>` tags (Hermes,
+ * Qwen, SmolLM), after `<|python_tag|>` (Llama, several divided by `;`) or `[TOOL_CALLS]` (Mistral); `{ name, arguments }`
+ * or Llama's `{ name, parameters }`, with the arguments as an object or as JSON text, also under `function` and within
+ * `tool_calls`, as OpenAI-compatible servers write them. Tolerant about where a call stands, strict about what it is: a name, an object
  * of arguments, nothing unknown. What is thought, in `<think>` tags before it, is no call.
  */
 export const parseToolCalls = (text: string): ParsedCalls => {
@@ -177,7 +178,7 @@ export const parseToolCalls = (text: string): ParsedCalls => {
       ? [whole]
       : tagged.length > 0
         ? tagged.map((document) => parseJson(document, maxCharacters))
-        : [readJson(said, maxCharacters)]
+        : divided(said)
   const calls: Array<ToolCall> = []
   for (const parsed of documents) {
     if ("fault" in parsed) return parsed
@@ -192,6 +193,17 @@ export const parseToolCalls = (text: string): ParsedCalls => {
   return calls.length === 0 ? { fault: "an empty list" } : { calls }
 }
 
+/** Calls without tags of their own: all that follows a marker, in one document or in several divided by `;`. */
+const divided = (said: string): ReadonlyArray<ReturnType<typeof readJson>> => {
+  const marked = /(?:<\|python_tag\|>|\[TOOL_CALLS\])([\s\S]*)$/.exec(said)?.[1] ?? said
+  const parts = marked.split(/(?<=\})\s*;\s*(?=\{)/)
+  if (parts.length > 1) {
+    const documents = parts.map((part) => parseJson(part.trim(), maxCharacters))
+    if (documents.every((document) => "value" in document)) return documents
+  }
+  return [readJson(marked, maxCharacters)]
+}
+
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
@@ -204,11 +216,12 @@ const asCall = (item: unknown): ToolCall | { readonly fault: string } => {
     if (!isRecord(inner) || Object.hasOwn(inner, "function")) return { fault: "function is an object with a name" }
     return asCall(inner)
   }
-  const stranger = Object.keys(item).find((key) => !["name", "arguments", "id", "type", "index"].includes(key))
+  const argumentsKey = Object.hasOwn(item, "arguments") ? "arguments" : "parameters"
+  const stranger = Object.keys(item).find((key) => !["name", argumentsKey, "id", "type", "index"].includes(key))
   if (stranger !== undefined) return { fault: `unknown field ${stranger.slice(0, 40)}` }
   const name = Object.hasOwn(item, "name") ? item["name"] : undefined
   if (typeof name !== "string" || name === "") return { fault: "a call has a name" }
-  let given = Object.hasOwn(item, "arguments") ? item["arguments"] : undefined
+  let given = Object.hasOwn(item, argumentsKey) ? item[argumentsKey] : undefined
   if (typeof given === "string") {
     const parsed = parseJson(given, maxCharacters)
     if ("fault" in parsed) return { fault: `arguments: ${parsed.fault}` }

@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type { Prompt, Task } from "./Task.ts"
+import type { Message, Prompt, Task } from "./Task.ts"
 
 /** What the policy did in one turn. */
 export interface Turn {
@@ -27,7 +27,14 @@ export type Step =
       readonly info?: Readonly<Record<string, unknown>>
       readonly metrics?: Readonly<Record<string, number>>
     }
-  | { readonly done: false; readonly observation: string | Uint32Array }
+  | {
+      readonly done: false
+      /**
+       * What the policy reads before its next turn: text or token ids, as they are; or messages (of a tool, of the user),
+       * which the tokenizer's chat template renders, the end of the policy's own turn included where it was cut off.
+       */
+      readonly observation: string | Uint32Array | ReadonlyArray<Message>
+    }
 
 /** An episode that could not be run to its end, through no fault of the policy. */
 export class EnvironmentError extends Schema.TaggedError<EnvironmentError>()("EnvironmentError", {

@@ -18,7 +18,7 @@ import type { Environment, Step, Turn } from "./Environment.ts"
 import { EnvironmentError } from "./Environment.ts"
 import type { Completion, SampleRequest, SamplingParameters } from "./Sampler.ts"
 import { Sampler, SamplerError } from "./Sampler.ts"
-import type { Drawn, Prompt } from "./Task.ts"
+import type { Drawn, Message, Prompt } from "./Task.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 import { type Group, Producer, type StopReason, type Trajectory } from "./Trajectory.ts"
 
@@ -49,7 +49,41 @@ export const MAX_LOST_GROUPS = 8
 export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array => {
   if (typeof prompt === "string") return tokenizer.encode(prompt)
   if (prompt instanceof Uint32Array) return prompt
-  return tokenizer.render(isConversation(prompt) ? prompt.messages : prompt)
+  if (!isConversation(prompt)) return tokenizer.render(prompt)
+  return tokenizer.render(prompt.messages, prompt.tools === undefined ? {} : { tools: prompt.tools })
+}
+
+/** The ids that end a turn. */
+const stopTokensOf = (tokenizer: Tokenizer): ReadonlyArray<number> => tokenizer.stopTokens ?? [tokenizer.endOfText]
+
+/**
+ * The tokens of an observation, after the turn `turn`. Of messages the template's first token is told apart where it ends
+ * a turn that was cut off: nobody but the template said it.
+ */
+const observationPieces = (
+  observation: string | Uint32Array | ReadonlyArray<Message>,
+  prompt: Prompt,
+  turn: Turn,
+  tokenizer: Tokenizer
+): ReadonlyArray<Piece> => {
+  if (typeof observation === "string") {
+    return [{ tokens: tokenizer.encode(observation), producer: Producer.Environment }]
+  }
+  if (observation instanceof Uint32Array) return [{ tokens: observation, producer: Producer.Environment }]
+  if (tokenizer.continuation === undefined) {
+    throw new TypeError(
+      `the tokenizer ${tokenizer.name} has no chat template: observe text or token ids, or use a chat model's tokenizer`
+    )
+  }
+  const stopTokens = stopTokensOf(tokenizer)
+  const ended = stopTokens.includes(turn.tokens.at(-1) ?? -1)
+  const tools = typeof prompt === "object" && isConversation(prompt) ? prompt.tools : undefined
+  const tokens = tokenizer.continuation(observation, { ended, ...(tools === undefined ? {} : { tools }) })
+  const closing = ended || !stopTokens.includes(tokens[0] ?? -1) ? 0 : 1
+  return [
+    { tokens: tokens.subarray(0, closing), producer: Producer.Template },
+    { tokens: tokens.subarray(closing), producer: Producer.Environment }
+  ]
 }
 
 /** The tokens of an episode so far, in pieces. */
@@ -109,7 +143,7 @@ export const group = Effect.fnUntraced(function* <Data>(
       count,
       key,
       maxTokens,
-      stopTokens: [tokenizer.endOfText],
+      stopTokens: stopTokensOf(tokenizer),
       ...(environment.stop === undefined ? {} : { stop: environment.stop })
     })
     if (completions.length !== count) {
@@ -124,10 +158,16 @@ export const group = Effect.fnUntraced(function* <Data>(
   })
 
   const prompt = yield* Effect.result(
-    Effect.try({ try: () => promptTokens(environment.prompt?.(task) ?? task.prompt, tokenizer), catch: lost }).pipe(
+    Effect.try({
+      try: () => {
+        const asked = environment.prompt?.(task) ?? task.prompt
+        return { asked, tokens: promptTokens(asked, tokenizer) }
+      },
+      catch: lost
+    }).pipe(
       Effect.filterOrFail(
-        ({ length }) => length > 0 && length < contextLength,
-        ({ length }) =>
+        ({ tokens: { length } }) => length > 0 && length < contextLength,
+        ({ tokens: { length } }) =>
           lost(new Error(`the prompt has ${length} tokens; it needs at least one and less than ${contextLength}`))
       )
     )
@@ -139,7 +179,8 @@ export const group = Effect.fnUntraced(function* <Data>(
     failures: Array.from({ length: size }, () => failure)
   })
   if (Result.isFailure(prompt)) return gone(prompt.failure)
-  const given: Piece = { tokens: prompt.success, producer: Producer.Template }
+  const { asked } = prompt.success
+  const given: Piece = { tokens: prompt.success.tokens, producer: Producer.Template }
 
   const sampling = performance.now()
   const firsts = yield* sample(given.tokens, { seed, stream, index: 0 }, size)
@@ -179,15 +220,15 @@ export const group = Effect.fnUntraced(function* <Data>(
       else if (turns.length >= maxTurns) stopReason = "length"
       else {
         const { observation } = step
-        const tokens =
-          typeof observation === "string"
-            ? yield* Effect.try({ try: () => tokenizer.encode(observation), catch: lost })
-            : observation
-        pieces.push({ tokens, producer: Producer.Environment })
+        const seen = yield* Effect.try({
+          try: () => observationPieces(observation, asked, turn, tokenizer),
+          catch: lost
+        })
+        pieces.push(...seen)
         const context = assemble(pieces).tokens
         if (context.length >= contextLength) {
           // The observation was never seen by the policy, and does not fit: the episode ends before it.
-          pieces.pop()
+          pieces.splice(-seen.length)
           stopReason = "context"
         } else {
           // A turn has a stream of its own: numbers are drawn by position within a completion, and would repeat.

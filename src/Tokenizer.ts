@@ -4,7 +4,7 @@
  * vocabularies are here: `characters` for toy problems, `bytes` for any text.
  */
 import * as Schema from "effect/Schema"
-import type { Message } from "./Task.ts"
+import type { Message, ToolCall } from "./Task.ts"
 
 /** What a chat template is given beside the messages. */
 export interface RenderOptions {
@@ -139,7 +139,9 @@ const roles = { system: 257, user: 258, assistant: 259, tool: 260 } as const
 
 /**
  * One token per byte of UTF-8 (0 to 255), the end of text (256), and one token per role: system 257, user 258, assistant
- * 259, tool 260. A conversation is rendered as role, content, end of text for each message, then the assistant's role.
+ * 259, tool 260. A conversation is rendered as role, content, end of text for each message, then the assistant's role;
+ * calls follow their content as `<tool_call>{"name":...,"arguments":...}</tool_call>`, and tools stand as their JSON in a
+ * system message of their own before all others.
  */
 export const bytes = (): Tokenizer => {
   const name = "bytes(256)"
@@ -152,6 +154,14 @@ export const bytes = (): Tokenizer => {
     }
     return Uint32Array.from(encoder.encode(text))
   }
+  const template = (tokens: Uint32Array): Piece => ({ tokens, producer: "template" })
+  const opening = template(Uint32Array.of(roles.assistant))
+  const turn = ({ content, role, tool_calls = [] }: Message): readonly [Piece, Piece] => [
+    template(Uint32Array.of(roles[role])),
+    template(Uint32Array.from([...encode([content ?? "", ...tool_calls.map(called)].join("")), END_OF_TEXT]))
+  ]
+  const system = (options: RenderOptions = {}): ReadonlyArray<Piece> =>
+    options.tools === undefined ? [] : turn({ role: "system", content: JSON.stringify(options.tools) })
   return {
     name,
     vocabularySize: 261,
@@ -186,10 +196,23 @@ export const bytes = (): Tokenizer => {
       }
     },
     bytes: (token) => table[token] ?? empty,
-    render: (messages) =>
-      Uint32Array.from([
-        ...messages.flatMap(({ content, role }) => [roles[role], ...encode(content ?? ""), END_OF_TEXT]),
-        roles.assistant
-      ])
+    render: (messages, options) => joined([...system(options), ...messages.flatMap(turn), opening]),
+    renderTurns: (messages, options) => {
+      const pieces: Array<Piece> = [...system(options)]
+      for (const [index, message] of messages.entries()) {
+        const [role, said] = turn(message)
+        pieces.push(role)
+        pieces.push(message.role === "assistant" ? { ...said, producer: "policy", message: index } : said)
+      }
+      return pieces
+    },
+    continuation: (messages, { ended }) =>
+      joined([...(ended ? [] : [{ tokens: Uint32Array.of(END_OF_TEXT) }]), ...messages.flatMap(turn), opening])
   }
 }
+
+const joined = (pieces: ReadonlyArray<Pick<Piece, "tokens">>): Uint32Array =>
+  Uint32Array.from(pieces.flatMap(({ tokens }) => Array.from(tokens)))
+
+const called = ({ function: { arguments: given, name } }: ToolCall): string =>
+  `<tool_call>{"name":${JSON.stringify(name)},"arguments":${typeof given === "string" ? given : JSON.stringify(given)}}</tool_call>`

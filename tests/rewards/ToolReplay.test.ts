@@ -143,13 +143,24 @@ describe("parseToolCalls", () => {
       `<tool_call>${text}`,
       JSON.stringify(function_),
       JSON.stringify({ tool_calls: [function_] }),
-      JSON.stringify({ content: null, tool_calls: [function_] })
+      JSON.stringify({ content: null, tool_calls: [function_] }),
+      `<|python_tag|>${text}`,
+      `<|python_tag|>{"name": "add", "parameters": {"a": 1, "b": 2}}`,
+      '{"name": "add", "parameters": {"a": 1, "b": 2}}',
+      `[TOOL_CALLS][${text}]`
     ]) {
       assert.deepStrictEqual(parseToolCalls(completion), { calls: [add] }, completion)
     }
-    assert.deepStrictEqual(parseToolCalls(`<tool_call>${text}</tool_call><tool_call>${text}</tool_call>`), {
-      calls: [add, add]
-    })
+    for (const completion of [
+      `<tool_call>${text}</tool_call><tool_call>${text}</tool_call>`,
+      `[${text}, ${text}]`,
+      `<|python_tag|>${text}; ${text}`,
+      `${text};${text}`
+    ]) {
+      assert.deepStrictEqual(parseToolCalls(completion), { calls: [add, add] }, completion)
+    }
+    const tricky = call("say", { text: "};{" })
+    assert.deepStrictEqual(parseToolCalls(JSON.stringify(tricky)), { calls: [tricky] })
   })
 
   it("is strict about what it is", () => {
@@ -169,6 +180,8 @@ describe("parseToolCalls", () => {
       '{"name":"add","arguments":"{"}',
       '{"name":"add","arguments":null}',
       '{"name":"add","arguments":{},"reward":1}',
+      '{"name":"add","arguments":{},"parameters":{}}',
+      '{"name":"add","parameters":1}',
       '{"function":{"function":{"name":"add","arguments":{}}}}',
       '[{"name":"add","arguments":{}},1]',
       '<tool_call>{"name":"add","arguments":{}}</tool_call><tool_call>{</tool_call>',

@@ -176,6 +176,76 @@ describe("multi-turn", () => {
   )
 })
 
+describe("a conversation with tools", () => {
+  const tools = [{ type: "function", function: { name: "add", parameters: { type: "object" } } }]
+  const messages: ReadonlyArray<Task.Message> = [
+    { role: "system", content: "Use tools." },
+    { role: "user", content: "1+2?" }
+  ]
+  const asked = Task.fromArray([{ id: "sum", prompt: { messages, tools }, data: 3 }])
+  const END = tokenizer.endOfText
+  const answer: Task.Message = { role: "tool", name: "add", content: "3" }
+  const environment = (maxTokens: number) =>
+    Environment.multiTurn<number, number>({
+      name: "adder",
+      maxTokens,
+      maxTurns: 3,
+      start: () => 0,
+      step: (turns) => (turns === 1 ? { done: true } : { done: false, observation: [answer], state: turns + 1 })
+    })
+  const run = (maxTokens: number, of: Tokenizer.Tokenizer = tokenizer) => {
+    const { layer, requests } = recorded((_, index) => (index === 0 ? "<call>" : "3"))
+    return Task.stream(asked, { seed: 1, epochs: 1 }).pipe(
+      Rollout.groups({ environment: environment(maxTokens), tokenizer: of, size: 1, seed: 5, retries: 0 }),
+      Stream.runCollect,
+      Effect.provide(layer),
+      Effect.map(([group]) => ({ group: group!, requests }))
+    )
+  }
+  const text = (tokens: ArrayLike<number>) => Array.from(tokens)
+
+  it.effect("renders tools and messages, and keeps who said what", () =>
+    Effect.gen(function* () {
+      const { group, requests } = yield* run(16)
+      const [trajectory] = group.trajectories
+      const prompt = text(tokenizer.render(messages, { tools }))
+      assert.deepStrictEqual(text(requests[0]!.prompt), prompt)
+      assert.include(tokenizer.decode(prompt), JSON.stringify(tools))
+      const said = [...tokenizer.encode("<call>"), END]
+      const seen = [260, ...tokenizer.encode("3"), END, 259]
+      assert.deepStrictEqual(text(requests[1]!.prompt), [...prompt, ...said, ...seen])
+      assert.deepStrictEqual(text(trajectory!.tokens), [...prompt, ...said, ...seen, ...said])
+      const by = [prompt, said, seen, said].flatMap((part, i) =>
+        part.map(() => [Producer.Template, Producer.Policy, Producer.Environment, Producer.Policy][i])
+      )
+      assert.deepStrictEqual<unknown>(text(trajectory!.producer), by)
+    })
+  )
+
+  it.effect("ends a turn that was cut off, without claiming that the policy did", () =>
+    Effect.gen(function* () {
+      const { group, requests } = yield* run(3)
+      const prompt = text(tokenizer.render(messages, { tools }))
+      const seen = [END, 260, ...tokenizer.encode("3"), END, 259]
+      assert.deepStrictEqual(text(requests[1]!.prompt), [...prompt, ...tokenizer.encode("<ca"), ...seen])
+      const producer = text(group.trajectories[0]!.producer).slice(prompt.length, prompt.length + 3 + seen.length)
+      const { Environment: environment, Policy: policy, Template: template } = Producer
+      const rest = seen.slice(1).map(() => environment)
+      assert.deepStrictEqual(producer, [policy, policy, policy, template, ...rest])
+    })
+  )
+
+  it.effect("stops at every token that ends a turn, and needs a chat template for messages", () =>
+    Effect.gen(function* () {
+      const { requests } = yield* run(16, { ...tokenizer, stopTokens: [END, 7] })
+      assert.deepStrictEqual(requests[0]!.stopTokens, [END, 7])
+      const { continuation: _, ...plain } = tokenizer
+      const { group } = yield* run(16, plain)
+      assert.match(group.failures![0]!.message, /bytes\(256\) has no chat template/)
+    })
+  )
+})
+
 describe("an environment that fails", () => {
   const flaky = (fails: (task: number, attempt: number) => boolean) => {
     const attempts = new Map<string, number>()

@@ -82,6 +82,45 @@ describe("bytes", () => {
   })
 })
 
+describe("a conversation of bytes", () => {
+  const tokenizer = Tokenizer.bytes()
+  const messages = [
+    { role: "user", content: "1+2?" },
+    { role: "assistant", content: "", tool_calls: [{ function: { name: "add", arguments: { a: 1 } } }] },
+    { role: "tool", content: "3" },
+    { role: "assistant", content: "3." }
+  ] as const
+  const tools = [{ type: "function" }]
+
+  it("tells the assistant's turns apart, each after its prompt", () => {
+    const pieces = tokenizer.renderTurns!(messages, { tools })
+    const before: Array<number> = []
+    const said: Array<string> = []
+    for (const { message, producer, tokens } of pieces) {
+      if (producer === "policy") {
+        assert.deepStrictEqual(before, Array.from(tokenizer.render(messages.slice(0, message), { tools })))
+        assert.strictEqual(tokens.at(-1), tokenizer.endOfText)
+        said.push(tokenizer.decode(tokens))
+      }
+      before.push(...tokens)
+    }
+    assert.deepStrictEqual(said, ['<tool_call>{"name":"add","arguments":{"a":1}}</tool_call>', "3."])
+  })
+
+  it("continues after a turn as if it had been rendered at once", () => {
+    const turn = Array.from(tokenizer.renderTurns!(messages.slice(0, 2)).at(-1)!.tokens)
+    for (const ended of [true, false]) {
+      const said = ended ? turn : turn.slice(0, -1)
+      const tokens = [
+        ...tokenizer.render(messages.slice(0, 1)),
+        ...said,
+        ...tokenizer.continuation!([messages[2]], { ended })
+      ]
+      assert.deepStrictEqual(tokens, Array.from(tokenizer.render(messages.slice(0, 3))))
+    }
+  })
+})
+
 describe("bytes of tokens", () => {
   it.each([Tokenizer.characters(alphabet), Tokenizer.bytes()])("of $name add up to the text", (tokenizer) => {
     const text = "12+é😀\n"
