@@ -169,11 +169,35 @@ export interface NativeAbort {
   abort(): void
 }
 
+/** The JSON of `readGguf`. */
+export interface GgufHeader {
+  /** Of the format: 2 or 3. */
+  readonly version: number
+  readonly alignment: number
+  /** In the order of the file; numbers beyond 2^53 are rounded, those that are not finite are null. */
+  readonly metadata: { readonly [key: string]: GgufValue }
+  /** Outermost dimension first; kinds as GGUF names them (`F32`, `BF16`, `Q4_1`, ...). */
+  readonly tensors: ReadonlyArray<{
+    readonly name: string
+    readonly shape: ReadonlyArray<number>
+    readonly kind: string
+  }>
+}
+
+type GgufScalar = string | number | boolean | null
+export type GgufValue = GgufScalar | ReadonlyArray<GgufScalar>
+
 export interface NativeModule {
   readonly NativeModel: {
     create(settings: string): Promise<NativeModel>
-    open(directory: string, settings: string): Promise<NativeModel>
+    /** A Hugging Face folder, or a GGUF file. */
+    open(path: string, settings: string): Promise<NativeModel>
   }
+  /**
+   * Metadata and tensors of a GGUF file ({@link GgufHeader}). The whole header is checked: a file that is damaged, or has
+   * tensors of a type the kernel cannot load, is refused with `FORMAT`.
+   */
+  readGguf(path: string): Promise<string>
   readonly NativeAbort: new () => NativeAbort
 }
 

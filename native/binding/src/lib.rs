@@ -3,6 +3,7 @@
 
 mod engine;
 mod error;
+mod gguf;
 mod sample;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 mod attention;
 mod backward;
-mod checkpoint;
+pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod forest;

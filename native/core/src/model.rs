@@ -104,7 +104,7 @@ impl Model {
     }
 
     pub(crate) fn assemble(rt: &Arc<Runtime>, config: ModelConfig, params: Params, options: Options) -> Model {
-        let rope = RopeTable::new(f64::from(config.rope_theta), config.head_dim(), config.max_position_embeddings);
+        let rope = RopeTable::new(config.rope_frequencies(), config.max_position_embeddings);
         Model {
             config,
             rt: rt.clone(),

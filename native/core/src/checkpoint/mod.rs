@@ -9,46 +9,39 @@
 //! Weights are saved as f32 masters, so that resuming is exact.
 
 mod adapter;
+mod encoding;
 mod file;
+pub mod gguf;
+mod gguf_model;
+mod map;
+mod open;
+pub mod safetensors;
+mod shards;
+mod source;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::kernels::{PackedF32, Runtime};
-use crate::model::{Model, Options};
+use crate::kernels::PackedF32;
+use crate::model::Model;
 use crate::params::{Parameter, Params, Slice, read_rows};
 use adapter::{ADAPTER, ADAPTER_CONFIG, adapter_config, check_adapter_config};
-use file::{Outgoing, TensorFiles, read_json, write_atomic, write_tensors};
+use file::{Outgoing, write_atomic, write_tensors};
+use source::TensorSource;
 
-const MODEL: &str = "model.safetensors";
+pub use encoding::Encoding;
+pub use open::gguf_json;
+
+use shards::MODEL;
+
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 impl Model {
-    /// Opens a Hugging Face folder (`config.json` and one or several safetensors files). Adapters start from `seed`.
-    pub fn open(rt: &Arc<Runtime>, dir: &Path, seed: u64, options: Options) -> Result<Model> {
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|cause| Error::io(&path, &cause))?;
-        let config = ModelConfig::from_json(&text)?;
-        let files = TensorFiles::open(&weight_files(dir)?)?;
-        let mut params = Params::empty(&config, options.dtype, options.lora.as_ref())?;
-        check(&files, params.list.iter().filter(|p| !is_adapter(p)))?;
-        for parameter in &mut params.list {
-            if is_adapter(parameter) {
-                parameter.draw(rt, seed);
-            } else {
-                read_parameter(&files, parameter, |slice| slice.name.clone());
-            }
-        }
-        Ok(Model::assemble(rt, config, params, options))
-    }
-
     /// Writes what is trained (all weights, or the adapters) and, if wanted, the state of the optimiser.
     pub fn save(&self, dir: &Path, with_optimizer: bool) -> Result<()> {
         if with_optimizer && self.has_gradients() {
@@ -98,17 +91,17 @@ impl Model {
         let files = match &self.options.lora {
             None => {
                 self.check_config(&dir.join("config.json"))?;
-                TensorFiles::open(&weight_files(dir)?)?
+                shards::open(dir)?
             }
             Some(lora) => {
                 check_adapter_config(lora, &dir.join(ADAPTER_CONFIG))?;
-                TensorFiles::open(&[dir.join(ADAPTER)])?
+                TensorSource::safetensors(&[dir.join(ADAPTER)])?
             }
         };
         let lora = self.options.lora.is_some();
         check(&files, self.params.list.iter().filter(|p| is_adapter(p) == lora))?;
         let optimizer = dir.join(OPTIMIZER);
-        let optimizer = optimizer.exists().then(|| TensorFiles::open(&[optimizer])).transpose()?;
+        let optimizer = optimizer.exists().then(|| TensorSource::safetensors(&[optimizer])).transpose()?;
         let (steps, version) = match &optimizer {
             None => (0, 0),
             Some(state) => {
@@ -124,7 +117,7 @@ impl Model {
             }
         };
         for parameter in self.params.list.iter_mut().filter(|p| is_adapter(p) == lora) {
-            read_parameter(&files, parameter, |slice| slice.name.clone());
+            open::fill(&files, parameter);
         }
         self.moments = Default::default();
         if let Some(state) = optimizer.filter(|_| steps > 0) {
@@ -141,50 +134,19 @@ impl Model {
     }
 
     fn check_config(&self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::io(path, &cause))?;
-        let saved = ModelConfig::from_json(&text)?;
-        let (saved, own) = (json(&saved, path)?, json(&self.config, path)?);
-        for (field, value) in own.as_object().into_iter().flatten() {
-            // These three say how a model starts or is called, not what it computes.
-            if !["initializer_range", "architectures", "max_position_embeddings"].contains(&field.as_str())
-                && saved.get(field) != Some(value)
-            {
-                let saved = saved.get(field).unwrap_or(&Value::Null);
-                return Err(Error::format(path, format!("{field} is {saved}, the model has {value}")));
-            }
+        match self.config.difference(&open::read_config(path)?) {
+            None => Ok(()),
+            Some((field, own, saved)) => Err(Error::format(path, format!("{field} is {saved}, the model has {own}"))),
         }
-        Ok(())
     }
-}
-
-fn json(config: &ModelConfig, path: &Path) -> Result<Value> {
-    serde_json::from_str(&config.to_json()).map_err(|cause| Error::format(path, cause.to_string()))
 }
 
 fn is_adapter(parameter: &Parameter) -> bool {
     parameter.slices[0].name.starts_with("base_model.")
 }
 
-/// The weight files of a folder: one, or those that an index names.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let index = dir.join("model.safetensors.index.json");
-    if !index.exists() || dir.join(MODEL).exists() {
-        return Ok(vec![dir.join(MODEL)]);
-    }
-    let map = read_json(&index)?;
-    let names: BTreeSet<&str> =
-        map["weight_map"].as_object().into_iter().flat_map(|map| map.values()).filter_map(Value::as_str).collect();
-    if names.is_empty() {
-        return Err(Error::format(index, "weight_map is missing or empty"));
-    }
-    match names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
-        Some(name) => Err(Error::format(index, format!("`{name}` is not a file name"))),
-        None => Ok(names.into_iter().map(|name| dir.join(name)).collect()),
-    }
-}
-
 /// Every tensor of `parameters` must be there in its shape, and nothing else.
-fn check<'a>(files: &TensorFiles, parameters: impl Iterator<Item = &'a Parameter>) -> Result<()> {
+fn check<'a>(files: &TensorSource, parameters: impl Iterator<Item = &'a Parameter>) -> Result<()> {
     let mut known = BTreeSet::new();
     for parameter in parameters {
         for slice in &parameter.slices {
@@ -202,7 +164,7 @@ fn check<'a>(files: &TensorFiles, parameters: impl Iterator<Item = &'a Parameter
     }
 }
 
-fn check_moments(state: &TensorFiles, params: &Params) -> Result<()> {
+fn check_moments(state: &TensorSource, params: &Params) -> Result<()> {
     for parameter in params.list.iter().filter(|p| p.trainable) {
         for slice in &parameter.slices {
             for suffix in MOMENTS {
@@ -214,7 +176,7 @@ fn check_moments(state: &TensorFiles, params: &Params) -> Result<()> {
 }
 
 /// Steps and version that [`Model::save`] recorded.
-fn versions(files: &TensorFiles) -> Result<(u64, u64)> {
+fn versions(files: &TensorSource) -> Result<(u64, u64)> {
     let text = files.metadata.get("quintain").map_or("", String::as_str);
     let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
     match (value["steps"].as_u64(), value["version"].as_u64()) {
@@ -223,19 +185,10 @@ fn versions(files: &TensorFiles) -> Result<(u64, u64)> {
     }
 }
 
-fn read_rows_into(files: &TensorFiles, parameter: &Parameter, target: &mut PackedF32, name: impl Fn(&Slice) -> String) {
+fn read_rows_into(files: &TensorSource, parameter: &Parameter, target: &mut PackedF32, name: impl Fn(&Slice) -> String) {
     for slice in &parameter.slices {
-        let values = files.values(&name(slice));
-        for (row, values) in slice.rows.clone().zip(values.chunks_exact(target.k)) {
-            target.set_row(row, values);
-        }
+        files.read(&name(slice), |row, values| target.set_row(slice.rows.start + row, values));
     }
-}
-
-fn read_parameter(files: &TensorFiles, parameter: &mut Parameter, name: impl Fn(&Slice) -> String) {
-    let mut values = PackedF32::zeros(parameter.n, parameter.k);
-    read_rows_into(files, parameter, &mut values, name);
-    parameter.assign(values);
 }
 
 fn outgoing<'a>(parameters: &[&'a Parameter]) -> Vec<Outgoing<'a>> {

@@ -2,6 +2,7 @@
 
 use super::{Isa, Runtime, SharedMut, reference, rows};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Elements a task should at least work on: below this, waking a thread costs more than it saves.
 const GRAIN: usize = 16 * 1024;
@@ -77,35 +78,46 @@ pub fn rmsnorm_backward(
     });
 }
 
-/// Cosines and sines of the rotary angles for every position up to a maximum.
+/// Cosines and sines of the rotary angles for every position up to a maximum, computed when they are first needed: a
+/// context may be long, what is sent through it seldom is.
 #[derive(Clone)]
 pub struct RopeTable {
     /// Length of a head; half as many angles per position.
     pub head_dim: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    positions: usize,
+    frequencies: Vec<f32>,
+    /// For [`RopeTable::BLOCK`] positions each, cosines and sines of a position side by side.
+    blocks: Vec<OnceLock<Box<[f32]>>>,
 }
 
 impl RopeTable {
-    /// Angles `position * theta^(-2i / head_dim)`, rounded to f32 where Hugging Face's Llama rounds them.
-    pub fn new(theta: f64, head_dim: usize, positions: usize) -> Self {
-        assert!(head_dim.is_multiple_of(2), "RopeTable: odd head_dim {head_dim}");
-        let frequency = |i: usize| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32;
-        let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| (p as f32 * f) as f64));
-        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Self { head_dim, cos, sin }
+    const BLOCK: usize = 1024;
+
+    /// Angles `position * frequency`, rounded to f32 where Hugging Face's Llama rounds them.
+    pub fn new(frequencies: Vec<f32>, positions: usize) -> Self {
+        let blocks = vec![OnceLock::new(); positions.div_ceil(Self::BLOCK)];
+        Self { head_dim: 2 * frequencies.len(), positions, frequencies, blocks }
     }
 
     /// Positions covered.
     pub fn positions(&self) -> usize {
-        self.cos.len() / (self.head_dim / 2).max(1)
+        self.positions
     }
 
     fn angles(&self, position: u32) -> (&[f32], &[f32]) {
-        let half = self.head_dim / 2;
-        let at = position as usize * half..(position as usize + 1) * half;
-        (&self.cos[at.clone()], &self.sin[at])
+        let (position, width) = (position as usize, self.head_dim);
+        assert!(position < self.positions, "RopeTable: position {position} of {}", self.positions);
+        let (block, within) = (position / Self::BLOCK, position % Self::BLOCK);
+        let values = self.blocks[block].get_or_init(|| self.compute(block * Self::BLOCK));
+        values[within * width..(within + 1) * width].split_at(width / 2)
+    }
+
+    fn compute(&self, first: usize) -> Box<[f32]> {
+        let last = (first + Self::BLOCK).min(self.positions);
+        let angles = |p: usize| self.frequencies.iter().map(move |f| f64::from(p as f32 * f));
+        (first..last)
+            .flat_map(|p| angles(p).map(|a| a.cos() as f32).chain(angles(p).map(|a| a.sin() as f32)))
+            .collect()
     }
 }
 

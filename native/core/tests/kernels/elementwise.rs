@@ -48,7 +48,7 @@ fn rmsnorm_agrees_with_the_oracle() {
 fn rope_agrees_with_the_oracle_and_turns_back() {
     let mut rng = Rng::new(2);
     for (head_dim, heads, pad) in [(2, 1, 0), (16, 3, 5), (64, 9, 0), (34, 2, 1)] {
-        let table = RopeTable::new(10_000.0, head_dim, 300);
+        let table = RopeTable::new(quintain_core::config::frequencies(10_000.0, head_dim, None), 300);
         let positions: Vec<u32> = (0..50).map(|_| rng.below(300) as u32).collect();
         let stride = heads * head_dim + pad;
         let x = rng.normal(positions.len() * stride);

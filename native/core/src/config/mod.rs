@@ -1,11 +1,20 @@
 //! The shape of a model, read from the fields of a Hugging Face `config.json` and checked before anything is allocated.
 
+mod rope;
+mod unsupported;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Llama, Qwen2 and Qwen3 in the names of Hugging Face. Fields this kernel does not know are ignored, except those that
-/// would change the arithmetic: they are refused by [`ModelConfig::validate`].
+pub use rope::{RopeScaling, frequencies};
+
+const MAX_LAYERS: usize = 4096;
+const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Llama, Mistral, Qwen2 and Qwen3 in the names of Hugging Face. Fields this kernel does not know are ignored, except
+/// those that would change the arithmetic: they are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// `llama`, `mistral`, `qwen2` or `qwen3`. It decides the defaults of `attention_bias` and `qk_norm`.
@@ -40,10 +49,9 @@ pub struct ModelConfig {
     pub qk_norm: Option<bool>,
     #[serde(default = "silu")]
     pub hidden_act: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rope_scaling: Option<serde_json::Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rope_parameters: Option<serde_json::Value>,
+    /// Read from `rope_scaling` or `rope_parameters`, written as `rope_scaling`, which every version of transformers reads.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mlp_bias: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,9 +84,16 @@ fn default_range() -> f32 {
 impl ModelConfig {
     /// Parses and checks the text of a `config.json`.
     pub fn from_json(text: &str) -> Result<Self> {
-        let mut config: ModelConfig =
+        let mut fields: serde_json::Map<String, Value> =
             serde_json::from_str(text).map_err(|e| Error::config("config.json", e.to_string()))?;
-        config.adopt_rope_parameters()?;
+        unsupported::refuse(&fields)?;
+        let (theta, rope_scaling) = rope::take(&mut fields)?;
+        if let Some(theta) = theta {
+            fields.insert("rope_theta".into(), theta.into());
+        }
+        let config: ModelConfig =
+            serde_json::from_value(fields.into()).map_err(|e| Error::config("config.json", e.to_string()))?;
+        let config = ModelConfig { rope_scaling, ..config };
         config.validate()?;
         Ok(config)
     }
@@ -100,30 +115,13 @@ impl ModelConfig {
         serde_json::to_string_pretty(&config).expect("a config holds only numbers and text")
     }
 
-    /// transformers 5 writes `rope_parameters: { rope_type, rope_theta }` instead of `rope_theta` and `rope_scaling`.
-    fn adopt_rope_parameters(&mut self) -> Result<()> {
-        for (field, value) in
-            [("rope_scaling", self.rope_scaling.take()), ("rope_parameters", self.rope_parameters.take())]
-        {
-            let Some(value) = value.filter(|v| !v.is_null()) else { continue };
-            let kind = value.get("rope_type").or(value.get("type")).and_then(|v| v.as_str()).unwrap_or("default");
-            if kind != "default" {
-                return Err(Error::config(field, format!("rope type `{kind}` is not supported, only `default`")));
-            }
-            if let Some(theta) = value.get("rope_theta").and_then(|v| v.as_f64()) {
-                self.rope_theta = theta as f32;
-            }
-        }
-        Ok(())
-    }
-
     /// Refuses every shape the kernel cannot compute, naming the field.
     pub fn validate(&self) -> Result<()> {
         let positive = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
+            ("head_dim", self.head_dim()),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.kv_heads()),
             ("max_position_embeddings", self.max_position_embeddings),
@@ -133,15 +131,20 @@ impl ModelConfig {
                 return Err(Error::config(field, format!("is {value}, must lie between 1 and {}", i32::MAX)));
             }
         }
-        if !["llama", "mistral", "qwen2", "qwen3"].contains(&self.model_type.as_str()) {
-            let message = format!("`{}` is not supported, use llama, mistral, qwen2 or qwen3", self.model_type);
+        // Names of tensors are made for every layer before a file is looked at.
+        if !(1..=MAX_LAYERS).contains(&self.num_hidden_layers) {
+            let message = format!("is {}, must lie between 1 and {MAX_LAYERS}", self.num_hidden_layers);
+            return Err(Error::config("num_hidden_layers", message));
+        }
+        if !MODEL_TYPES.contains(&self.model_type.as_str()) {
+            let message = format!("`{}` is not supported, {} are", self.model_type, MODEL_TYPES.join(", "));
             return Err(Error::config("model_type", message));
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let message = format!("{} is not a multiple of num_attention_heads, give head_dim", self.hidden_size);
             return Err(Error::config("hidden_size", message));
         }
-        if self.head_dim() == 0 || !self.head_dim().is_multiple_of(2) {
+        if !self.head_dim().is_multiple_of(2) {
             return Err(Error::config(
                 "head_dim",
                 format!("is {}, rotary embeddings need an even one", self.head_dim()),
@@ -159,18 +162,16 @@ impl ModelConfig {
         if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
             return Err(Error::config("initializer_range", format!("is {}, must be finite", self.initializer_range)));
         }
-        if self.hidden_act != "silu" {
+        if !["silu", "swish"].contains(&self.hidden_act.as_str()) {
             return Err(Error::config("hidden_act", format!("`{}` is not supported, only silu", self.hidden_act)));
         }
         if self.mlp_bias == Some(true) {
             return Err(Error::config("mlp_bias", "biases in the feed-forward are not supported"));
         }
-        if self.model_type == "llama" && self.attention_bias == Some(true) {
-            // transformers then also puts a bias on o_proj, which no published checkpoint of interest has.
-            return Err(Error::config(
-                "attention_bias",
-                "is not supported for llama (it adds one to o_proj); use qwen2",
-            ));
+        if self.model_type != "qwen2" && self.attention_bias == Some(true) {
+            // transformers then also puts a bias on o_proj (and ignores the field for mistral).
+            let message = format!("is not supported for {} (it adds one to o_proj); use qwen2", self.model_type);
+            return Err(Error::config("attention_bias", message));
         }
         let slides = match self.model_type.as_str() {
             "mistral" => self.sliding_window.is_some(),
@@ -210,6 +211,35 @@ impl ModelConfig {
     /// Width of the fused q|k|v projection.
     pub fn qkv_width(&self) -> usize {
         self.q_width() + 2 * self.kv_width()
+    }
+
+    /// The angle that each pair of a head turns by from one position to the next.
+    pub fn rope_frequencies(&self) -> Vec<f32> {
+        frequencies(self.rope_theta, self.head_dim(), self.rope_scaling.as_ref())
+    }
+
+    /// The first field in which `other` computes something else, with the values of both. Names, the context length and
+    /// how a model starts make no difference.
+    pub fn difference(&self, other: &Self) -> Option<(&'static str, Value, Value)> {
+        let facts = |config: &ModelConfig| {
+            [
+                ("vocab_size", config.vocab_size.into()),
+                ("hidden_size", config.hidden_size.into()),
+                ("intermediate_size", config.intermediate_size.into()),
+                ("num_hidden_layers", config.num_hidden_layers.into()),
+                ("num_attention_heads", config.num_attention_heads.into()),
+                ("num_key_value_heads", config.kv_heads().into()),
+                ("head_dim", config.head_dim().into()),
+                ("rms_norm_eps", Value::from(config.rms_norm_eps)),
+                ("rope_theta", Value::from(config.rope_theta)),
+                ("rope_scaling", serde_json::to_value(config.rope_scaling).unwrap_or_default()),
+                ("tie_word_embeddings", config.tie_word_embeddings.into()),
+                ("attention_bias", config.qkv_bias().into()),
+                ("qk_norm", config.has_qk_norm().into()),
+            ]
+        };
+        let pairs = facts(self).into_iter().zip(facts(other));
+        pairs.map(|((field, own), (_, other))| (field, own, other)).find(|(_, own, other)| own != other)
     }
 
     /// Whether q, k and v have a bias.
@@ -252,8 +282,18 @@ mod tests {
             parse(r#", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}"#).unwrap().rope_theta,
             1e6
         );
-        let scaled = parse(r#", "rope_scaling": {"rope_type": "llama3", "factor": 8}"#).unwrap_err();
-        assert_eq!(scaled.code(), "Config");
+        let old = r#", "rope_theta": 500000.0, "rope_scaling": {"factor": 8.0, "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}"#;
+        let new = r#", "rope_parameters": {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_theta": 500000.0, "rope_type": "llama3"}"#;
+        let (old, new) = (parse(old).unwrap(), parse(new).unwrap());
+        assert_eq!((old.rope_scaling, new.difference(&old)), (Some(RopeScaling::llama3(8.0, 8192)), None));
+        assert_ne!(parse("").unwrap().difference(&old), None);
+        let linear = parse(r#", "rope_scaling": {"type": "linear", "factor": 4.0}"#).unwrap();
+        assert_eq!(linear.rope_scaling, Some(RopeScaling::Linear { factor: 4.0 }));
+        for config in [old, linear] {
+            assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap().difference(&config), None);
+        }
     }
 
     #[test]
@@ -264,6 +304,22 @@ mod tests {
             (r#", "hidden_act": "gelu""#, "hidden_act"),
             (r#", "rms_norm_eps": 0"#, "rms_norm_eps"),
             (r#", "model_type": "gpt2""#, "model_type"),
+            (r#", "model_type": "gemma3_text""#, "model_type"),
+            (r#", "head_dim": 18446744073709551614"#, "head_dim"),
+            (r#", "layer_types": ["full_attention", "sliding_attention"]"#, "layer_types"),
+            (r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor"),
+            (r#", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}"#, "rope_scaling.rope_type"),
+            (r#", "rope_scaling": {"rope_type": "llama3", "factor": 4.0}"#, "rope_scaling.low_freq_factor"),
+            (r#", "rope_scaling": {"rope_type": "linear", "factor": 0}"#, "rope_scaling.factor"),
+            (r#", "rope_scaling": {"rope_type": "linear", "factor": "x"}"#, "rope_scaling.factor"),
+            (r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#, "rope_parameters"),
+            (r#", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}"#,
+                "rope_parameters.partial_rotary_factor"),
+            (r#", "num_local_experts": 8"#, "num_local_experts"),
+            (r#", "attn_logit_softcapping": 50.0"#, "attn_logit_softcapping"),
+            (r#", "model_type": "mistral", "sliding_window": 4096"#, "sliding_window"),
+            (r#", "model_type": "qwen3", "attention_bias": true"#, "attention_bias"),
+            (r#", "quantization_config": {"quant_method": "gptq"}"#, "quantization_config"),
         ] {
             let error = parse(extra).unwrap_err();
             assert!(matches!(&error, Error::Config { field: f, .. } if f == field), "{error}");
@@ -273,6 +329,10 @@ mod tests {
     #[test]
     fn json_round_trips() {
         let config = parse(r#", "tie_word_embeddings": true, "rope_theta": 500000"#).unwrap();
+        // What transformers writes without meaning anything by it.
+        let noise = r#", "layer_types": ["full_attention"], "sliding_window": null, "head_dim": 16, "use_mrope": false,
+            "rope_scaling": null, "num_experts": null, "use_sliding_window": false, "pretraining_tp": 1"#;
+        assert_eq!(parse(noise).unwrap().difference(&parse("").unwrap()), None);
         let again = ModelConfig::from_json(&config.to_json()).unwrap();
         assert_eq!(config.to_json(), again.to_json());
     }

@@ -1,0 +1,77 @@
+//! Opening a model: a Hugging Face folder or a GGUF file, streamed from the mapped files into the parameters.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::encoding::Encoding;
+use super::file::read_text;
+use super::gguf::Gguf;
+use super::map::FileMap;
+use super::source::TensorSource;
+use super::{check, gguf_model, is_adapter, shards};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::kernels::Runtime;
+use crate::model::{Model, Options};
+use crate::params::{Parameter, Params};
+
+impl Model {
+    /// Opens a Hugging Face folder (`config.json` and one or several safetensors files) or a GGUF file. Adapters start from
+    /// `seed`.
+    ///
+    /// # Errors
+    /// `Io` and `Format` name the file, and the tensor or key that is wrong in it; `Config` names a field that this kernel
+    /// cannot compute.
+    pub fn open(rt: &Arc<Runtime>, path: &Path, seed: u64, options: Options) -> Result<Model> {
+        let facts = std::fs::metadata(path).map_err(|cause| Error::io(path, &cause))?;
+        let (source, config) = if facts.is_dir() {
+            let config = read_config(&path.join("config.json"))?;
+            (shards::open(path)?, config)
+        } else {
+            gguf_model::open(path)?
+        };
+        let mut params = Params::empty(&config, options.dtype, options.lora.as_ref())?;
+        check(&source, params.list.iter().filter(|p| !is_adapter(p)))?;
+        for parameter in &mut params.list {
+            if is_adapter(parameter) {
+                parameter.draw(rt, seed);
+            } else {
+                fill(&source, parameter);
+            }
+        }
+        Ok(Model::assemble(rt, config, params, options))
+    }
+}
+
+/// Metadata and tensors of a GGUF file as JSON: `{ version, alignment, metadata, tensors: [{ name, shape, kind }] }`.
+///
+/// # Errors
+/// `Io` and `Format`, which names the key or tensor that is wrong.
+pub fn gguf_json(path: &Path) -> Result<String> {
+    let map = FileMap::open(path)?;
+    Gguf::parse(&map).map(|file| file.to_json()).map_err(|fault| Error::format(path, fault))
+}
+
+pub(super) fn read_config(path: &Path) -> Result<ModelConfig> {
+    ModelConfig::from_json(&read_text(path)?)
+}
+
+/// Gives a parameter the values of its tensors, which `check` has seen.
+pub(super) fn fill(source: &TensorSource, parameter: &mut Parameter) {
+    parameter.allocate();
+    for slice in parameter.slices.clone() {
+        let first = slice.rows.start;
+        if parameter.vector {
+            source.read(&slice.name, |row, values| parameter.put_row(first + row, values));
+            continue;
+        }
+        let mut values = vec![0.0; parameter.k];
+        source.rows(&slice.name, |place, row| match row.encoding {
+            Encoding::Blocks(kind) => parameter.put_blocks(first + place, kind, row.bytes),
+            _ => {
+                row.decode(&mut values);
+                parameter.put_row(first + place, &values);
+            }
+        });
+    }
+}
