@@ -52,7 +52,8 @@ impl Encoding {
             (_, Some(kind)) => Ok(Encoding::Blocks(kind)),
             (_, None) => {
                 let known = OTHERS.iter().find(|(other, _)| *other == id);
-                let name = known.map_or_else(|| format!("an unknown type ({id})"), |(_, name)| format!("of type {name}"));
+                let name =
+                    known.map_or_else(|| format!("an unknown type ({id})"), |(_, name)| format!("of type {name}"));
                 let kinds = BlockKind::ALL.map(BlockKind::name).join(", ");
                 Err(format!("is {name}; F32, F16, BF16, {kinds} can be loaded: convert or requantise the model"))
             }

@@ -157,9 +157,11 @@ impl<'a> Reader<'a> {
         let theta = config.rope_theta;
         let plain = frequencies(theta, config.head_dim(), None);
         let scaled = frequencies(theta, config.head_dim(), Some(&scaling));
-        let same = plain.iter().zip(scaled).zip(&factors).all(|((plain, scaled), factor)| {
-            (plain / scaled / factor - 1.0).abs() < 1e-4
-        });
+        let same = plain
+            .iter()
+            .zip(scaled)
+            .zip(&factors)
+            .all(|((plain, scaled), factor)| (plain / scaled / factor - 1.0).abs() < 1e-4);
         if same && longest >= 1.0 && longest.is_finite() {
             return Ok(scaling);
         }
@@ -213,13 +215,12 @@ impl Keys<'_> {
 
     fn rope_scaling(&self) -> Result<Option<Json>> {
         // The second is the key of old files; 0 stands for none.
-        let factor = self.number("rope.scaling.factor")?.map_or_else(|| self.number("rope.scale_linear"), |f| Ok(Some(f)))?;
+        let factor =
+            self.number("rope.scaling.factor")?.map_or_else(|| self.number("rope.scale_linear"), |f| Ok(Some(f)))?;
         let factor = factor.filter(|&factor| factor != 0.0);
         match (self.get("rope.scaling.type").map(|value| value.as_str()), factor) {
             (Some(Some("none")), _) | (None, None | Some(1.0)) => Ok(None),
-            (None | Some(Some("linear")), Some(factor)) => {
-                Ok(Some(json!({ "rope_type": "linear", "factor": factor })))
-            }
+            (None | Some(Some("linear")), Some(factor)) => Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
             (Some(Some("linear")), None) => self.fail("rope.scaling.factor", "is missing"),
             (Some(kind), _) => {
                 let message = format!("is `{:.40}`, only none and linear are supported", kind.unwrap_or("?"));

@@ -38,9 +38,8 @@ impl FileMap {
             if start < end {
                 // SAFETY: the map is a read-only one of a file: pages that are dropped come back with the same bytes.
                 // Refused advice (an unusual file system) costs memory only.
-                let _ = unsafe {
-                    self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
-                };
+                let _ =
+                    unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
             }
         }
         #[cfg(not(unix))]

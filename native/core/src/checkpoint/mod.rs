@@ -185,7 +185,12 @@ fn versions(files: &TensorSource) -> Result<(u64, u64)> {
     }
 }
 
-fn read_rows_into(files: &TensorSource, parameter: &Parameter, target: &mut PackedF32, name: impl Fn(&Slice) -> String) {
+fn read_rows_into(
+    files: &TensorSource,
+    parameter: &Parameter,
+    target: &mut PackedF32,
+    name: impl Fn(&Slice) -> String,
+) {
     for slice in &parameter.slices {
         files.read(&name(slice), |row, values| target.set_row(slice.rows.start + row, values));
     }

@@ -60,14 +60,17 @@ impl Header {
         let mut end = 0;
         for tensor in &tensors {
             if tensor.range.start != end {
-                let fault = if tensor.range.start < end { "overlaps the one before it" } else { "leaves a hole before it" };
+                let fault =
+                    if tensor.range.start < end { "overlaps the one before it" } else { "leaves a hole before it" };
                 return Err(format!("{}: its data {fault} (byte {})", tensor.name, tensor.range.start));
             }
             end = tensor.range.end;
         }
         if end != data.len() {
             let there = data.len();
-            return Err(format!("the tensors take {end} bytes and {there} are there: truncated, or not the whole file"));
+            return Err(format!(
+                "the tensors take {end} bytes and {there} are there: truncated, or not the whole file"
+            ));
         }
         let start = 8 + length;
         tensors.iter_mut().for_each(|t| t.range = start + t.range.start..start + t.range.end);

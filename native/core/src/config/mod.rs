@@ -313,8 +313,10 @@ mod tests {
             (r#", "rope_scaling": {"rope_type": "linear", "factor": 0}"#, "rope_scaling.factor"),
             (r#", "rope_scaling": {"rope_type": "linear", "factor": "x"}"#, "rope_scaling.factor"),
             (r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#, "rope_parameters"),
-            (r#", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}"#,
-                "rope_parameters.partial_rotary_factor"),
+            (
+                r#", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}"#,
+                "rope_parameters.partial_rotary_factor",
+            ),
             (r#", "num_local_experts": 8"#, "num_local_experts"),
             (r#", "attn_logit_softcapping": 50.0"#, "attn_logit_softcapping"),
             (r#", "model_type": "mistral", "sliding_window": 4096"#, "sliding_window"),

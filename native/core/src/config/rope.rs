@@ -100,9 +100,15 @@ pub(super) fn take(config: &mut Map<String, Value>) -> Result<(Option<f64>, Opti
         Some("llama3") => {
             let top = config.get("original_max_position_embeddings").and_then(Value::as_f64);
             let last = config.get("max_position_embeddings").and_then(Value::as_f64);
-            let original = top.or(number("original_max_position_embeddings")?).or(last).unwrap_or(0.0);
+            let original = top
+                .or(number("original_max_position_embeddings")?)
+                .or(last)
+                .unwrap_or(super::default_positions() as f64);
             if !(original >= 1.0 && original.fract() == 0.0 && original <= f64::from(i32::MAX)) {
-                return refuse("original_max_position_embeddings", format!("is {original}, must be a positive integer"));
+                return refuse(
+                    "original_max_position_embeddings",
+                    format!("is {original}, must be a positive integer"),
+                );
             }
             Some(RopeScaling::Llama3 {
                 factor: needed("factor")?,
@@ -154,7 +160,8 @@ mod tests {
         }
     }
 
-    const PLAIN: [(usize, f32); 4] = [(1, 0.663_601_3), (10, 0.016_560_44), (17, 0.000_938_473_85), (31, 3.013_858_1e-6)];
+    const PLAIN: [(usize, f32); 4] =
+        [(1, 0.663_601_3), (10, 0.016_560_44), (17, 0.000_938_473_85), (31, 3.013_858_1e-6)];
     const LLAMA3: [(usize, f32); 6] = [
         (0, 1.0),
         (14, 0.003_211_446_1),

@@ -62,7 +62,8 @@ pub(super) fn refuse(config: &Map<String, Value>) -> Result<()> {
         }
     }
     if get("quantization_config").is_some() {
-        let why = "weights quantised by another library are not read; use the f32, f16 or bf16 checkpoint, or a GGUF file";
+        let why =
+            "weights quantised by another library are not read; use the f32, f16 or bf16 checkpoint, or a GGUF file";
         return fail("quantization_config", why);
     }
     for field in ["text_config", "vision_config", "audio_config"] {

@@ -115,9 +115,7 @@ impl RopeTable {
     fn compute(&self, first: usize) -> Box<[f32]> {
         let last = (first + Self::BLOCK).min(self.positions);
         let angles = |p: usize| self.frequencies.iter().map(move |f| f64::from(p as f32 * f));
-        (first..last)
-            .flat_map(|p| angles(p).map(|a| a.cos() as f32).chain(angles(p).map(|a| a.sin() as f32)))
-            .collect()
+        (first..last).flat_map(|p| angles(p).map(|a| a.cos() as f32).chain(angles(p).map(|a| a.sin() as f32))).collect()
     }
 }
 
