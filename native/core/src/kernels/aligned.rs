@@ -20,6 +20,8 @@ pub unsafe trait Plain: Copy + 'static {}
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
 
 /// A fixed-length, 64-byte aligned, zero-initialised buffer.
 pub struct AlignedVec<T: Plain> {

@@ -1,5 +1,6 @@
 //! Rearranging operands: rounding rows, turning panels of `W` into panels of its transpose.
 
+use super::blocks::PackedBlocks;
 use super::packed::{NR, PackedBf16, PackedF32, f32_from_bf16};
 use super::{Isa, Runtime, SharedMut, rows};
 use std::ops::Range;
@@ -131,25 +132,60 @@ pub unsafe fn matrix(
     }
 }
 
+/// A square of a panel transposed: `lanes` steps of 32 outputs to 32 steps of as many lanes.
+fn square_f32(isa: Isa, source: &[f32], lanes: usize, out: &mut [f32]) {
+    if lanes == NR {
+        for (row, column) in [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)] {
+            let (from, to) = (&source[row * NR + column..], &mut out[column * NR + row..]);
+            // SAFETY: `isa` is supported; both squares are 32 x 32.
+            unsafe { rows::transpose(isa, from.as_ptr(), NR, to.as_mut_ptr(), NR) };
+        }
+        return;
+    }
+    for (lane, source) in source.chunks_exact(NR).enumerate() {
+        for (step, value) in source.iter().enumerate() {
+            out[step * NR + lane] = *value;
+        }
+    }
+}
+
+/// The same of `pairs` pairs of steps of bf16, widened; only the first `steps` outputs.
+fn square_widened(source: &[u16], pairs: usize, steps: usize, out: &mut [f32]) {
+    for (pair, source) in source.chunks_exact(NR * 2).enumerate().take(pairs) {
+        for (step, values) in source.chunks_exact(2).enumerate().take(steps) {
+            out[step * NR + pair * 2] = f32_from_bf16(values[0]);
+            out[step * NR + pair * 2 + 1] = f32_from_bf16(values[1]);
+        }
+    }
+}
+
+/// The same of up to sixteen pairs of steps of bf16, to pairs: `[16][32][2]`.
+fn square_pairs(isa: Isa, source: &[u16], out: &mut [u16]) {
+    // Two outputs by two inputs, transposed; then rows are inputs, columns pairs of outputs.
+    let mut turned = [[0_u32; SIDE]; NR];
+    for (source, turned) in source.chunks_exact(NR * 2).zip(turned.chunks_exact_mut(2)) {
+        let (even, odd) = turned.split_at_mut(1);
+        // SAFETY: `isa` is supported; a row of pairs is NR aligned numbers of 32 bits, low halves first.
+        unsafe {
+            let squares = std::slice::from_raw_parts(source.as_ptr().cast::<u32>(), NR);
+            rows::split_pairs(isa, squares, &mut even[0], &mut odd[0]);
+        }
+    }
+    for half in [0, SIDE] {
+        // SAFETY: `isa` is supported; `turned` is 32 x 16, `out` 16 x 32 pairs.
+        unsafe {
+            let to = out.as_mut_ptr().cast::<f32>().add(half);
+            rows::transpose(isa, turned[half].as_ptr().cast(), SIDE, to, NR);
+        }
+    }
+}
+
 /// Panel `at` of the transpose of `w`, reduction steps `ns`: `[ns][32]` of `W[n][at * 32 + lane]`.
 pub fn panel_f32(isa: Isa, w: &PackedF32, at: usize, ns: Range<usize>, out: &mut [f32]) {
     let lanes = NR.min(w.k - at * NR);
     for n in ns.clone().step_by(NR) {
         let source = &w.panel(n / NR)[at * NR * NR..][..lanes * NR];
-        let out = &mut out[(n - ns.start) * NR..][..NR * NR];
-        if lanes == NR {
-            for (row, column) in [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)] {
-                let (from, to) = (&source[row * NR + column..], &mut out[column * NR + row..]);
-                // SAFETY: `isa` is supported; both squares are 32 x 32.
-                unsafe { rows::transpose(isa, from.as_ptr(), NR, to.as_mut_ptr(), NR) };
-            }
-            continue;
-        }
-        for (lane, source) in source.chunks_exact(NR).enumerate() {
-            for (step, value) in source.iter().enumerate() {
-                out[step * NR + lane] = *value;
-            }
-        }
+        square_f32(isa, source, lanes, &mut out[(n - ns.start) * NR..][..NR * NR]);
     }
 }
 
@@ -158,14 +194,7 @@ pub fn panel_widened(w: &PackedBf16, at: usize, ns: Range<usize>, out: &mut [f32
     let lanes = NR.min(w.k - at * NR);
     for n in ns.clone().step_by(NR) {
         let source = &w.panel(n / NR)[at * NR * NR..];
-        let out = &mut out[(n - ns.start) * NR..];
-        let steps = NR.min(ns.end - n);
-        for (pair, source) in source.chunks_exact(NR * 2).enumerate().take(lanes.div_ceil(2)) {
-            for (step, values) in source.chunks_exact(2).enumerate().take(steps) {
-                out[step * NR + pair * 2] = f32_from_bf16(values[0]);
-                out[step * NR + pair * 2 + 1] = f32_from_bf16(values[1]);
-            }
-        }
+        square_widened(source, lanes.div_ceil(2), NR.min(ns.end - n), &mut out[(n - ns.start) * NR..]);
     }
 }
 
@@ -175,24 +204,37 @@ pub fn panel_pairs(isa: Isa, w: &PackedBf16, at: usize, ns: Range<usize>, out: &
     let pairs = (NR / 2).min(w.k.div_ceil(2) - at * NR / 2);
     for n in ns.clone().step_by(NR) {
         let source = &w.panel(n / NR)[at * NR * NR..][..pairs * NR * 2];
+        square_pairs(isa, source, &mut out[(n - ns.start) * NR..][..NR * NR]);
+    }
+}
+
+/// A square of values, aligned to cache lines.
+#[repr(align(64))]
+struct Square<T>([T; NR * NR]);
+
+/// [`panel_f32`] of quantised weights; rounded to bf16 where those are its products.
+pub fn panel_blocks_f32(isa: Isa, w: &PackedBlocks, at: usize, ns: Range<usize>, out: &mut [f32]) {
+    let ks = at * NR..(at + 1) * NR;
+    for n in ns.clone().step_by(NR) {
         let out = &mut out[(n - ns.start) * NR..][..NR * NR];
-        // Two outputs by two inputs, transposed; then rows are inputs, columns pairs of outputs.
-        let mut turned = [[0_u32; SIDE]; NR];
-        for (source, turned) in source.chunks_exact(NR * 2).zip(turned.chunks_exact_mut(2)) {
-            let (even, odd) = turned.split_at_mut(1);
-            // SAFETY: `isa` is supported; a row of pairs is NR aligned numbers of 32 bits, low halves first.
-            unsafe {
-                let squares = std::slice::from_raw_parts(source.as_ptr().cast::<u32>(), NR);
-                rows::split_pairs(isa, squares, &mut even[0], &mut odd[0]);
-            }
+        if w.bf16 {
+            let mut source = Square([0_u16; NR * NR]);
+            w.unpack_pairs(isa, n / NR, ks.clone(), &mut source.0);
+            square_widened(&source.0, NR / 2, NR, out);
+        } else {
+            let mut source = Square([0_f32; NR * NR]);
+            w.unpack_f32(isa, n / NR, ks.clone(), &mut source.0);
+            square_f32(isa, &source.0, NR, out);
         }
-        for half in [0, SIDE] {
-            // SAFETY: `isa` is supported; `turned` is 32 x 16, `out` 16 x 32 pairs.
-            unsafe {
-                let to = out.as_mut_ptr().cast::<f32>().add(half);
-                rows::transpose(isa, turned[half].as_ptr().cast(), SIDE, to, NR);
-            }
-        }
+    }
+}
+
+/// [`panel_pairs`] of quantised weights.
+pub fn panel_blocks_pairs(isa: Isa, w: &PackedBlocks, at: usize, ns: Range<usize>, out: &mut [u16]) {
+    for n in ns.clone().step_by(NR) {
+        let mut source = Square([0_u16; NR * NR]);
+        w.unpack_pairs(isa, n / NR, at * NR..(at + 1) * NR, &mut source.0);
+        square_pairs(isa, &source.0, &mut out[(n - ns.start) * NR..][..NR * NR]);
     }
 }
 

@@ -1,8 +1,16 @@
 //! Quantised blocks as ggml stores them: what a kind holds, and its values.
 
-mod decode;
+mod encode;
+mod fields;
+mod packed;
+mod unpack;
 
 use std::fmt;
+
+pub use packed::PackedBlocks;
+
+/// Weights of the longest block.
+const BLOCK: usize = 256;
 
 /// A ggml block format. A row of a tensor is whole blocks of [`block_len`](BlockKind::block_len) weights, each
 /// [`block_bytes`](BlockKind::block_bytes) long.
@@ -104,25 +112,49 @@ impl BlockKind {
     /// # Panics
     /// If `bytes` are not the blocks of `out.len()` weights.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(
-            Some(bytes.len()),
-            self.row_bytes(out.len()),
-            "{self}: {} bytes for {} weights",
-            bytes.len(),
-            out.len()
-        );
+        assert_eq!(Some(bytes.len()), self.row_bytes(out.len()), "{self}: {} weights", out.len());
+        let (mut codes, group) = ([0; BLOCK], self.group_len());
         for (block, out) in bytes.chunks_exact(self.block_bytes()).zip(out.chunks_exact_mut(self.block_len())) {
-            match self {
-                BlockKind::Q8_0 => decode::q8_0(block, out),
-                BlockKind::Q4_0 => decode::q4_0(block, out),
-                BlockKind::Q4_1 => decode::q4_1(block, out),
-                BlockKind::Q5_0 => decode::q5_0(block, out),
-                BlockKind::Q5_1 => decode::q5_1(block, out),
-                BlockKind::Q4K => decode::q4_k(block, out),
-                BlockKind::Q5K => decode::q5_k(block, out),
-                BlockKind::Q6K => decode::q6_k(block, out),
+            let codes = &mut codes[..out.len()];
+            fields::codes(self, block, codes);
+            for (at, (out, codes)) in out.chunks_exact_mut(group).zip(codes.chunks_exact(group)).enumerate() {
+                let (scale, minimum) = fields::scales(self, block, at);
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = (f32::from(*code) - self.zero()) * scale + minimum;
+                }
             }
         }
+    }
+
+    /// Weights that share a scale.
+    fn group_len(self) -> usize {
+        if self == BlockKind::Q6K { 16 } else { 32 }
+    }
+
+    /// The code of zero, where there is no minimum.
+    fn zero(self) -> f32 {
+        match self {
+            BlockKind::Q8_0 => 128.0,
+            BlockKind::Q4_0 => 8.0,
+            BlockKind::Q5_0 => 16.0,
+            BlockKind::Q6K => 32.0,
+            _ => 0.0,
+        }
+    }
+
+    /// Whether groups have minima.
+    fn has_minimum(self) -> bool {
+        self.zero() == 0.0
+    }
+
+    /// Whether blocks are of 256 weights, with a scale for the scales.
+    fn is_super(self) -> bool {
+        self.block_len() == BLOCK
+    }
+
+    /// Whether codes fit 4 bits.
+    fn is_narrow(self) -> bool {
+        matches!(self, BlockKind::Q4_0 | BlockKind::Q4_1 | BlockKind::Q4K)
     }
 }
 
@@ -133,13 +165,11 @@ impl fmt::Display for BlockKind {
 }
 
 /// IEEE half precision, exactly.
+#[inline(always)]
 pub fn f32_from_f16(bits: u16) -> f32 {
-    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff));
-    let magnitude = match rest >> 10 {
-        // Zero and subnormals: so many units of 2^-24.
-        0 => (rest as f32 * f32::from_bits(0x3380_0000)).to_bits(),
-        31 => 0x7f80_0000 | (rest & 0x3ff) << 13,
-        _ => (rest << 13) + ((127 - 15) << 23),
-    };
+    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
+    // The exponents' biases differ by 112; subnormals are those of f32 then.
+    let finite = f32::from_bits(rest) * f32::from_bits((127 + 112) << 23);
+    let magnitude = if rest < 31 << 23 { finite.to_bits() } else { rest | 0xff << 23 };
     f32::from_bits(sign | magnitude)
 }

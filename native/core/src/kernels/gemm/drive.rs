@@ -15,6 +15,9 @@ pub const FEW_ROWS: usize = 48;
 /// first-level cache for the second tile.
 const FEW_BLOCK: usize = 128;
 
+/// Reduction steps per block for few rows where panels are unpacked.
+const UNPACKED_BLOCK: usize = 256;
+
 /// Most reduction steps per block otherwise: few passes over the output, and several panels fit a group.
 const BLOCK: usize = 640;
 
@@ -81,6 +84,13 @@ impl Product {
         let bytes = block * NR * size_of::<B>();
         let (chunk, group) = if few { (FEW_ROWS, 1) } else { (chunk, (GROUP_BYTES / bytes).max(1)) };
         Product { m, n, k, block, chunk, group, output, ahead: 0, rearranged: true }
+    }
+
+    /// For panels that are unpacked from less: few rows read each unpacked number once or twice, from the first-level
+    /// cache.
+    pub fn unpacked(self) -> Self {
+        let few = self.m <= FEW_ROWS;
+        Product { block: if few { self.block.min(UNPACKED_BLOCK) } else { self.block }, ..self }
     }
 
     /// Into how many groups of panels and cuts of rows the threads share the work. Many rows are cut, not the panels:

@@ -3,8 +3,10 @@
 //! One driver serves all three. It cuts the output into groups of panels of 32 lanes that fit the second-level cache,
 //! hands them to threads, and walks a few rows at a time through a group, so that each row of the output is written
 //! once and in order. The three products differ only in what the operands are: `b` is the weight as stored (forward),
-//! transposed on the fly (`dx`), or gathered from the output gradient (`dw`).
+//! transposed on the fly (`dx`), or gathered from the output gradient (`dw`). Quantised weights are unpacked into the
+//! operand of the dtype, a group at a time, so that they give what that dtype gives.
 
+mod blocks;
 mod drive;
 mod naive;
 mod pairs;
@@ -50,6 +52,8 @@ pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: Weight, y: &mut 
             drive(rt, &product, rows, |group, ks, _: &mut _| panels(group, ks), |_| None, tile_widened);
         }),
         Weight::Bf16(w) => pairs::linear(rt, x, m, ldx, w, output),
+        Weight::Blocks(w) if w.bf16 && rt.isa >= Isa::Avx512Bf16 => pairs::linear_blocks(rt, x, m, ldx, w, output),
+        Weight::Blocks(w) => blocks::linear(rt, x, m, ldx, w, output),
     }
 }
 
@@ -96,6 +100,13 @@ pub fn linear_dx(
             compute(rounded, n, &|at, ns, b| transpose::panel_widened(w, at, ns, b));
         }),
         Weight::Bf16(w) => pairs::linear_dx(rt, dy, m, ldy, w, output),
+        Weight::Blocks(w) if w.bf16 && rt.isa >= Isa::Avx512Bf16 => pairs::linear_dx_blocks(rt, dy, m, ldy, w, output),
+        Weight::Blocks(w) if w.bf16 => f32::with(|rounded| {
+            let rounded = rounded.reserve(m * n);
+            transpose::round_rows(rt, dy, m, n, ldy, rounded);
+            compute(rounded, n, &|at, ns, b| transpose::panel_blocks_f32(rt.isa, w, at, ns, b));
+        }),
+        Weight::Blocks(w) => compute(dy, ldy, &|at, ns, b| transpose::panel_blocks_f32(rt.isa, w, at, ns, b)),
     }
 }
 

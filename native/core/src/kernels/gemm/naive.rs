@@ -12,6 +12,11 @@ fn dense(w: Weight) -> (Vec<f32>, bool) {
     match w {
         Weight::F32(w) => (w.to_rows(), false),
         Weight::Bf16(w) => (w.to_rows(), true),
+        Weight::Blocks(w) => {
+            let mut rows = vec![0.0; w.n * w.k];
+            rows.chunks_exact_mut(w.k).enumerate().for_each(|(row, out)| w.get_row_rounded(row, out));
+            (rows, w.bf16)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::drive::{Output, Panels, Product, Scratch, Shared, chunk, drive, stored};
 use crate::kernels::aligned::AlignedVec;
+use crate::kernels::blocks::PackedBlocks;
 use crate::kernels::packed::{NR, PackedBf16};
 use crate::kernels::tile_pairs::{STEP, TILE_ROWS, Unit, tile_pairs};
 use crate::kernels::transpose::{self, TiledRows};
@@ -18,18 +19,32 @@ fn layout(isa: Isa, k: usize) -> TiledRows {
     }
 }
 
+/// Where panels come from.
+enum Source {
+    /// From memory as they are.
+    Stored,
+    /// From quantised ones.
+    Unpacked,
+    /// From another order.
+    Rearranged,
+}
+
 /// The product of rounded rows `a` and panels of pairs.
 fn product(
     rt: &Runtime,
     (m, n, k): (usize, usize, usize),
     (a, layout): (&[u16], TiledRows),
     output: Output,
-    stream: bool,
+    from: Source,
     panels: impl Fn(Range<usize>, Range<usize>, &mut AlignedVec<u16>) -> Panels<u16> + Sync,
 ) {
     let chunk = if rt.isa == Isa::Amx { 2 * TILE_ROWS } else { chunk(rt.isa) };
     let product = Product::new::<u16>(m, n, k.next_multiple_of(STEP), chunk, output);
-    let product = if stream { product.streaming::<u16>(chunk) } else { product };
+    let product = match from {
+        Source::Stored => product.streaming::<u16>(chunk),
+        Source::Unpacked => product.unpacked(),
+        Source::Rearranged => product,
+    };
     let a = Shared(a.as_ptr());
     let rows =
         |range: Range<usize>, ks: Range<usize>, _: &mut _| a.rows(range.start, layout.width, ks.start, layout.height);
@@ -56,7 +71,7 @@ pub fn linear(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: &PackedBf16, out
             }
             Panels { b: b.as_ptr(), step: NR * 2, panel }
         };
-        product(rt, (m, n, k), (a, layout), output, true, panels);
+        product(rt, (m, n, k), (a, layout), output, Source::Stored, panels);
     });
 }
 
@@ -74,7 +89,43 @@ pub fn linear_dx(rt: &Runtime, dy: &[f32], m: usize, ldy: usize, w: &PackedBf16,
             }
             Panels { b: b.as_ptr(), step: NR * 2, panel }
         };
-        product(rt, (m, k, n), (a, layout), output, false, panels);
+        product(rt, (m, k, n), (a, layout), output, Source::Rearranged, panels);
+    });
+}
+
+/// [`super::linear`] of quantised weights, operands checked.
+pub fn linear_blocks(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: &PackedBlocks, output: Output) {
+    let layout = layout(rt.isa, w.k);
+    u16::with(|a| {
+        let a = a.reserve(layout.len(m));
+        transpose::round_to_bf16(rt, x, m, w.k, ldx, a, layout);
+        let panels = |group: Range<usize>, ks: Range<usize>, scratch: &mut AlignedVec<u16>| {
+            let panel = ks.len() * NR;
+            let b = scratch.reserve(group.len() * panel);
+            for (at, b) in group.zip(b.chunks_exact_mut(panel)) {
+                w.unpack_pairs(rt.isa, at, ks.clone(), b);
+            }
+            Panels { b: b.as_ptr(), step: NR * 2, panel }
+        };
+        product(rt, (m, w.n, w.k), (a, layout), output, Source::Unpacked, panels);
+    });
+}
+
+/// [`super::linear_dx`] of quantised weights, operands checked.
+pub fn linear_dx_blocks(rt: &Runtime, dy: &[f32], m: usize, ldy: usize, w: &PackedBlocks, output: Output) {
+    let layout = layout(rt.isa, w.n);
+    u16::with(|a| {
+        let a = a.reserve(layout.len(m));
+        transpose::round_to_bf16(rt, dy, m, w.n, ldy, a, layout);
+        let panels = |group: Range<usize>, ns: Range<usize>, scratch: &mut AlignedVec<u16>| {
+            let panel = ns.len() * NR;
+            let b = scratch.reserve(group.len() * panel);
+            for (at, b) in group.zip(b.chunks_exact_mut(panel)) {
+                transpose::panel_blocks_pairs(rt.isa, w, at, ns.clone(), b);
+            }
+            Panels { b: b.as_ptr(), step: NR * 2, panel }
+        };
+        product(rt, (m, w.k, w.n), (a, layout), output, Source::Rearranged, panels);
     });
 }
 
@@ -94,6 +145,6 @@ pub fn linear_dw(rt: &Runtime, (dy, ldy, n): Matrix, (x, ldx, k): Matrix, m: usi
             transpose::rows_to_pairs(rt.isa, dy, ms, m, lanes, ldy, b, panel);
             Panels { b: b.as_ptr(), step: NR * 2, panel }
         };
-        product(rt, (k, n, m), (a, layout), output, false, panels);
+        product(rt, (k, n, m), (a, layout), output, Source::Rearranged, panels);
     });
 }
