@@ -32,6 +32,11 @@ impl Model {
         if values.len() != expected {
             return Err(Error::shape("set_parameter", format!("{name} has {expected} values, given {}", values.len())));
         }
+        if let Some(kind) = parameter.kinds().iter().find(|kind| !kind.can_encode()) {
+            let message =
+                format!("{name} is held in {kind} blocks, which only ggml makes: open the model without blocks");
+            return Err(Error::state("set_parameter", message));
+        }
         let rows = parameter.slices[slice].rows.clone();
         self.params.write_rows(index, rows, values);
         self.weights_replaced(0);

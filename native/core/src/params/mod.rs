@@ -2,17 +2,20 @@
 //! So gradients and moments are lists of the same length, and whoever walks over all parameters (optimiser, checkpoint,
 //! memory report) needs to know nothing of the network.
 
+mod blocks;
 mod gradients;
 mod init;
 mod layout;
 mod lora;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::kernels::{BlockKind, PackedBf16, PackedF32, Runtime, Weight};
+use crate::kernels::{BlockKind, PackedBf16, PackedBlocks, PackedF32, Runtime, Weight};
 
+pub use blocks::Blocks;
 pub use gradients::Gradients;
 pub use layout::{Layer, Layout, Linear, Lora, LoraPart};
 pub use lora::LoraConfig;
@@ -54,12 +57,17 @@ pub struct Parameter {
     master: Option<PackedF32>,
     /// What products read when the dtype is bf16.
     compute: Option<PackedBf16>,
+    /// The kind of every panel, if it is held in blocks.
+    kinds: Vec<BlockKind>,
+    /// Instead of both of the above.
+    blocks: Option<Arc<PackedBlocks>>,
 }
 
 impl Parameter {
     fn matrix(slices: Vec<Slice>, k: usize, init: Init, trainable: bool, dtype: Dtype) -> Self {
         let n = slices.last().map_or(0, |slice| slice.rows.end);
-        Parameter { slices, n, k, vector: false, trainable, init, dtype, master: None, compute: None }
+        let (master, compute, kinds, blocks) = (None, None, Vec::new(), None);
+        Parameter { slices, n, k, vector: false, trainable, init, dtype, master, compute, kinds, blocks }
     }
 
     /// Vectors take part in no product: they stay f32.
@@ -67,42 +75,12 @@ impl Parameter {
         Parameter { vector: true, ..Parameter::matrix(slices, 1, init, trainable, Dtype::F32) }
     }
 
-    /// Room for the values, zero, in the form the parameter is held in: then [`put_row`](Self::put_row) or
-    /// [`put_blocks`](Self::put_blocks) for every row. There is never a second copy of the tensor.
-    pub fn allocate(&mut self) {
-        self.compute = (self.dtype == Dtype::Bf16).then(|| PackedBf16::zeros(self.n, self.k));
-        self.master = (self.trainable || self.dtype == Dtype::F32).then(|| PackedF32::zeros(self.n, self.k));
-    }
-
-    /// Overwrites a row (of a vector: one number).
-    pub fn put_row(&mut self, row: usize, values: &[f32]) {
-        assert_eq!(values.len(), self.k, "Parameter::put_row");
-        self.put(row, 0, values);
-    }
-
-    /// Overwrites a row with the blocks of a file.
-    pub fn put_blocks(&mut self, row: usize, kind: BlockKind, bytes: &[u8]) {
-        assert_eq!(Some(bytes.len()), kind.row_bytes(self.k), "Parameter::put_blocks");
-        let mut values = [0.0; 256];
-        let values = &mut values[..kind.block_len()];
-        for (at, block) in bytes.chunks_exact(kind.block_bytes()).enumerate() {
-            kind.decode(block, values);
-            self.put(row, at * values.len(), values);
-        }
-    }
-
-    fn put(&mut self, row: usize, first: usize, values: &[f32]) {
-        if let Some(master) = &mut self.master {
-            master.set_part(row, first, values);
-        }
-        if let Some(compute) = &mut self.compute {
-            compute.set_part(row, first, values);
-        }
-    }
-
     /// Gives the parameter its values, and drops those that the dtype does not need.
     pub(crate) fn assign(&mut self, values: PackedF32) {
         debug_assert_eq!((values.n, values.k), (self.n, self.k));
+        if !self.kinds.is_empty() {
+            return self.quantise(&values);
+        }
         self.compute = (self.dtype == Dtype::Bf16).then(|| PackedBf16::from_packed_f32(&values));
         self.master = (self.trainable || self.dtype == Dtype::F32).then_some(values);
     }
@@ -125,10 +103,11 @@ impl Parameter {
 
     /// The matrix, as products read it.
     pub fn weight(&self) -> Weight<'_> {
-        match (&self.compute, &self.master) {
-            (Some(bf16), _) => Weight::Bf16(bf16),
-            (None, Some(f32)) => Weight::F32(f32),
-            (None, None) => unreachable!("{} has no values", self.slices[0].name),
+        match (&self.blocks, &self.compute, &self.master) {
+            (Some(blocks), ..) => Weight::Blocks(blocks),
+            (None, Some(bf16), _) => Weight::Bf16(bf16),
+            (None, None, Some(f32)) => Weight::F32(f32),
+            (None, None, None) => unreachable!("{} has no values", self.slices[0].name),
         }
     }
 
@@ -143,6 +122,7 @@ impl Parameter {
         match self.weight() {
             Weight::F32(w) => w.get_row(row, out),
             Weight::Bf16(w) => w.get_row(row, out),
+            Weight::Blocks(w) => w.get_row_rounded(row, out),
         }
     }
 
@@ -153,10 +133,10 @@ impl Parameter {
 
     /// Row-major values of some rows, from the f32 master if there is one.
     pub fn read_rows(&self, rows: Range<usize>) -> Vec<f32> {
-        match (&self.master, &self.compute) {
-            (Some(w), _) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
-            (None, Some(w)) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
-            (None, None) => unreachable!("{} has no values", self.slices[0].name),
+        match (&self.master, self.weight()) {
+            (Some(w), _) | (None, Weight::F32(w)) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
+            (None, Weight::Bf16(w)) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
+            (None, Weight::Blocks(w)) => read_rows(self.k, rows, |row, out| w.get_row(row, out)),
         }
     }
 
@@ -164,13 +144,15 @@ impl Parameter {
     pub fn bytes(&self) -> usize {
         self.master.as_ref().map_or(0, |w| size_of_val(&*w.data))
             + self.compute.as_ref().map_or(0, |w| size_of_val(&*w.data))
+            + self.blocks.as_ref().map_or(0, |w| w.bytes())
     }
 
     /// A frozen copy that holds only what products read.
     fn frozen(&self) -> Parameter {
         let master = if self.compute.is_some() { None } else { self.master.clone() };
         let (slices, compute) = (self.slices.clone(), self.compute.clone());
-        Parameter { slices, trainable: false, master, compute, ..*self }
+        let (kinds, blocks) = (self.kinds.clone(), self.blocks.clone());
+        Parameter { slices, trainable: false, master, compute, kinds, blocks, ..*self }
     }
 }
 
@@ -222,6 +204,9 @@ impl Params {
     /// Overwrites rows of a parameter with row-major values.
     pub fn write_rows(&mut self, index: usize, rows: Range<usize>, values: &[f32]) {
         let parameter = &mut self.list[index];
+        if !parameter.kinds.is_empty() {
+            return rows.zip(values.chunks_exact(parameter.k)).for_each(|(row, values)| parameter.put_row(row, values));
+        }
         let mut whole = match (parameter.master.take(), &parameter.compute) {
             (Some(master), _) => master,
             (None, Some(compute)) => PackedF32::from_rows(&compute.to_rows(), parameter.n, parameter.k),

@@ -87,5 +87,9 @@ pub fn scales(kind: BlockKind, block: &[u8], group: usize) -> (f32, f32) {
         return (scale, minimum);
     }
     let (s, m) = sub_scales(kind, block, group);
-    if kind == BlockKind::Q6K { (scale * f32::from(s as i8), 0.0) } else { (scale * f32::from(s), -(minimum * f32::from(m))) }
+    if kind == BlockKind::Q6K {
+        (scale * f32::from(s as i8), 0.0)
+    } else {
+        (scale * f32::from(s), -(minimum * f32::from(m)))
+    }
 }

@@ -7,6 +7,7 @@ mod unpack;
 
 use std::fmt;
 
+pub use encode::f16_from_f32;
 pub use packed::PackedBlocks;
 
 /// Weights of the longest block.

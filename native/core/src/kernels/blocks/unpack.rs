@@ -116,7 +116,10 @@ macro_rules! walk {
 unsafe fn pairs_in<S: Simd>(kind: BlockKind, panel: &[u8], groups: Range<usize>, out: *mut u16) {
     // SAFETY: the caller vouches for `out`; codes lie within the panel.
     unsafe {
-        walk!(kind, panel, groups, |pair, quarter, values| S::store_bf16(out.add(pair * NR * 2 + quarter * 16), values));
+        walk!(kind, panel, groups, |pair, quarter, values| S::store_bf16(
+            out.add(pair * NR * 2 + quarter * 16),
+            values
+        ));
     }
 }
 
@@ -168,11 +171,7 @@ pub fn lane(kind: BlockKind, panel: &[u8], group: usize, lane: usize, out: &mut 
     let codes = &panel[form.places(group).1 + form.scales..];
     for (step, out) in out.iter_mut().enumerate() {
         let at = step / 2 * NR * 2 + lane * 2 + step % 2;
-        let code = if kind.is_narrow() {
-            codes[at / 32 * 16 + at % 16] >> (at % 32 / 16 * 4) & 15
-        } else {
-            codes[at]
-        };
+        let code = if kind.is_narrow() { codes[at / 32 * 16 + at % 16] >> (at % 32 / 16 * 4) & 15 } else { codes[at] };
         // Both operations are exact or the last: as fused.
         *out = f32::from(code) * s.scale[step / 16][lane] + s.offset[step / 16][lane];
     }
