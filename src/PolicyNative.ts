@@ -59,6 +59,13 @@ export interface NativeOptions {
   readonly seed?: number
   /** Dtype of the matrix products' inputs; sums are f32. Default f32. */
   readonly dtype?: "f32" | "bf16"
+  /**
+   * Keeps the base in 4- or 8-bit blocks in memory (QLoRA), dequantised inside the matrix products and frozen: only an
+   * adapter can be trained. `file`: the blocks of a GGUF file as they are. The others quantise on load, by ggml's reference
+   * rounding; embedding and head are Q8_0 then. Where a shape does not fit blocks, and without this option, weights are
+   * held in `dtype`.
+   */
+  readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
   /** Train an adapter and keep the base frozen. Default: all parameters. */
   readonly lora?: LoraConfig
   /** Lets the sampler match stop strings. */
@@ -124,6 +131,7 @@ const open = Effect.fnUntraced(function* (options: NativeOptions, path: string |
   const settings: Native.NativeSettings = {
     seed: options.seed ?? 0,
     dtype: options.dtype ?? "f32",
+    ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
     ...(options.lora === undefined
       ? {}
       : { lora: yield* decodeLora(options.lora).pipe(Effect.mapError(invalid("lora"))) }),

@@ -19,6 +19,8 @@ export interface NativeSettings {
   readonly seed?: number
   /** Default f32. */
   readonly dtype?: "f32" | "bf16"
+  /** Keeps the base quantised and frozen: as a GGUF file has it, or quantised on load. Default: in `dtype`. */
+  readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
   readonly lora?: { readonly rank: number; readonly alpha?: number; readonly targets?: ReadonlyArray<string> }
   /** Activations kept for backward; the rest is recomputed. Default 1 GiB. */
   readonly activationBytes?: number

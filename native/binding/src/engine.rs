@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use quintain_core::config::ModelConfig;
 use quintain_core::error::{Error, Result};
-use quintain_core::kernels::{Isa, Runtime};
-use quintain_core::model::{Dtype, LoraConfig, Model, Options};
+use quintain_core::kernels::{BlockKind, Isa, Runtime};
+use quintain_core::model::{Blocks, Dtype, LoraConfig, Model, Options};
 use quintain_core::sampler::{Options as SamplerOptions, Sampler};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ pub struct Settings {
     #[serde(default)]
     seed: u64,
     dtype: Option<String>,
+    blocks: Option<String>,
     lora: Option<Lora>,
     activation_bytes: Option<usize>,
     threads: Option<usize>,
@@ -54,7 +55,17 @@ impl Settings {
             LoraConfig { targets: lora.targets.clone().unwrap_or(all.targets), ..all }
         });
         let activation_bytes = self.activation_bytes.unwrap_or(Options::default().activation_bytes);
-        Ok(Options { dtype, lora, activation_bytes })
+        let blocks = match self.blocks.as_deref() {
+            None => None,
+            Some("file") => Some(Blocks::File),
+            Some("q8_0") => Some(Blocks::Make(BlockKind::Q8_0)),
+            Some("q4_0") => Some(Blocks::Make(BlockKind::Q4_0)),
+            Some("q4_1") => Some(Blocks::Make(BlockKind::Q4_1)),
+            Some(other) => {
+                return Err(Error::config("blocks", format!("`{other}` is unknown, use file, q8_0, q4_0 or q4_1")));
+            }
+        };
+        Ok(Options { dtype, lora, blocks, activation_bytes })
     }
 
     fn sampler_options(&self) -> SamplerOptions {

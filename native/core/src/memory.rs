@@ -6,7 +6,7 @@ use crate::forward::Activations;
 use crate::head::chunk_rows;
 use crate::kernels::NR;
 use crate::model::{Model, Options};
-use crate::params::{Dtype, Linear, Parameter, Params};
+use crate::params::{Linear, Parameter, Params};
 use crate::passes::first_kept;
 
 /// Bytes by category. The kernels' own scratch (transposed panels, rounded inputs) comes on top: it grows with the
@@ -34,15 +34,12 @@ impl Memory {
     }
 
     /// What training takes, without running it: one kept forward, backward and step over `rows` tokens with targets at
-    /// `positions` of them.
+    /// `positions` of them. With [`Blocks::File`](crate::params::Blocks::File) weights are counted in the dtype: only the file
+    /// knows better.
     pub fn plan(config: &ModelConfig, options: &Options, rows: usize, positions: usize) -> Result<Memory> {
-        let params = Params::empty(config, options.dtype, options.lora.as_ref())?;
+        let params = Params::empty(config, options.dtype, options.lora.as_ref(), options.blocks)?;
         let panels = |p: &Parameter| (p.n.div_ceil(NR) * NR, p.k);
         let f32_bytes = |p: &Parameter| panels(p).0 * panels(p).1 * 4;
-        let weights = |p: &Parameter| match p.dtype() {
-            Dtype::F32 => f32_bytes(p),
-            Dtype::Bf16 => panels(p).0 * p.k.next_multiple_of(2) * 2 + if p.trainable { f32_bytes(p) } else { 0 },
-        };
         let trained: usize = params.list.iter().filter(|p| p.trainable).map(f32_bytes).sum();
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let layers = &params.layout.layers;
@@ -58,7 +55,7 @@ impl Memory {
             + (2 * inner).max(config.qkv_width())               // of gate|up or q|k|v,
             + low.into_iter().max().unwrap_or(0); // of an adapter's inside
         Ok(Memory {
-            weights: params.list.iter().map(weights).sum(),
+            weights: params.list.iter().map(Parameter::planned_bytes).sum(),
             reference: 0,
             gradients: trained,
             moments: 2 * trained,

@@ -16,7 +16,7 @@ use crate::recording::Recording;
 
 pub use crate::head::Targets;
 pub use crate::optimizer::{AdamW, StepReport};
-pub use crate::params::{Dtype, LoraConfig};
+pub use crate::params::{Blocks, Dtype, LoraConfig};
 
 /// Raised by the caller to end a call early; it then returns [`Error::Aborted`].
 pub type AbortFlag = Arc<AtomicBool>;
@@ -32,6 +32,8 @@ pub struct Options {
     pub dtype: Dtype,
     /// None: all parameters are trained.
     pub lora: Option<LoraConfig>,
+    /// Keeps the base quantised. It is then frozen: only adapters are trained.
+    pub blocks: Option<Blocks>,
     /// Bytes that a kept forward may take for activations; layers beyond it are computed again in `backward`. Their
     /// inputs are always kept, and one layer at least. What sampling keeps for an update may take as much. It changes no
     /// result.
@@ -40,7 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { dtype: Dtype::F32, lora: None, activation_bytes: 1 << 30 }
+        Options { dtype: Dtype::F32, lora: None, blocks: None, activation_bytes: 1 << 30 }
     }
 }
 
@@ -99,7 +101,7 @@ pub struct Model {
 impl Model {
     /// A model with random weights, distributed as transformers initialises them.
     pub fn random(rt: &Arc<Runtime>, config: ModelConfig, seed: u64, options: Options) -> Result<Model> {
-        let params = Params::random(rt, &config, options.dtype, options.lora.as_ref(), seed)?;
+        let params = Params::random(rt, &config, options.dtype, options.lora.as_ref(), options.blocks, seed)?;
         Ok(Model::assemble(rt, config, params, options))
     }
 
@@ -208,6 +210,10 @@ impl Model {
             let message = format!("forward {id} is not kept: it was used, superseded, or made with keep: false");
             return Err(Error::state("backward", message));
         };
+        if !self.params.list.iter().any(|parameter| parameter.trainable) {
+            let message = "nothing can be trained: the base is quantised; open the model with lora, or without blocks";
+            return Err(Error::state("backward", message));
+        }
         let targets = kept.plan.targets();
         for (name, values) in [("dlogprob", Some(dlogprob)), ("dentropy", dentropy)] {
             let Some(values) = values else { continue };

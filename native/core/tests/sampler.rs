@@ -260,7 +260,7 @@ fn what_sampling_keeps_is_bounded_and_may_be_incomplete() {
     let requests = for_training(varied());
     let rt = Runtime::new(Some(2), None).unwrap();
     let make = |activation_bytes| {
-        let options = Options { dtype: Dtype::F32, lora: None, activation_bytes };
+        let options = Options { activation_bytes, ..Options::default() };
         let mut model = Model::random(&rt, config("llama"), 5, options).unwrap();
         train(&mut model);
         Arc::new(RwLock::new(model))

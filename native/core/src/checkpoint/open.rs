@@ -13,7 +13,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::kernels::Runtime;
 use crate::model::{Model, Options};
-use crate::params::{Parameter, Params};
+use crate::params::{Blocks, Parameter, Params};
 
 impl Model {
     /// Opens a Hugging Face folder (`config.json` and one or several safetensors files) or a GGUF file. Adapters start from
@@ -30,7 +30,10 @@ impl Model {
         } else {
             gguf_model::open(path)?
         };
-        let mut params = Params::empty(&config, options.dtype, options.lora.as_ref())?;
+        let mut params = Params::empty(&config, options.dtype, options.lora.as_ref(), options.blocks)?;
+        if options.blocks == Some(Blocks::File) {
+            params.hold(Blocks::File, |name| source.kind(name));
+        }
         check(&source, params.list.iter().filter(|p| !is_adapter(p)))?;
         for parameter in &mut params.list {
             if is_adapter(parameter) {

@@ -9,6 +9,7 @@ use super::encoding::Encoding;
 use super::map::FileMap;
 use super::safetensors::Header;
 use crate::error::{Error, Result};
+use crate::kernels::BlockKind;
 
 /// Bytes after which what was read is given back to the system.
 const RELEASE: usize = 4 << 20;
@@ -120,6 +121,14 @@ impl TensorSource {
     /// The file that a tensor lies in.
     pub fn file(&self, name: &str) -> Option<&Path> {
         self.entries.get(name).map(|entry| self.files[entry.file].path.as_path())
+    }
+
+    /// The blocks that a tensor is quantised in, if it is.
+    pub fn kind(&self, name: &str) -> Option<BlockKind> {
+        match self.entries.get(name)?.encoding {
+            Encoding::Blocks(kind) => Some(kind),
+            _ => None,
+        }
     }
 
     /// Refuses a tensor that is absent or of another shape.

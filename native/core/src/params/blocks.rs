@@ -131,12 +131,20 @@ impl Parameter {
 }
 
 impl Params {
-    /// Has every matrix that can be quantised on load be made so.
-    pub(crate) fn make_blocks(&mut self, kind: BlockKind) {
+    /// Has matrices held in blocks, before they are allocated; `file` gives the kind that a tensor has there.
+    pub(crate) fn hold(&mut self, blocks: Blocks, file: impl Fn(&str) -> Option<BlockKind>) {
         let (embed, head) = (self.layout.embed, self.layout.head);
         for (index, parameter) in self.list.iter_mut().enumerate() {
-            let kind = if index == embed || index == head { BlockKind::Q8_0 } else { kind };
-            parameter.hold_in_blocks(&vec![kind; parameter.slices.len()]);
+            let kinds: Option<Vec<BlockKind>> = match blocks {
+                Blocks::File => parameter.slices.iter().map(|slice| file(&slice.name)).collect(),
+                Blocks::Make(_) if index == embed || index == head => {
+                    Some(vec![BlockKind::Q8_0; parameter.slices.len()])
+                }
+                Blocks::Make(kind) => Some(vec![kind; parameter.slices.len()]),
+            };
+            if let Some(kinds) = kinds {
+                parameter.hold_in_blocks(&kinds);
+            }
         }
     }
 }

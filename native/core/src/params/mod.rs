@@ -179,21 +179,35 @@ impl Params {
         config: &ModelConfig,
         dtype: Dtype,
         lora: Option<&LoraConfig>,
+        blocks: Option<Blocks>,
         seed: u64,
     ) -> Result<Self> {
-        let mut params = Params::empty(config, dtype, lora)?;
+        let mut params = Params::empty(config, dtype, lora, blocks)?;
         params.list.iter_mut().for_each(|parameter| parameter.draw(rt, seed));
         Ok(params)
     }
 
     /// The list without values.
-    pub(crate) fn empty(config: &ModelConfig, dtype: Dtype, lora: Option<&LoraConfig>) -> Result<Self> {
+    pub(crate) fn empty(
+        config: &ModelConfig,
+        dtype: Dtype,
+        lora: Option<&LoraConfig>,
+        blocks: Option<Blocks>,
+    ) -> Result<Self> {
         config.validate()?;
+        blocks.map_or(Ok(()), Blocks::validate)?;
         if let Some(lora) = lora {
             lora.validate()?;
         }
         let (list, layout) = layout::build(config, dtype, lora);
-        Ok(Params { list, layout })
+        let mut params = Params { list, layout };
+        if let Some(blocks) = blocks {
+            if lora.is_none() {
+                params.list.iter_mut().for_each(|parameter| parameter.trainable = false);
+            }
+            params.hold(blocks, |_| None);
+        }
+        Ok(params)
     }
 
     /// The parameter at an index of the layout.
