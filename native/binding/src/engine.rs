@@ -1,13 +1,14 @@
 //! A model with its sampler, and the thread that trains it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quintain_core::config::ModelConfig;
 use quintain_core::error::{Error, Result};
 use quintain_core::kernels::{BlockKind, Isa, Runtime};
-use quintain_core::model::{Blocks, Dtype, LoraConfig, Model, Options};
+use quintain_core::model::{AdapterInfo, Blocks, Dtype, LoraConfig, Model, Options, module_paths};
 use quintain_core::sampler::{Options as SamplerOptions, Sampler};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,6 +23,12 @@ pub struct Settings {
     dtype: Option<String>,
     blocks: Option<String>,
     lora: Option<Lora>,
+    /// Folders of adapters by name.
+    #[serde(default)]
+    adapters: BTreeMap<String, PathBuf>,
+    /// Freezes the base; so do `lora` and `adapters`.
+    #[serde(default)]
+    frozen: bool,
     activation_bytes: Option<usize>,
     threads: Option<usize>,
     isa: Option<String>,
@@ -30,12 +37,31 @@ pub struct Settings {
     prefill_rows: Option<usize>,
 }
 
+/// The settings of an adapter.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Lora {
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Lora {
     rank: usize,
     alpha: Option<f32>,
     targets: Option<Vec<String>>,
+    #[serde(default)]
+    rs_lora: bool,
+    #[serde(default)]
+    dropout: f32,
+}
+
+impl Lora {
+    /// Parses the JSON of `addAdapter`.
+    pub fn parse(text: &str) -> Result<LoraConfig> {
+        let lora: Lora = serde_json::from_str(text).map_err(|error| Error::config("lora", error.to_string()))?;
+        Ok(lora.config())
+    }
+
+    fn config(&self) -> LoraConfig {
+        let all = LoraConfig::all(self.rank, self.alpha.unwrap_or(2.0 * self.rank as f32));
+        let targets = self.targets.clone().unwrap_or(all.targets);
+        LoraConfig { targets, rs_lora: self.rs_lora, dropout: self.dropout, ..all }
+    }
 }
 
 impl Settings {
@@ -50,10 +76,8 @@ impl Settings {
             Some("bf16") => Dtype::Bf16,
             Some(other) => return Err(Error::config("dtype", format!("`{other}` is unknown, use f32 or bf16"))),
         };
-        let lora = self.lora.as_ref().map(|lora| {
-            let all = LoraConfig::all(lora.rank, lora.alpha.unwrap_or(2.0 * lora.rank as f32));
-            LoraConfig { targets: lora.targets.clone().unwrap_or(all.targets), ..all }
-        });
+        let lora = self.lora.as_ref().map(Lora::config);
+        let frozen = self.frozen || !self.adapters.is_empty();
         let activation_bytes = self.activation_bytes.unwrap_or(Options::default().activation_bytes);
         let blocks = match self.blocks.as_deref() {
             None => None,
@@ -65,7 +89,7 @@ impl Settings {
                 return Err(Error::config("blocks", format!("`{other}` is unknown, use file, q8_0, q4_0 or q4_1")));
             }
         };
-        Ok(Options { dtype, lora, blocks, activation_bytes })
+        Ok(Options { dtype, lora, blocks, frozen, activation_bytes })
     }
 
     fn sampler_options(&self) -> SamplerOptions {
@@ -95,7 +119,7 @@ impl Engine {
         let isa = settings.isa.as_deref().map(str::parse::<Isa>).transpose()?;
         let rt = Runtime::new(settings.threads, isa)?;
         let options = settings.options()?;
-        let model = match (dir, &settings.config) {
+        let mut model = match (dir, &settings.config) {
             (Some(dir), None) => Model::open(&rt, dir, settings.seed, options)?,
             (None, Some(config)) => {
                 Model::random(&rt, ModelConfig::from_json(&config.to_string())?, settings.seed, options)?
@@ -103,6 +127,9 @@ impl Engine {
             (Some(_), Some(_)) => return Err(Error::config("config", "is read from the directory: leave it out")),
             (None, None) => return Err(Error::config("config", "is missing")),
         };
+        for (name, dir) in &settings.adapters {
+            model.add_adapter_from(name, dir)?;
+        }
         let model = Arc::new(RwLock::new(model));
         let sampler = Sampler::start(model.clone(), settings.sampler_options())?;
         let (isa, threads) = (rt.isa.to_string(), rt.threads);
@@ -141,9 +168,10 @@ impl Engine {
             "isa": self.isa,
             "threads": self.threads,
             "dtype": match options.dtype { Dtype::F32 => "f32", Dtype::Bf16 => "bf16" },
-            "lora": options.lora.as_ref().map(|lora| {
-                json!({ "rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets })
-            }),
+            "lora": options.lora.as_ref().map(describe_lora),
+            "frozen": !options.trains_base(),
+            "adapters": model.adapters().iter().map(describe_adapter).collect::<Vec<_>>(),
+            "modules": module_paths(&model.config),
             "config": config,
             "vocabularySize": model.config.vocab_size,
             "contextLength": model.config.max_position_embeddings,
@@ -154,6 +182,7 @@ impl Engine {
             "steps": model.steps(),
             "memory": {
                 "weights": memory.weights,
+                "adapters": memory.adapters,
                 "reference": memory.reference,
                 "gradients": memory.gradients,
                 "moments": memory.moments,
@@ -165,6 +194,27 @@ impl Engine {
         })
         .to_string()
     }
+}
+
+fn describe_lora(lora: &LoraConfig) -> Value {
+    json!({
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "targets": lora.targets,
+        "rsLora": lora.rs_lora,
+        "dropout": lora.dropout,
+    })
+}
+
+fn describe_adapter(adapter: &AdapterInfo) -> Value {
+    json!({
+        "name": adapter.name,
+        "lora": describe_lora(&adapter.config),
+        "parameters": adapter.parameters,
+        "version": adapter.version,
+        "steps": adapter.steps,
+        "bytes": adapter.bytes,
+    })
 }
 
 fn broken(op: &'static str) -> Error {

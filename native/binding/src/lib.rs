@@ -6,7 +6,7 @@ mod error;
 mod gguf;
 mod sample;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +18,7 @@ use quintain_core::forest::Forest;
 use quintain_core::model::{AbortFlag, AdamW, LogprobOptions, Targets};
 use quintain_core::sampler::Vocabulary;
 
-use engine::{Engine, Settings, Worker};
+use engine::{Engine, Lora, Settings, Worker};
 use error::{closed, guard, to_napi};
 use sample::{Arguments, SampleRequest, sink};
 
@@ -57,6 +57,7 @@ pub struct LogprobSettings {
     pub entropy: bool,
     pub keep: bool,
     pub weights: String,
+    pub adapter: Option<String>,
 }
 
 #[napi(object, object_from_js = false)]
@@ -74,6 +75,7 @@ pub struct StepSettings {
     pub epsilon: f64,
     pub weight_decay: f64,
     pub max_grad_norm: f64,
+    pub adapter: Option<String>,
 }
 
 #[napi(object, object_from_js = false)]
@@ -87,6 +89,7 @@ pub struct StepReport {
 #[napi(object, object_to_js = false)]
 pub struct SaveSettings {
     pub optimizer: bool,
+    pub adapter: Option<String>,
 }
 
 #[napi(object, object_from_js = false)]
@@ -205,7 +208,7 @@ impl NativeModel {
         abort: Option<&NativeAbort>,
     ) -> napi::Result<Object<'env>> {
         let abort = flag(abort);
-        let options = options(&settings).map_err(|error| to_napi(env, &error))?;
+        let reference = reference(&settings.weights).map_err(|error| to_napi(env, &error))?;
         let [start, length] = [&batch.segment_start, &batch.segment_length].map(|values| values.to_vec());
         let (tokens, parent) = (batch.tokens.to_vec(), batch.segment_parent.to_vec());
         let (position, token) = (batch.target_position.to_vec(), batch.target_token.to_vec());
@@ -219,6 +222,9 @@ impl NativeModel {
                 start.into_iter().zip(length).zip(parent).map(|((start, length), parent)| (start, length, parent));
             let forest = Forest::new(tokens, &segments.collect::<Vec<_>>())?;
             let targets = Targets { position: &position, token: &token };
+            let (temperature, adapter) = (settings.temperature as f32, settings.adapter.as_deref());
+            let (entropy, keep) = (settings.entropy, settings.keep);
+            let options = LogprobOptions { temperature, entropy, keep, reference, adapter };
             let forward = engine.write("logprobs")?.logprobs(&forest, &targets, options, &abort)?;
             let (logprobs, entropy) = (forward.logprobs.into(), forward.entropy.into());
             Ok(Forward { id: forward.id as f64, logprobs, entropy })
@@ -251,7 +257,7 @@ impl NativeModel {
 
     #[napi]
     pub fn step<'env>(&self, env: &'env Env, settings: StepSettings) -> napi::Result<Object<'env>> {
-        let max = settings.max_grad_norm as f32;
+        let (max, adapter) = (settings.max_grad_norm as f32, settings.adapter);
         let settings = AdamW {
             lr: settings.learning_rate as f32,
             beta1: settings.beta1 as f32,
@@ -261,18 +267,15 @@ impl NativeModel {
             max_grad_norm: (max != 0.0).then_some(max),
         };
         self.run(env, "step", move |engine| {
-            let report = engine.write("step")?.step(settings)?;
+            let report = engine.write("step")?.step(adapter.as_deref(), settings)?;
             let (grad_norm, version) = (report.grad_norm, report.version as f64);
             Ok(StepReport { grad_norm, clipped: report.clipped, skipped: report.skipped, version })
         })
     }
 
     #[napi]
-    pub fn zero_gradients<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
-        self.run(env, "zeroGradients", |engine| {
-            engine.write("zeroGradients")?.zero_grad();
-            Ok(())
-        })
+    pub fn zero_gradients<'env>(&self, env: &'env Env, adapter: Option<String>) -> napi::Result<Object<'env>> {
+        self.run(env, "zeroGradients", move |engine| engine.write("zeroGradients")?.zero_grad(adapter.as_deref()))
     }
 
     #[napi]
@@ -286,13 +289,36 @@ impl NativeModel {
     #[napi]
     pub fn save<'env>(&self, env: &'env Env, directory: String, settings: SaveSettings) -> napi::Result<Object<'env>> {
         let directory = PathBuf::from(directory);
-        self.run(env, "save", move |engine| engine.read("save")?.save(&directory, settings.optimizer))
+        self.run(env, "save", move |engine| {
+            engine.read("save")?.save(&directory, settings.adapter.as_deref(), settings.optimizer)
+        })
     }
 
     #[napi]
-    pub fn load<'env>(&self, env: &'env Env, directory: String) -> napi::Result<Object<'env>> {
+    pub fn load<'env>(&self, env: &'env Env, directory: String, adapter: Option<String>) -> napi::Result<Object<'env>> {
         let directory = PathBuf::from(directory);
-        self.run(env, "load", move |engine| engine.write("load")?.load(&directory))
+        self.run(env, "load", move |engine| engine.write("load")?.load(&directory, adapter.as_deref()))
+    }
+
+    /// Adds an adapter: settings as JSON, or the folder of one.
+    #[napi]
+    pub fn add_adapter<'env>(
+        &self,
+        env: &'env Env,
+        name: String,
+        settings: Option<String>,
+        directory: Option<String>,
+    ) -> napi::Result<Object<'env>> {
+        self.run(env, "addAdapter", move |engine| match (settings, directory) {
+            (Some(settings), None) => engine.write("addAdapter")?.add_adapter(&name, Lora::parse(&settings)?),
+            (None, Some(directory)) => engine.write("addAdapter")?.add_adapter_from(&name, Path::new(&directory)),
+            _ => Err(Error::config("addAdapter", "takes either settings or a folder")),
+        })
+    }
+
+    #[napi]
+    pub fn remove_adapter<'env>(&self, env: &'env Env, name: String) -> napi::Result<Object<'env>> {
+        self.run(env, "removeAdapter", move |engine| engine.write("removeAdapter")?.remove_adapter(&name))
     }
 
     #[napi]
@@ -337,12 +363,11 @@ fn flag(abort: Option<&NativeAbort>) -> AbortFlag {
     abort.map_or_else(|| Arc::new(AtomicBool::new(false)), |abort| abort.0.clone())
 }
 
-fn options(settings: &LogprobSettings) -> Result<LogprobOptions> {
-    let adapter = match settings.weights.as_str() {
-        "policy" => true,
-        "reference" => false,
-        other => return Err(Error::config("weights", format!("`{other}` is unknown, use policy or reference"))),
-    };
-    let temperature = settings.temperature as f32;
-    Ok(LogprobOptions { temperature, entropy: settings.entropy, keep: settings.keep, adapter })
+/// Whether the reference policy is meant.
+fn reference(weights: &str) -> Result<bool> {
+    match weights {
+        "policy" => Ok(false),
+        "reference" => Ok(true),
+        other => Err(Error::config("weights", format!("`{other}` is unknown, use policy or reference"))),
+    }
 }

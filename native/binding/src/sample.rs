@@ -27,6 +27,7 @@ pub struct SampleRequest {
     pub stop_tokens: Uint32Array,
     pub stop_strings: Vec<String>,
     pub for_training: bool,
+    pub adapter: Option<String>,
 }
 
 fn whole(name: &str, value: f64) -> Result<u32> {
@@ -62,6 +63,7 @@ impl SampleRequest {
             stop_tokens: self.stop_tokens.to_vec(),
             stop_strings: self.stop_strings.into_iter().map(String::into_bytes).collect(),
             for_training: self.for_training,
+            adapter: self.adapter,
         })
     }
 }

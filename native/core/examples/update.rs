@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         marks[0] = start.elapsed().as_secs_f64();
         model.backward(forward.id, &gradient, None, &abort)?;
         marks[1] = start.elapsed().as_secs_f64() - marks[0];
-        model.step(AdamW { lr: 1e-5, ..AdamW::default() })?;
+        model.step(None, AdamW { lr: 1e-5, ..AdamW::default() })?;
         marks[3] = start.elapsed().as_secs_f64();
         marks[2] = marks[3] - marks[1] - marks[0];
         busy = busy.min(cpu_seconds() - cpu);

@@ -1,9 +1,31 @@
 //! The gradient of the forward pass, layer by layer. Frozen weights get no products of their own.
 
+use crate::activations::Activations;
+use crate::adapter::{Adapter, Dropout, Lora};
 use crate::attention::ForestAttention;
-use crate::forward::{Activations, Net, Projections, ROW_GRAIN, sized};
-use crate::kernels::{SharedMut, column_sum, linear_dw, linear_dx, rmsnorm_backward, rope, silu_mul_backward};
-use crate::params::{Dtype, Gradients, Layer, Linear};
+use crate::forward::{Net, Projections, ROW_GRAIN, sized};
+use crate::kernels::{
+    PackedF32, SharedMut, column_sum, linear_dw, linear_dx, rmsnorm_backward, rope, silu_mul_backward,
+};
+use crate::params::{Dtype, Gradients, Layer, Linear, Params};
+
+/// Where gradients go: into the base, or into the adapter that the pass went through.
+pub(crate) struct Sink<'a> {
+    pub gradients: &'a mut Gradients,
+    pub adapted: bool,
+}
+
+impl Sink<'_> {
+    /// The accumulator of a parameter of the base, if it is trained.
+    pub fn of(&mut self, params: &Params, index: usize) -> Option<&mut PackedF32> {
+        if self.adapted { None } else { self.gradients.of(&params.list, index) }
+    }
+
+    /// The accumulator of a factor.
+    fn factor(&mut self, adapter: &Adapter, index: usize) -> Option<&mut PackedF32> {
+        self.gradients.of(&adapter.list, index)
+    }
+}
 
 /// Buffers of the backward pass.
 #[derive(Default)]
@@ -42,7 +64,7 @@ impl Net<'_> {
         &self,
         p: &Product,
         dy: &[f32],
-        grads: &mut Gradients,
+        grads: &mut Sink,
         dlow: &mut Vec<f32>,
         mut dx: Option<&mut [f32]>,
     ) {
@@ -58,27 +80,61 @@ impl Net<'_> {
         if let Some(dx) = dx.as_deref_mut() {
             linear_dx(rt, dy, rows, width, base.weight(), dx, inputs, false);
         }
-        let Some(lora) = &p.linear.lora else { return };
-        let low_width = p.linear.low_width();
+        if let Some((adapter, lora)) = self.adapted.one().and_then(|it| Some((it, it.lora(p.linear)?))) {
+            self.lora_backward(p, (adapter, lora), dy, grads, dlow, dx);
+        }
+    }
+
+    /// The part of the adapter: factors into `grads`, input added to `dx`.
+    fn lora_backward(
+        &self,
+        p: &Product,
+        (adapter, lora): (&Adapter, &Lora),
+        dy: &[f32],
+        grads: &mut Sink,
+        dlow: &mut Vec<f32>,
+        mut dx: Option<&mut [f32]>,
+    ) {
+        let (rt, rows, width, inputs) = (self.rt, p.rows, p.linear.outputs, p.linear.inputs);
+        let low_width = lora.width();
         let dlow = sized(dlow, rows * low_width);
+        let a = &adapter.list[lora.a];
+        let bf16 = a.dtype() == Dtype::Bf16;
         for (part, b) in lora.parts.iter().enumerate() {
             let (dy, at) = (&dy[b.outputs.start..], part * lora.rank);
-            if let Some(db) = grads.of(self.params, b.b) {
+            if let Some(db) = grads.factor(adapter, b.b) {
                 linear_dw(rt, dy, width, &p.low[at..], low_width, rows, db, bf16);
             }
-            linear_dx(rt, dy, rows, width, self.params.get(b.b).weight(), &mut dlow[at..], low_width, false);
+            linear_dx(rt, dy, rows, width, adapter.list[b.b].weight(), &mut dlow[at..], low_width, false);
         }
         dlow.iter_mut().for_each(|value| *value *= lora.scale);
-        if let Some(da) = grads.of(self.params, lora.a) {
-            linear_dw(rt, dlow, low_width, p.x, inputs, rows, da, bf16);
-        }
-        if let Some(dx) = dx {
-            linear_dx(rt, dlow, rows, low_width, self.params.get(lora.a).weight(), dx, inputs, true);
+        let Some(dropout) = self.dropout else {
+            if let Some(da) = grads.factor(adapter, lora.a) {
+                linear_dw(rt, dlow, low_width, p.x, inputs, rows, da, bf16);
+            }
+            if let Some(dx) = dx {
+                linear_dx(rt, dlow, rows, low_width, a.weight(), dx, inputs, true);
+            }
+            return;
+        };
+        let block = Dropout::rows(inputs).min(rows);
+        let mut masked = vec![0.0; block * inputs];
+        for first in (0..rows).step_by(block) {
+            let count = block.min(rows - first);
+            let (at, dlow) = (first * inputs..(first + count) * inputs, &dlow[first * low_width..]);
+            if let Some(da) = grads.factor(adapter, lora.a) {
+                dropout.mask(rt, p.linear, first, &p.x[at.clone()], &mut masked, false);
+                linear_dw(rt, dlow, low_width, &masked, inputs, count, da, bf16);
+            }
+            if let Some(dx) = dx.as_deref_mut() {
+                linear_dx(rt, dlow, count, low_width, a.weight(), &mut masked, inputs, false);
+                dropout.mask(rt, p.linear, first, &masked[..count * inputs], &mut dx[at], true);
+            }
         }
     }
 
     /// Adds the gradient of the norm at `index` over `x` to `dx`.
-    fn norm_backward(&self, index: usize, dy: &[f32], x: &[f32], rows: usize, dx: &mut [f32], grads: &mut Gradients) {
+    fn norm_backward(&self, index: usize, dy: &[f32], x: &[f32], rows: usize, dx: &mut [f32], grads: &mut Sink) {
         let hidden = self.config.hidden_size;
         let dweight = grads.of(self.params, index).map(|g| &mut g.data[..hidden]);
         let weight = self.params.get(index).values();
@@ -87,11 +143,24 @@ impl Net<'_> {
 
     /// Whether the gradient of a product's parameters needs what the product read.
     fn needs_input(&self, linear: &Linear) -> bool {
-        linear.lora.is_some() || self.params.get(linear.base).trainable
+        match self.adapted.one() {
+            Some(adapter) => adapter.lora(linear).is_some(),
+            None => self.trains(linear.base),
+        }
+    }
+
+    /// Whether the gradient of a parameter of the base is wanted.
+    fn trains(&self, index: usize) -> bool {
+        self.adapted.one().is_none() && self.params.get(index).trainable
+    }
+
+    /// The first layer whose input's gradient nobody wants.
+    pub fn lowest(&self) -> usize {
+        self.adapted.one().map_or(0, Adapter::first_layer)
     }
 
     /// The gradient of one layer: `s.dx` is the gradient of its output and becomes that of its input `x`.
-    /// The input of the first layer has a gradient only if embeddings are trained.
+    /// The input of the lowest layer that is trained has a gradient only if embeddings are trained.
     #[allow(clippy::too_many_arguments)]
     pub fn layer_backward(
         &self,
@@ -102,11 +171,11 @@ impl Net<'_> {
         attention: &mut ForestAttention,
         (normed, act): (&mut Vec<f32>, &mut Vec<f32>),
         s: &mut BackwardScratch,
-        grads: &mut Gradients,
+        grads: &mut Sink,
     ) {
         let layer = &self.params.layout.layers[index];
         self.feed_forward_backward(layer, positions.len(), a, (normed, act), s, grads);
-        let wants_input = index > 0 || self.params.get(self.params.layout.embed).trainable;
+        let wants_input = index > self.lowest() || self.trains(self.params.layout.embed);
         self.attention_backward(layer, x, positions, a, attention, normed, s, grads, wants_input);
     }
 
@@ -117,7 +186,7 @@ impl Net<'_> {
         a: &Activations,
         (normed, act): (&mut Vec<f32>, &mut Vec<f32>),
         s: &mut BackwardScratch,
-        grads: &mut Gradients,
+        grads: &mut Sink,
     ) {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let act = sized(act, rows * inner);
@@ -159,7 +228,7 @@ impl Net<'_> {
         attention: &mut ForestAttention,
         normed: &mut Vec<f32>,
         s: &mut BackwardScratch,
-        grads: &mut Gradients,
+        grads: &mut Sink,
         wants_input: bool,
     ) {
         let (config, rows) = (self.config, positions.len());
@@ -188,7 +257,7 @@ impl Net<'_> {
         if self.needs_input(&layer.qkv) {
             self.norm(layer.attn_norm, x, rows, normed);
         }
-        let trains_norm = self.params.get(layer.attn_norm).trainable;
+        let trains_norm = self.trains(layer.attn_norm);
         let dnormed = sized(&mut s.dnarrow, rows * hidden);
         let product = Product { linear: &layer.qkv, rows, x: normed, low: &a.low[0] };
         let dx = (wants_input || trains_norm).then_some(&mut *dnormed);
@@ -199,7 +268,7 @@ impl Net<'_> {
     }
 
     /// Replaces `dy`, the gradient of normalised heads, by that of the raw ones.
-    fn head_norm_backward(&self, index: usize, dy: &mut [f32], raw: &[f32], grads: &mut Gradients) {
+    fn head_norm_backward(&self, index: usize, dy: &mut [f32], raw: &[f32], grads: &mut Sink) {
         let (dim, eps) = (self.config.head_dim(), self.config.rms_norm_eps);
         let weight = self.params.get(index).values();
         let mut dx = vec![0.0; dy.len()];
@@ -209,7 +278,7 @@ impl Net<'_> {
     }
 
     /// The gradient of the embedding lookup.
-    pub fn embed_backward(&self, tokens: &[u32], dx: &[f32], grads: &mut Gradients) {
+    pub fn embed_backward(&self, tokens: &[u32], dx: &[f32], grads: &mut Sink) {
         let Some(dw) = grads.of(self.params, self.params.layout.embed) else { return };
         for (token, dx) in tokens.iter().zip(dx.chunks_exact(self.config.hidden_size)) {
             dw.add_to_row(*token as usize, dx);

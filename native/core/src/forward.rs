@@ -1,12 +1,14 @@
 //! The forward pass over rows of tokens. Training and sampling run the same code; they differ in the [`KeyValues`] that
 //! attention reads and in what is kept for the gradient.
 
+use crate::activations::{Activations, Widths, widths};
+use crate::adapter::{Adapted, Dropout, Run};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{RopeTable, Runtime, SharedMut, linear, rmsnorm, rope, silu_mul};
 use crate::model::Model;
-use crate::params::{Layer, Linear, Params};
-use crate::recording::{Plan, Recording};
+use crate::params::{Linear, Params};
+use crate::recording::{Plan, Recordings};
 
 /// The projections of some rows: row `r` of each starts at `r * stride`; q and k are rotated.
 pub struct Projections<'a> {
@@ -42,27 +44,9 @@ pub(crate) struct Net<'a> {
     pub config: &'a ModelConfig,
     pub params: &'a Params,
     pub rope: &'a RopeTable,
-    /// Whether adapters are added.
-    pub adapter: bool,
-}
-
-/// What a layer computes on the way; backward reads it.
-#[derive(Default)]
-pub(crate) struct Activations {
-    /// q|k|v `[rows][qkv_width]`, after bias, head norms and rotation.
-    pub qkv: Vec<f32>,
-    /// q|k before the head norms, only where a model has them.
-    pub raw: Vec<f32>,
-    /// Attention output `[rows][q_width]`.
-    pub attn: Vec<f32>,
-    /// `[rows][heads]`
-    pub lse: Vec<f32>,
-    /// The residual stream between attention and feed-forward `[rows][hidden]`.
-    pub mid: Vec<f32>,
-    /// gate|up `[rows][2 * intermediate]`.
-    pub gate_up: Vec<f32>,
-    /// Scaled inner activations of the adapters of qkv, o, gate_up and down.
-    pub low: [Vec<f32>; 4],
+    pub adapted: Adapted<'a>,
+    /// What the adapters' inputs lose: in training forwards.
+    pub dropout: Option<Dropout>,
 }
 
 /// Buffers of a forward pass that are free again after it; keep one per thread that calls [`forward_rows`].
@@ -84,77 +68,6 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-impl Activations {
-    /// Widths of the buffers, in the order of [`Activations::buffers`].
-    pub fn widths(config: &ModelConfig, layer: &Layer) -> [usize; 10] {
-        [
-            config.qkv_width(),
-            if config.has_qk_norm() { config.q_width() + config.kv_width() } else { 0 },
-            config.q_width(),
-            config.num_attention_heads,
-            config.hidden_size,
-            2 * config.intermediate_size,
-            layer.qkv.low_width(),
-            layer.o.low_width(),
-            layer.gate_up.low_width(),
-            layer.down.low_width(),
-        ]
-    }
-
-    /// Numbers per row.
-    pub fn width(config: &ModelConfig, layer: &Layer) -> usize {
-        Self::widths(config, layer).iter().sum()
-    }
-
-    fn buffers(&mut self) -> [&mut Vec<f32>; 10] {
-        let [qkv, o, gate_up, down] = &mut self.low;
-        [
-            &mut self.qkv,
-            &mut self.raw,
-            &mut self.attn,
-            &mut self.lse,
-            &mut self.mid,
-            &mut self.gate_up,
-            qkv,
-            o,
-            gate_up,
-            down,
-        ]
-    }
-
-    /// Makes room for `rows`.
-    pub fn prepare(&mut self, config: &ModelConfig, layer: &Layer, rows: usize) {
-        for (buffer, width) in self.buffers().into_iter().zip(Self::widths(config, layer)) {
-            sized(buffer, rows * width);
-        }
-    }
-
-    /// The buffers, to be written by rows.
-    pub fn shared(&mut self, widths: &[usize; 10], rows: usize) -> [SharedMut<'_, f32>; 10] {
-        let mut at = widths.iter();
-        self.buffers().map(|buffer| SharedMut::new(sized(buffer, rows * at.next().unwrap_or(&0))))
-    }
-
-    /// Copies what belongs to `row` to `to`, one buffer after another.
-    pub fn copy_row(&self, widths: &[usize; 10], row: usize, mut to: &mut [f32]) {
-        for (buffer, &width) in self.each().into_iter().zip(widths) {
-            let (part, rest) = to.split_at_mut(width);
-            part.copy_from_slice(&buffer[row * width..][..width]);
-            to = rest;
-        }
-    }
-
-    fn each(&self) -> [&Vec<f32>; 10] {
-        let [qkv, o, gate_up, down] = &self.low;
-        [&self.qkv, &self.raw, &self.attn, &self.lse, &self.mid, &self.gate_up, qkv, o, gate_up, down]
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.each().iter().map(|buffer| buffer.capacity()).sum::<usize>() * size_of::<f32>()
-    }
-}
-
 impl Scratch {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
@@ -164,7 +77,12 @@ impl Scratch {
 }
 
 impl Net<'_> {
-    /// `y = linear(x)`, or `y += linear(x)`, with bias and adapter. `low` receives the adapter's inner activation.
+    /// What each buffer of a layer's activations takes a row, those of adapters as wide as the widest.
+    pub fn widths(&self, layer: usize) -> Widths {
+        widths(self.config, self.adapted.low_widths(layer))
+    }
+
+    /// `y = linear(x)`, or `y += linear(x)`, with bias and adapters. `low` receives the adapters' inner activation.
     pub fn linear(&self, linear_: &Linear, x: &[f32], rows: usize, y: &mut [f32], accumulate: bool, low: &mut [f32]) {
         let width = linear_.outputs;
         linear(self.rt, x, rows, linear_.inputs, self.params.get(linear_.base).weight(), y, width, accumulate);
@@ -175,20 +93,40 @@ impl Net<'_> {
             }
         }
         self.low(linear_, x, rows, low);
-        let Some(lora) = linear_.lora.as_ref().filter(|_| self.adapter) else { return };
-        let low_width = linear_.low_width();
-        for (part, b) in lora.parts.iter().enumerate() {
-            let (x, y) = (&low[part * lora.rank..], &mut y[b.outputs.start..]);
-            linear(self.rt, x, rows, low_width, self.params.get(b.b).weight(), y, width, true);
+        let stride = self.adapted.low_width(linear_);
+        for (range, adapter) in self.adapted.runs(rows) {
+            let Some(lora) = adapter.lora(linear_) else { continue };
+            let low = &low[range.start * stride..];
+            for (part, b) in lora.parts.iter().enumerate() {
+                let (x, y) = (&low[part * lora.rank..], &mut y[range.start * width + b.outputs.start..]);
+                linear(self.rt, x, range.len(), stride, adapter.list[b.b].weight(), y, width, true);
+            }
         }
     }
 
-    /// The inner activation of an adapter, scaled: `low = scale · x · Aᵀ`.
+    /// The inner activation of the adapters, scaled: `low = scale · dropout(x) · Aᵀ`.
     pub fn low(&self, linear_: &Linear, x: &[f32], rows: usize, low: &mut [f32]) {
-        let Some(lora) = linear_.lora.as_ref().filter(|_| self.adapter) else { return };
-        let width = linear_.low_width();
-        linear(self.rt, x, rows, linear_.inputs, self.params.get(lora.a).weight(), low, width, false);
-        low[..rows * width].iter_mut().for_each(|value| *value *= lora.scale);
+        let (stride, inputs) = (self.adapted.low_width(linear_), linear_.inputs);
+        for (range, adapter) in self.adapted.runs(rows) {
+            let Some(lora) = adapter.lora(linear_) else { continue };
+            let a = adapter.list[lora.a].weight();
+            let (x, low) = (&x[range.start * inputs..range.end * inputs], &mut low[range.start * stride..]);
+            match self.dropout {
+                None => linear(self.rt, x, range.len(), inputs, a, low, stride, false),
+                Some(dropout) => {
+                    let block = Dropout::rows(inputs).min(range.len());
+                    let mut masked = vec![0.0; block * inputs];
+                    for (at, x) in x.chunks(block * inputs).enumerate() {
+                        let count = x.len() / inputs;
+                        dropout.mask(self.rt, linear_, range.start + at * block, x, &mut masked, false);
+                        linear(self.rt, &masked, count, inputs, a, &mut low[at * block * stride..], stride, false);
+                    }
+                }
+            }
+            for row in low[..range.len() * stride].chunks_exact_mut(stride) {
+                row[..lora.width()].iter_mut().for_each(|value| *value *= lora.scale);
+            }
+        }
     }
 
     /// RMSNorm with the weight at `index`.
@@ -216,7 +154,7 @@ impl Net<'_> {
         normed: &mut Vec<f32>,
     ) -> Result<()> {
         let (config, layer, rows) = (self.config, &self.params.layout.layers[index], positions.len());
-        a.prepare(config, layer, rows);
+        a.prepare(&self.widths(index), rows);
         let (hidden, stride) = (config.hidden_size, config.qkv_width());
         let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let normed = sized(normed, rows * hidden);
@@ -290,7 +228,7 @@ impl Net<'_> {
     /// What [`Net::down`] leaves in `a`, without the product itself.
     pub fn low_of_down(&self, index: usize, rows: usize, a: &mut Activations, act: &mut Vec<f32>) {
         let layer = &self.params.layout.layers[index];
-        if layer.down.lora.is_some() {
+        if self.adapted.low_width(&layer.down) > 0 {
             let act = sized(act, rows * self.config.intermediate_size);
             self.activate(rows, &a.gate_up, act);
             self.low(&layer.down, act, rows, &mut a.low[3]);
@@ -308,21 +246,21 @@ impl Net<'_> {
 pub(crate) const ROW_GRAIN: usize = 16 * 1024;
 
 /// Runs `tokens`, one row each, through the model; `hidden` receives the rows after the final norm.
-/// What `record` names is kept for an update.
+/// What `record` names, by the owner of the weights, is kept for an update.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn forward_rows(
     model: &Model,
+    runs: &[Run],
     tokens: &[u32],
     positions: &[u32],
     kv: &mut dyn KeyValues,
     scratch: &mut Scratch,
-    record: Option<(&mut Recording, &Plan)>,
+    mut record: Option<(&mut Recordings, &[(u64, Plan)])>,
     hidden: &mut Vec<f32>,
 ) -> Result<()> {
-    let net = model.net(true)?;
-    let mut record = record.filter(|(_, plan)| !plan.is_empty());
-    let recorded = Activations::widths(net.config, &net.params.layout.layers[0]);
+    let net = model.net_of(&model.params, Adapted::Runs(runs));
     let (rows, width) = (tokens.len(), net.config.hidden_size);
-    if positions.len() != rows {
+    if positions.len() != rows || runs.last().map(|run| run.rows.end) != Some(rows) {
         return Err(Error::shape("forward", format!("{rows} tokens, {} positions", positions.len())));
     }
     let Scratch { x: [x, next], normed, act, layer } = scratch;
@@ -332,13 +270,13 @@ pub(crate) fn forward_rows(
         net.attention(index, x, positions, kv, layer, normed)?;
         net.gate_up(index, rows, layer, normed);
         net.down(index, rows, layer, act, next);
-        if let Some((recording, plan)) = &mut record {
-            recording.store(net.config, index, plan, x, layer, &recorded);
+        if let Some((recordings, plans)) = &mut record {
+            recordings.store(net.config, index, plans, x, layer, &net.widths(index));
         }
         std::mem::swap(&mut x, &mut next);
     }
-    if let Some((recording, plan)) = &mut record {
-        recording.store_last(net.config, plan, x);
+    if let Some((recordings, plans)) = &mut record {
+        recordings.store_last(net.config, plans, x);
     }
     net.norm(net.params.layout.norm, x, rows, sized(hidden, rows * width));
     hidden.truncate(rows * width);
@@ -346,7 +284,6 @@ pub(crate) fn forward_rows(
 }
 
 /// Logits `[m][vocab_size]` of rows that [`forward_rows`] returned.
-pub fn head_logits(model: &Model, adapter: bool, hidden: &[f32], m: usize, logits: &mut [f32]) -> Result<()> {
-    model.net(adapter)?.logits(hidden, m, logits);
-    Ok(())
+pub(crate) fn head_logits(model: &Model, hidden: &[f32], m: usize, logits: &mut [f32]) {
+    model.net_of(&model.params, Adapted::All(None)).logits(hidden, m, logits);
 }

@@ -1,11 +1,12 @@
 //! The LM head over the target positions of a batch, in chunks: logits never exist for more than one chunk of rows.
 
+use crate::backward::Sink;
 use crate::error::{Error, Result};
 use crate::forest::Forest;
 use crate::forward::{Net, ROW_GRAIN, sized};
 use crate::kernels::{RowStats, SharedMut, dlogits, linear_dw, linear_dx, rmsnorm_backward, row_stats};
 use crate::model::{AbortFlag, check_abort};
-use crate::params::{Dtype, Gradients};
+use crate::params::Dtype;
 
 /// Logits in memory at once: enough rows per pass over the weights to be bound by arithmetic, not by memory.
 const LOGITS: usize = 12 << 20;
@@ -174,7 +175,7 @@ impl Net<'_> {
         inverse_temperature: f32,
         (dlogprob, dentropy): (&[f32], Option<&[f32]>),
         s: &mut HeadScratch,
-        grads: &mut Gradients,
+        grads: &mut Sink,
         dx: &mut [f32],
         abort: &AbortFlag,
     ) -> Result<()> {

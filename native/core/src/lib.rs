@@ -1,5 +1,7 @@
 //! The policy kernel: `sample`, `logprobs`, `backward`, `step`. It knows nothing of Node; see `native/README.md`.
 
+mod activations;
+pub mod adapter;
 mod attention;
 mod backward;
 pub mod checkpoint;
@@ -18,3 +20,4 @@ pub mod philox;
 mod recording;
 pub mod sampler;
 mod tensors;
+mod training;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::kernels::{NR, PackedBf16, PackedF32, Runtime, SharedMut, bf16_from_f32};
-use crate::params::{Gradients, Params};
+use crate::params::{Gradients, Parameter};
 
 /// Settings of one step. As in the transformers trainer, weight decay leaves out norms and biases.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,9 +59,9 @@ pub struct Moments {
 
 impl Moments {
     /// Allocates what is missing.
-    pub(crate) fn ensure(&mut self, params: &Params) {
-        self.list.resize_with(params.list.len(), || None);
-        for (slot, p) in self.list.iter_mut().zip(&params.list) {
+    pub(crate) fn ensure(&mut self, list: &[Parameter]) {
+        self.list.resize_with(list.len(), || None);
+        for (slot, p) in self.list.iter_mut().zip(list) {
             if p.trainable && slot.is_none() {
                 *slot = Some([PackedF32::zeros(p.n, p.k), PackedF32::zeros(p.n, p.k)]);
             }
@@ -78,9 +78,9 @@ impl Moments {
 const BLOCK: usize = 64 * 1024;
 
 /// Euclidean norm of all gradients, in f64: blocks of fixed size, added in order.
-pub fn global_norm(rt: &Runtime, params: &Params, gradients: &Gradients) -> f64 {
+pub fn global_norm(rt: &Runtime, gradients: &Gradients) -> f64 {
     let mut total = 0.0;
-    for gradient in (0..params.list.len()).filter_map(|index| gradients.get(index)) {
+    for gradient in gradients.iter() {
         let mut sums = vec![0.0; gradient.data.len().div_ceil(BLOCK)];
         let shared = SharedMut::new(&mut sums);
         rt.parallel(gradient.data.len().div_ceil(BLOCK), |block| {
@@ -116,16 +116,16 @@ struct Update {
     eps: f32,
 }
 
-/// One AdamW step on all trained parameters; gradients are multiplied by `gradient_scale`.
+/// One AdamW step on the trained parameters of a list; gradients are multiplied by `gradient_scale`.
 pub fn apply(
     rt: &Runtime,
-    params: &mut Params,
+    list: &mut [Parameter],
     gradients: &Gradients,
     moments: &mut Moments,
     settings: &AdamW,
     gradient_scale: f32,
 ) {
-    moments.ensure(params);
+    moments.ensure(list);
     moments.steps += 1;
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(moments.steps as f64);
     let update = Update {
@@ -137,7 +137,7 @@ pub fn apply(
         correction2_sqrt: correction(settings.beta2).sqrt() as f32,
         eps: settings.eps,
     };
-    for (index, parameter) in params.list.iter_mut().enumerate() {
+    for (index, parameter) in list.iter_mut().enumerate() {
         let (Some(gradient), Some(moments)) = (gradients.get(index), &mut moments.list[index]) else { continue };
         let decay = if parameter.vector { 1.0 } else { 1.0 - settings.lr * settings.weight_decay };
         let (values, compute) = parameter.values_mut();

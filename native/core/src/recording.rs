@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 
+use crate::activations::{Activations, Shape, Widths};
 use crate::config::ModelConfig;
 use crate::forest::Forest;
-use crate::forward::{Activations, sized};
+use crate::forward::sized;
 use crate::head::HeadPlan;
 use crate::kernels::{RowStats, Runtime, SharedMut};
 
@@ -18,10 +19,15 @@ pub(crate) const ROOT: u32 = u32::MAX;
 /// Rows by which memory grows.
 const ROWS_AT_ONCE: usize = 64;
 
-/// Rows of one version of the weights.
+/// Rows of one adapter's (or the base's) present weights.
 #[derive(Default)]
 pub(crate) struct Recording {
-    version: u64,
+    /// Whose weights.
+    owner: u64,
+    /// Which weights.
+    weights: u64,
+    /// What a row takes in each layer beside its input.
+    shape: Vec<Widths>,
     /// Most rows.
     capacity: usize,
     /// The row of a token after the row of its parent.
@@ -33,36 +39,109 @@ pub(crate) struct Recording {
     logprobs: HashMap<(u32, u32, u32), f32>,
 }
 
-/// Which rows of a step go into which rows of the recording.
-pub(crate) type Plan = Vec<(usize, u32)>;
-
-/// Numbers that a row takes in a layer: its input, and what the layer computes on the way.
-fn widths(config: &ModelConfig, widths: &[usize; 10]) -> (usize, usize) {
-    let hidden = config.hidden_size;
-    (hidden, hidden + widths.iter().sum::<usize>())
+/// The recordings of a model: one for each owner of weights, within one bound.
+#[derive(Default)]
+pub(crate) struct Recordings {
+    list: Vec<Recording>,
 }
 
-impl Recording {
-    /// Rows that `bytes` have room for.
-    pub fn capacity(config: &ModelConfig, activations: &[usize; 10], bytes: usize) -> usize {
-        let (hidden, width) = widths(config, activations);
-        bytes / (size_of::<f32>() * (config.num_hidden_layers * width + hidden))
+/// Which rows of a step go into which rows of a recording.
+pub(crate) type Plan = Vec<(usize, u32)>;
+
+impl Recordings {
+    /// The recording of `weights`, which belong to `owner` and have this shape; all together may take `bytes`.
+    pub fn of(
+        &mut self,
+        config: &ModelConfig,
+        (owner, weights): (u64, u64),
+        shape: Shape,
+        bytes: usize,
+    ) -> &mut Recording {
+        let index = self.list.iter().position(|recording| recording.owner == owner).unwrap_or_else(|| {
+            self.list.push(Recording { owner, shape: shape.0, ..Recording::default() });
+            self.list.len() - 1
+        });
+        let mut taken = 0;
+        for (_, other) in self.list.iter_mut().enumerate().filter(|&(at, _)| at != index) {
+            if other.rows.is_empty() {
+                other.clear();
+            }
+            taken += other.bytes().max(other.rows.len() * other.row_bytes(config));
+        }
+        let recording = &mut self.list[index];
+        if recording.weights != weights {
+            recording.weights = weights;
+            recording.rows.clear();
+            recording.stats.clear();
+            recording.logprobs.clear();
+        }
+        recording.capacity = bytes.saturating_sub(taken) / recording.row_bytes(config);
+        recording
     }
 
-    /// Forgets rows of other weights than `version`; there may be `capacity` from now on.
-    pub fn begin(&mut self, version: u64, capacity: usize) {
-        self.capacity = capacity;
-        if self.version != version {
-            self.version = version;
-            self.rows.clear();
-            self.stats.clear();
-            self.logprobs.clear();
-        }
+    /// The recording of an owner, as [`Recordings::of`] left it.
+    pub fn owned(&mut self, owner: u64) -> Option<&mut Recording> {
+        self.list.iter_mut().find(|recording| recording.owner == owner)
+    }
+
+    /// Drops what belongs to an owner.
+    pub fn remove(&mut self, owner: u64) {
+        self.list.retain(|recording| recording.owner != owner);
     }
 
     /// Forgets all rows and frees their memory.
     pub fn clear(&mut self) {
-        *self = Recording { version: self.version, capacity: self.capacity, ..Recording::default() };
+        self.list.iter_mut().for_each(Recording::clear);
+    }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.list.iter().map(Recording::bytes).sum()
+    }
+
+    /// Stores the input `x` of layer `index` and what it computed (buffers with these strides), for the rows planned.
+    pub fn store(
+        &mut self,
+        config: &ModelConfig,
+        index: usize,
+        plans: &[(u64, Plan)],
+        x: &[f32],
+        a: &Activations,
+        strides: &Widths,
+    ) {
+        for (owner, plan) in plans {
+            if let Some(recording) = self.owned(*owner) {
+                recording.store(config, index, plan, x, a, strides);
+            }
+        }
+    }
+
+    /// Stores the residual stream after the last layer.
+    pub fn store_last(&mut self, config: &ModelConfig, plans: &[(u64, Plan)], x: &[f32]) {
+        for (owner, plan) in plans {
+            if let Some(recording) = self.owned(*owner) {
+                recording.store_last(config, plan, x);
+            }
+        }
+    }
+}
+
+impl Recording {
+    /// Bytes of a row.
+    fn row_bytes(&self, config: &ModelConfig) -> usize {
+        let layers: usize = self.shape.iter().map(|widths| config.hidden_size + widths.iter().sum::<usize>()).sum();
+        size_of::<f32>() * (layers + config.hidden_size)
+    }
+
+    /// Numbers that a row takes in a layer: its input, and what the layer computes on the way.
+    fn width(&self, config: &ModelConfig, index: usize) -> usize {
+        config.hidden_size + self.shape[index].iter().sum::<usize>()
+    }
+
+    /// Forgets all rows and frees their memory.
+    pub fn clear(&mut self) {
+        let (shape, rest) = (std::mem::take(&mut self.shape), Recording::default());
+        *self = Recording { owner: self.owner, weights: self.weights, capacity: self.capacity, shape, ..rest };
     }
 
     /// Bytes in use.
@@ -74,27 +153,23 @@ impl Recording {
         self.rows.get(&(parent, token)).copied()
     }
 
-    /// Stores the input `x` of layer `index` and what it computed, for the rows of `plan`.
-    pub fn store(
-        &mut self,
-        config: &ModelConfig,
-        index: usize,
-        plan: &Plan,
-        x: &[f32],
-        a: &Activations,
-        of: &[usize; 10],
-    ) {
-        let (hidden, width) = widths(config, of);
+    fn store(&mut self, config: &ModelConfig, index: usize, plan: &Plan, x: &[f32], a: &Activations, strides: &Widths) {
+        if plan.is_empty() {
+            return;
+        }
+        let (hidden, width, of) = (config.hidden_size, self.width(config, index), self.shape[index]);
         let layer = self.layer(config, index, width);
         for &(from, to) in plan {
             let row = &mut layer[to as usize * width..][..width];
             row[..hidden].copy_from_slice(&x[from * hidden..][..hidden]);
-            a.copy_row(of, from, &mut row[hidden..]);
+            a.copy_row(&of, strides, from, &mut row[hidden..]);
         }
     }
 
-    /// Stores the residual stream after the last layer.
-    pub fn store_last(&mut self, config: &ModelConfig, plan: &Plan, x: &[f32]) {
+    fn store_last(&mut self, config: &ModelConfig, plan: &Plan, x: &[f32]) {
+        if plan.is_empty() {
+            return;
+        }
         let hidden = config.hidden_size;
         let layer = self.layer(config, config.num_hidden_layers, hidden);
         for &(from, to) in plan {
@@ -134,8 +209,8 @@ impl Recording {
     }
 
     /// The rows of a forest, if all of them are here.
-    pub fn rows_of(&self, version: u64, forest: &Forest) -> Option<Vec<u32>> {
-        if self.version != version || self.rows.is_empty() {
+    pub fn rows_of(&self, forest: &Forest) -> Option<Vec<u32>> {
+        if self.rows.is_empty() {
             return None;
         }
         let mut rows: Vec<u32> = Vec::with_capacity(forest.len());
@@ -183,7 +258,6 @@ impl Recording {
     }
 
     /// Reads the rows of a layer: its input into `x`, the rest into `a`.
-    #[allow(clippy::too_many_arguments)]
     pub fn load(
         &self,
         rt: &Runtime,
@@ -192,9 +266,8 @@ impl Recording {
         rows: &[u32],
         x: &mut Vec<f32>,
         a: &mut Activations,
-        of: &[usize; 10],
     ) {
-        let (hidden, width) = widths(config, of);
+        let (hidden, width, of) = (config.hidden_size, self.width(config, index), &self.shape[index]);
         let x = SharedMut::new(sized(x, rows.len() * hidden));
         let to = a.shared(of, rows.len());
         rt.parallel_ranges(rows.len(), 16, |range| {

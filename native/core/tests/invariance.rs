@@ -14,7 +14,7 @@ fn gradient_bits(model: &mut Model, batch: &Batch) -> Vec<(String, Vec<u32>)> {
 }
 
 fn weight_bits(model: &Model) -> Vec<(String, Vec<u32>)> {
-    model.parameter_names().map(|name| (name.to_string(), bits(&model.parameter(name).unwrap().1))).collect()
+    model.parameter_names().map(|name| (name.to_string(), bits(&model.parameter(&name).unwrap().1))).collect()
 }
 
 fn settings() -> AdamW {
@@ -58,7 +58,7 @@ fn threads_change_no_bit() {
             let mut model = model(&runtime(best(), threads), QWEN2, options(dtype, lora));
             let batch = Batch::new(model.config.vocab_size);
             let gradients = gradient_bits(&mut model, &batch);
-            let report = model.step(settings()).unwrap();
+            let report = model.step(None, settings()).unwrap();
             (gradients, report, weight_bits(&model))
         };
         let one = run(1);
@@ -118,7 +118,7 @@ fn micro_batches_accumulate_the_gradient_of_the_batch() {
         let mut model = model(&runtime(best(), 2), QWEN3, options(dtype, false));
         let batch = Batch::new(model.config.vocab_size);
         let whole = gradients(&mut model, &batch, 1.0);
-        model.zero_grad();
+        model.zero_grad(None).unwrap();
         for half in 0..2 {
             let mut part = Batch::new(model.config.vocab_size);
             let keep: Vec<usize> = (0..part.position.len()).filter(|i| i % 2 == half).collect();
@@ -140,7 +140,7 @@ fn train(model: &mut Model, steps: usize) {
     let batch = Batch::new(model.config.vocab_size);
     for _ in 0..steps {
         gradients(model, &batch, 1.0);
-        model.step(settings()).unwrap();
+        model.step(None, settings()).unwrap();
     }
 }
 
@@ -154,7 +154,7 @@ fn saved_loaded_and_continued_equals_uninterrupted() {
             whole.save_base(&dir).unwrap();
         }
         train(&mut whole, 3);
-        whole.save(&dir, true).unwrap();
+        whole.save(&dir, None, true).unwrap();
         train(&mut whole, 2);
 
         let mut resumed = if lora {
@@ -163,7 +163,7 @@ fn saved_loaded_and_continued_equals_uninterrupted() {
         } else {
             Model::random(&rt, config(QWEN2), 99, options(dtype, lora)).unwrap()
         };
-        resumed.load(&dir).unwrap();
+        resumed.load(&dir, None).unwrap();
         assert_eq!(resumed.steps(), 3);
         train(&mut resumed, 2);
         assert_eq!(weight_bits(&whole), weight_bits(&resumed));
@@ -178,7 +178,7 @@ fn equal_models_write_equal_files() {
     for dir in &dirs {
         let mut model = model(&runtime(best(), 2), QWEN3, options(Dtype::F32, true));
         train(&mut model, 1);
-        model.save(dir, true).unwrap();
+        model.save(dir, None, true).unwrap();
         let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"]);
@@ -194,7 +194,7 @@ fn the_reference_policy_stays_while_the_policy_moves() {
     for lora in [false, true] {
         let mut model = model(&runtime(best(), 2), QWEN3, options(Dtype::F32, lora));
         let batch = Batch::new(model.config.vocab_size);
-        let reference = LogprobOptions { adapter: false, ..LogprobOptions::default() };
+        let reference = LogprobOptions { reference: true, ..LogprobOptions::default() };
         if !lora {
             let early = model.logprobs(&batch.forest, &batch.targets(), reference, &quiet()).unwrap_err();
             assert_eq!(early.code(), "State");
@@ -206,9 +206,9 @@ fn the_reference_policy_stays_while_the_policy_moves() {
         model.logprobs(&batch.forest, &batch.targets(), reference, &quiet()).unwrap();
         model.backward(kept.id, &batch.dlogprob, Some(&batch.dentropy), &quiet()).unwrap();
         let disturbed = all_gradients(&model);
-        model.zero_grad();
+        model.zero_grad(None).unwrap();
         assert_eq!(disturbed, gradients(&mut model, &batch, 1.0));
-        model.step(settings()).unwrap();
+        model.step(None, settings()).unwrap();
         let after = model.logprobs(&batch.forest, &batch.targets(), reference, &quiet()).unwrap().logprobs;
         assert_eq!(bits(&before), bits(&after));
         let policy = model.logprobs(&batch.forest, &batch.targets(), LogprobOptions::default(), &quiet()).unwrap();

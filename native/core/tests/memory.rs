@@ -49,7 +49,7 @@ fn the_plan_is_what_is_held_and_what_was_allocated() {
             let before = HELD.load(Ordering::Relaxed);
             let mut model = Model::random(&rt, config(SHAPE), 1, options.clone()).unwrap();
             gradients(&mut model, &batch, 1.0);
-            model.step(AdamW::default()).unwrap();
+            model.step(None, AdamW::default()).unwrap();
             let allocated = HELD.load(Ordering::Relaxed) - before;
             let plan = Memory::plan(&model.config, &options, batch.forest.len(), positions).unwrap();
             assert_eq!(model.memory(), plan, "{dtype:?} {lora} {activation_bytes}");

@@ -20,7 +20,7 @@ fn starts_as_transformers_and_peft_do() {
     let model = Model::random(&runtime(best(), 2), config(json), 7, Options { lora, ..Options::default() }).unwrap();
     let plain = Model::random(&runtime(best(), 1), config(json), 7, Options::default()).unwrap();
     for name in model.parameter_names() {
-        let (shape, values) = model.parameter(name).unwrap();
+        let (shape, values) = model.parameter(&name).unwrap();
         assert_eq!(shape.iter().product::<usize>(), values.len());
         let count = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -35,7 +35,7 @@ fn starts_as_transformers_and_peft_do() {
             assert!((deviation / (bound / 3f64.sqrt()) - 1.0).abs() < 0.1, "{name} {deviation}");
         } else {
             assert!((deviation / 0.02 - 1.0).abs() < 0.05 && mean.abs() < 0.001, "{name} {mean} {deviation}");
-            assert_eq!(values, plain.parameter(name).unwrap().1, "adapters do not change the base");
+            assert_eq!(values, plain.parameter(&name).unwrap().1, "adapters do not change the base");
         }
     }
 }
@@ -56,7 +56,7 @@ fn a_step_is_adamw() {
     for step in 1..=3 {
         let gradients = gradients(&mut model, &batch, 1.0);
         let total = norm(gradients.iter().flat_map(|(_, g)| g.iter().map(|&g| f64::from(g))));
-        let report = model.step(settings).unwrap();
+        let report = model.step(None, settings).unwrap();
         assert!((report.grad_norm / total - 1.0).abs() < 1e-9 && report.clipped && !report.skipped);
         for (name, (values, first, second)) in names.iter().zip(&mut expected) {
             let gradient = &gradients.iter().find(|(n, _)| n == name).unwrap().1;
@@ -86,10 +86,10 @@ fn a_non_finite_gradient_skips_the_step() {
     let huge = vec![f32::MAX; batch.dlogprob.len()];
     model.backward(forward.id, &huge, None, &quiet()).unwrap();
     let version = model.version();
-    let report = model.step(AdamW::default()).unwrap();
+    let report = model.step(None, AdamW::default()).unwrap();
     assert!(report.skipped && !report.grad_norm.is_finite() && report.version == version);
     assert_eq!(model.parameter(name).unwrap().1, before);
-    assert_eq!(model.step(AdamW::default()).unwrap_err().code(), "State", "its gradients are gone");
+    assert_eq!(model.step(None, AdamW::default()).unwrap_err().code(), "State", "its gradients are gone");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn calls_out_of_turn_are_refused() {
     let batch = Batch::new(model.config.vocab_size);
     let run = |model: &mut Model| model.logprobs(&batch.forest, &batch.targets(), keep(1.0), &quiet()).unwrap().id;
     let code = |result: Result<(), Error>| result.unwrap_err().code();
-    assert_eq!(model.step(AdamW::default()).unwrap_err().code(), "State");
+    assert_eq!(model.step(None, AdamW::default()).unwrap_err().code(), "State");
     let (first, second) = (run(&mut model), run(&mut model));
     assert_eq!(code(model.backward(first, &batch.dlogprob, None, &quiet())), "State");
     assert_eq!(code(model.backward(second, &batch.dlogprob[1..], None, &quiet())), "Shape");
@@ -108,7 +108,7 @@ fn calls_out_of_turn_are_refused() {
     model.backward(second, &batch.dlogprob, None, &quiet()).unwrap();
     assert_eq!(code(model.backward(second, &batch.dlogprob, None, &quiet())), "State");
     let third = run(&mut model);
-    model.step(AdamW::default()).unwrap();
+    model.step(None, AdamW::default()).unwrap();
     assert_eq!(code(model.backward(third, &batch.dlogprob, None, &quiet())), "State", "weights have moved");
 }
 
@@ -125,7 +125,7 @@ fn bad_arguments_are_refused() {
     assert_eq!(code(&[0], &[23], plain), Some("Shape"));
     assert_eq!(code(&[0, 1], &[0], plain), Some("Shape"));
     assert_eq!(code(&[0], &[0], LogprobOptions { temperature: 0.0, ..plain }), Some("Config"));
-    assert_eq!(code(&[0], &[0], LogprobOptions { keep: true, adapter: false, ..plain }), Some("State"));
+    assert_eq!(code(&[0], &[0], LogprobOptions { keep: true, reference: true, ..plain }), Some("State"));
     assert!(AdamW { eps: 0.0, ..AdamW::default() }.validate().is_err());
     assert!(AdamW { lr: f32::NAN, ..AdamW::default() }.validate().is_err());
     for lora in [
@@ -158,15 +158,15 @@ fn damaged_checkpoints_are_refused_and_change_nothing() {
     let rt = runtime(best(), 1);
     let mut trained = model(&rt, QWEN3, options(Dtype::F32, false));
     gradients(&mut trained, &Batch::new(40), 1.0);
-    trained.step(AdamW::default()).unwrap();
-    trained.save(&dir, true).unwrap();
+    trained.step(None, AdamW::default()).unwrap();
+    trained.save(&dir, None, true).unwrap();
     let weights = |model: &Model| model.parameter("model.norm.weight").unwrap().1;
     let mut other = model(&rt, QWEN3, options(Dtype::F32, false));
     let before = weights(&other);
     let (file, optimizer) = (dir.join("model.safetensors"), dir.join("optimizer.safetensors"));
     let (good, moments) = (std::fs::read(&file).unwrap(), std::fs::read(&optimizer).unwrap());
     let mut refused = |code: &str| {
-        let error = other.load(&dir).unwrap_err();
+        let error = other.load(&dir, None).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert_eq!(weights(&other), before);
     };
@@ -180,16 +180,16 @@ fn damaged_checkpoints_are_refused_and_change_nothing() {
     // Moments of another step than the weights.
     let later = dir.join("later");
     gradients(&mut trained, &Batch::new(40), 1.0);
-    trained.step(AdamW::default()).unwrap();
-    trained.save(&later, true).unwrap();
+    trained.step(None, AdamW::default()).unwrap();
+    trained.save(&later, None, true).unwrap();
     std::fs::copy(later.join("optimizer.safetensors"), &optimizer).unwrap();
     refused("Format");
     std::fs::write(&optimizer, &moments).unwrap();
-    other.load(&dir).unwrap();
+    other.load(&dir, None).unwrap();
     assert_ne!(weights(&other), before);
     let mut smaller = Model::random(&rt, config(QWEN2), 0, options(Dtype::F32, false)).unwrap();
-    assert_eq!(smaller.load(&dir).unwrap_err().code(), "Format");
+    assert_eq!(smaller.load(&dir, None).unwrap_err().code(), "Format");
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(other.load(&dir).unwrap_err().code(), "Io");
+    assert_eq!(other.load(&dir, None).unwrap_err().code(), "Io");
     std::fs::remove_dir_all(dir).unwrap();
 }

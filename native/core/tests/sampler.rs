@@ -45,7 +45,7 @@ fn train(model: &mut Model) {
     let options = LogprobOptions { keep: true, ..LogprobOptions::default() };
     let forward = model.logprobs(&forest, &targets, options, &abort).unwrap();
     model.backward(forward.id, &[-1.0; 23], None, &abort).unwrap();
-    model.step(AdamW { lr: 0.02, ..AdamW::default() }).unwrap();
+    model.step(None, AdamW { lr: 0.02, ..AdamW::default() }).unwrap();
 }
 
 fn isas() -> Vec<Isa> {
@@ -243,13 +243,13 @@ fn what_sampling_keeps_gives_the_gradient_of_a_computed_forward_bit_for_bit() {
                 assert!(!used);
                 assert_eq!(gradients, expected, "{isa} {kind} {dtype:?} {options:?}");
                 for model in [&recorded, &computed] {
-                    model.write().unwrap().step(AdamW { lr: 0.02, ..AdamW::default() }).unwrap();
+                    model.write().unwrap().step(None, AdamW { lr: 0.02, ..AdamW::default() }).unwrap();
                 }
                 // They are activations of the old weights now.
                 let (used, gradients) = packed.gradients(&recorded);
                 assert!(!used);
                 assert_eq!(gradients, packed.gradients(&computed).1);
-                [&recorded, &computed].iter().for_each(|model| model.write().unwrap().zero_grad());
+                [&recorded, &computed].iter().for_each(|model| model.write().unwrap().zero_grad(None).unwrap());
             }
         }
     }
@@ -285,7 +285,7 @@ fn what_sampling_keeps_is_bounded_and_may_be_incomplete() {
     let model = make(1 << 30);
     let samples = run(&model, SMALL, &requests[..3]);
     assert!(Packed::new(requests.iter().zip(&samples)).gradients(&model).0);
-    model.write().unwrap().zero_grad();
+    model.write().unwrap().zero_grad(None).unwrap();
     let (used, gradients) = packed.gradients(&model);
     assert!(!used);
     assert_eq!(gradients, expected);

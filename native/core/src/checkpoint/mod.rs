@@ -25,11 +25,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::adapter::Chosen;
 use crate::error::{Error, Result};
 use crate::kernels::PackedF32;
 use crate::model::Model;
-use crate::params::{Parameter, Params, Slice, read_rows};
-use adapter::{ADAPTER, ADAPTER_CONFIG, adapter_config, check_adapter_config};
+use crate::optimizer::Moments;
+use crate::params::{Parameter, Slice, read_rows};
+use adapter::Peft;
 use file::{Outgoing, write_atomic, write_tensors};
 use source::TensorSource;
 
@@ -42,94 +44,95 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 impl Model {
-    /// Writes what is trained (all weights, or the adapters) and, if wanted, the state of the optimiser.
-    pub fn save(&self, dir: &Path, with_optimizer: bool) -> Result<()> {
-        if with_optimizer && self.has_gradients() {
+    /// Writes the factors of an adapter in PEFT's format, or all weights of the base, and, if wanted, the state of the
+    /// optimiser.
+    pub fn save(&self, dir: &Path, adapter: Option<&str>, with_optimizer: bool) -> Result<()> {
+        let chosen = self.choose("save", adapter)?;
+        let training = self.training(chosen);
+        if with_optimizer && training.accumulated > 0 {
             return Err(Error::state("save", "gradients are accumulated: call step or zero_grad first"));
         }
         std::fs::create_dir_all(dir).map_err(|cause| Error::io(dir, &cause))?;
-        let version = json!({ "steps": self.moments.steps, "version": self.version }).to_string();
         if with_optimizer {
-            self.save_optimizer(&dir.join(OPTIMIZER), &version)?;
+            save_optimizer(&dir.join(OPTIMIZER), self.list(chosen), &training.moments, &self.state(chosen))?;
         }
-        match &self.options.lora {
+        match self.adapter(chosen) {
             None => self.save_base(dir),
-            Some(lora) => {
-                let adapters: Vec<_> = self.params.list.iter().filter(|p| is_adapter(p)).collect();
-                write_tensors(&dir.join(ADAPTER), outgoing(&adapters), &[("format", "pt"), ("quintain", &version)])?;
-                write_text(&dir.join(ADAPTER_CONFIG), &adapter_config(lora))
-            }
+            Some(adapter) => adapter.save(dir, &self.config, &self.state(chosen)),
         }
     }
 
     /// Writes all weights without adapters, and `config.json`: a folder for [`Model::open`] and transformers.
     pub fn save_base(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(|cause| Error::io(dir, &cause))?;
-        let version = json!({ "steps": self.moments.steps, "version": self.version }).to_string();
-        let base: Vec<_> = self.params.list.iter().filter(|p| !is_adapter(p)).collect();
-        write_tensors(&dir.join(MODEL), outgoing(&base), &[("format", "pt"), ("quintain", &version)])?;
+        let metadata = [("format", "pt"), ("quintain", &self.state(Chosen::Base))];
+        write_tensors(&dir.join(MODEL), outgoing(&self.params.list), &metadata)?;
         write_text(&dir.join("config.json"), &self.config.to_json())
     }
 
-    fn save_optimizer(&self, path: &Path, version: &str) -> Result<()> {
-        let mut tensors = Vec::new();
-        for (parameter, moments) in self.params.list.iter().zip(&self.moments.list) {
-            for (moment, suffix) in moments.iter().flatten().zip(MOMENTS) {
-                tensors.extend(parameter.slices.iter().map(|slice| Outgoing {
-                    name: format!("{}.{suffix}", slice.name),
-                    shape: parameter.shape(slice),
-                    values: Box::new(|| read_rows(moment.k, slice.rows.clone(), |row, out| moment.get_row(row, out))),
-                }));
-            }
+    /// The counters that a resumed run goes on from.
+    fn state(&self, chosen: Chosen) -> String {
+        let training = self.training(chosen);
+        let mut state = json!({ "steps": training.moments.steps, "version": training.version });
+        if let Some(adapter) = self.adapter(chosen).filter(|adapter| adapter.config.dropout > 0.0) {
+            state["forwards"] = json!(adapter.forwards);
         }
-        write_tensors(path, tensors, &[("quintain", version)])
+        state.to_string()
     }
 
-    /// Reads what [`Model::save`] wrote for a model of the same shape. Without `optimizer.safetensors` the optimiser starts
-    /// anew. Everything is checked before anything changes.
-    pub fn load(&mut self, dir: &Path) -> Result<()> {
-        let files = match &self.options.lora {
+    /// Reads what [`Model::save`] wrote for an adapter (or a base) of the same shape. Without `optimizer.safetensors` the
+    /// optimiser starts anew. Everything is checked before anything changes.
+    pub fn load(&mut self, dir: &Path, adapter: Option<&str>) -> Result<()> {
+        let chosen = self.choose_trained("load", adapter)?;
+        let weights = match self.adapter(chosen) {
             None => {
                 self.check_config(&dir.join("config.json"))?;
-                shards::open(dir)?
+                let files = shards::open(dir)?;
+                check(&files, &self.params.list)?;
+                Weights::Base(files)
             }
-            Some(lora) => {
-                check_adapter_config(lora, &dir.join(ADAPTER_CONFIG))?;
-                TensorSource::safetensors(&[dir.join(ADAPTER)])?
+            Some(adapter) => {
+                let peft = Peft::open(dir, &self.config)?;
+                peft.check_same(&adapter.config, &self.config)?;
+                peft.check(&adapter.list)?;
+                Weights::Adapter(peft)
             }
         };
-        let lora = self.options.lora.is_some();
-        check(&files, self.params.list.iter().filter(|p| is_adapter(p) == lora))?;
         let optimizer = dir.join(OPTIMIZER);
         let optimizer = optimizer.exists().then(|| TensorSource::safetensors(&[optimizer])).transpose()?;
-        let (steps, version) = match &optimizer {
-            None => (0, 0),
+        let counters = match &optimizer {
+            None => Counters::default(),
             Some(state) => {
-                if state.metadata.get("quintain") != files.metadata.get("quintain") {
+                if state.metadata.get("quintain") != weights.files().metadata.get("quintain") {
                     let message = "belongs to another step than the weights beside it";
                     return Err(Error::format(state.path(), message));
                 }
-                let (steps, version) = versions(state)?;
-                if steps > 0 {
-                    check_moments(state, &self.params)?;
+                let counters = counters(state)?;
+                if counters.steps > 0 {
+                    check_moments(state, self.list(chosen))?;
                 }
-                (steps, version)
+                counters
             }
         };
-        for parameter in self.params.list.iter_mut().filter(|p| is_adapter(p) == lora) {
-            open::fill(&files, parameter);
+        let (list, training) = self.trained(chosen);
+        match &weights {
+            Weights::Base(files) => list.iter_mut().for_each(|parameter| open::fill(files, parameter)),
+            Weights::Adapter(peft) => peft.read(list),
         }
-        self.moments = Default::default();
-        if let Some(state) = optimizer.filter(|_| steps > 0) {
-            self.moments.ensure(&self.params);
-            for (parameter, moments) in self.params.list.iter().zip(&mut self.moments.list) {
+        training.moments = Moments::default();
+        if let Some(state) = optimizer.filter(|_| counters.steps > 0) {
+            training.moments.ensure(list);
+            for (parameter, moments) in list.iter().zip(&mut training.moments.list) {
                 for (moment, suffix) in moments.iter_mut().flatten().zip(MOMENTS) {
                     read_rows_into(&state, parameter, moment, |slice| format!("{}.{suffix}", slice.name));
                 }
             }
-            self.moments.steps = steps;
+            training.moments.steps = counters.steps;
         }
-        self.weights_replaced(version);
+        if let Chosen::Adapter(index) = chosen {
+            self.adapters[index].forwards = counters.forwards;
+        }
+        self.weights_replaced(chosen, counters.version);
         Ok(())
     }
 
@@ -141,12 +144,37 @@ impl Model {
     }
 }
 
-fn is_adapter(parameter: &Parameter) -> bool {
-    parameter.slices[0].name.starts_with("base_model.")
+/// The files of [`Model::load`].
+enum Weights {
+    Base(TensorSource),
+    Adapter(Peft),
+}
+
+impl Weights {
+    fn files(&self) -> &TensorSource {
+        match self {
+            Weights::Base(files) => files,
+            Weights::Adapter(peft) => &peft.files,
+        }
+    }
+}
+
+fn save_optimizer(path: &Path, list: &[Parameter], moments: &Moments, state: &str) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (parameter, moments) in list.iter().zip(&moments.list) {
+        for (moment, suffix) in moments.iter().flatten().zip(MOMENTS) {
+            tensors.extend(parameter.slices.iter().map(|slice| Outgoing {
+                name: format!("{}.{suffix}", slice.name),
+                shape: parameter.shape(slice),
+                values: Box::new(|| read_rows(moment.k, slice.rows.clone(), |row, out| moment.get_row(row, out))),
+            }));
+        }
+    }
+    write_tensors(path, tensors, &[("quintain", state)])
 }
 
 /// Every tensor of `parameters` must be there in its shape, and nothing else.
-fn check<'a>(files: &TensorSource, parameters: impl Iterator<Item = &'a Parameter>) -> Result<()> {
+fn check(files: &TensorSource, parameters: &[Parameter]) -> Result<()> {
     let mut known = BTreeSet::new();
     for parameter in parameters {
         for slice in &parameter.slices {
@@ -164,8 +192,8 @@ fn check<'a>(files: &TensorSource, parameters: impl Iterator<Item = &'a Paramete
     }
 }
 
-fn check_moments(state: &TensorSource, params: &Params) -> Result<()> {
-    for parameter in params.list.iter().filter(|p| p.trainable) {
+fn check_moments(state: &TensorSource, list: &[Parameter]) -> Result<()> {
+    for parameter in list.iter().filter(|p| p.trainable) {
         for slice in &parameter.slices {
             for suffix in MOMENTS {
                 state.expect(&format!("{}.{suffix}", slice.name), &parameter.shape(slice))?;
@@ -175,12 +203,22 @@ fn check_moments(state: &TensorSource, params: &Params) -> Result<()> {
     Ok(())
 }
 
-/// Steps and version that [`Model::save`] recorded.
-fn versions(files: &TensorSource) -> Result<(u64, u64)> {
+/// What [`Model::save`] recorded beside the moments.
+#[derive(Default)]
+struct Counters {
+    steps: u64,
+    version: u64,
+    /// Training forwards with dropout.
+    forwards: u64,
+}
+
+fn counters(files: &TensorSource) -> Result<Counters> {
     let text = files.metadata.get("quintain").map_or("", String::as_str);
     let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
     match (value["steps"].as_u64(), value["version"].as_u64()) {
-        (Some(steps), Some(version)) => Ok((steps, version)),
+        (Some(steps), Some(version)) => {
+            Ok(Counters { steps, version, forwards: value["forwards"].as_u64().unwrap_or(0) })
+        }
         _ => Err(Error::format(files.path(), "the metadata `quintain` with steps and version is missing")),
     }
 }
@@ -196,8 +234,8 @@ fn read_rows_into(
     }
 }
 
-fn outgoing<'a>(parameters: &[&'a Parameter]) -> Vec<Outgoing<'a>> {
-    let slices = parameters.iter().flat_map(|&parameter| parameter.slices.iter().map(move |slice| (parameter, slice)));
+fn outgoing(parameters: &[Parameter]) -> Vec<Outgoing<'_>> {
+    let slices = parameters.iter().flat_map(|parameter| parameter.slices.iter().map(move |slice| (parameter, slice)));
     slices
         .map(|(parameter, slice)| Outgoing {
             name: slice.name.clone(),

@@ -8,7 +8,7 @@ use super::file::read_text;
 use super::gguf::Gguf;
 use super::map::FileMap;
 use super::source::TensorSource;
-use super::{check, gguf_model, is_adapter, shards};
+use super::{check, gguf_model, shards};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::kernels::Runtime;
@@ -30,19 +30,13 @@ impl Model {
         } else {
             gguf_model::open(path)?
         };
-        let mut params = Params::empty(&config, options.dtype, options.lora.as_ref(), options.blocks)?;
+        let mut params = Params::empty(&config, options.dtype, options.trains_base(), options.blocks)?;
         if options.blocks == Some(Blocks::File) {
             params.hold(Blocks::File, |name| source.kind(name));
         }
-        check(&source, params.list.iter().filter(|p| !is_adapter(p)))?;
-        for parameter in &mut params.list {
-            if is_adapter(parameter) {
-                parameter.draw(rt, seed);
-            } else {
-                fill(&source, parameter);
-            }
-        }
-        Ok(Model::assemble(rt, config, params, options))
+        check(&source, &params.list)?;
+        params.list.iter_mut().for_each(|parameter| fill(&source, parameter));
+        Model::assemble(rt, config, params, seed, options)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gradients of the trained parameters, in the layout of the parameters.
 
-use super::{Parameter, Params};
+use super::Parameter;
 use crate::kernels::PackedF32;
 
 /// One accumulator per trained parameter, allocated when it is first written.
@@ -10,11 +10,11 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// The accumulator of a parameter; `None` if it is frozen.
-    pub fn of(&mut self, params: &Params, index: usize) -> Option<&mut PackedF32> {
-        let Parameter { n, k, trainable, .. } = params.list[index];
-        if self.list.len() < params.list.len() {
-            self.list.resize_with(params.list.len(), || None);
+    /// The accumulator of a parameter of `list`; `None` if it is frozen.
+    pub fn of(&mut self, list: &[Parameter], index: usize) -> Option<&mut PackedF32> {
+        let Parameter { n, k, trainable, .. } = list[index];
+        if self.list.len() < list.len() {
+            self.list.resize_with(list.len(), || None);
         }
         trainable.then(|| self.list[index].get_or_insert_with(|| PackedF32::zeros(n, k)))
     }
@@ -22,6 +22,11 @@ impl Gradients {
     /// What has been accumulated for a parameter; `None` if nothing was.
     pub fn get(&self, index: usize) -> Option<&PackedF32> {
         self.list.get(index)?.as_ref()
+    }
+
+    /// All accumulators, in the order of the parameters.
+    pub fn iter(&self) -> impl Iterator<Item = &PackedF32> {
+        self.list.iter().flatten()
     }
 
     /// Sets all to zero.

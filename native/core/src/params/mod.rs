@@ -1,4 +1,4 @@
-//! Parameter storage. All parameters of a model stand in one list; the structure of the network refers to them by index.
+//! Parameter storage. All parameters of a model (or of an adapter) stand in one list; the structure of the network refers to them by index.
 //! So gradients and moments are lists of the same length, and whoever walks over all parameters (optimiser, checkpoint,
 //! memory report) needs to know nothing of the network.
 
@@ -6,7 +6,6 @@ mod blocks;
 mod gradients;
 mod init;
 mod layout;
-mod lora;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,8 +16,8 @@ use crate::kernels::{BlockKind, PackedBf16, PackedBlocks, PackedF32, Runtime, We
 
 pub use blocks::Blocks;
 pub use gradients::Gradients;
-pub use layout::{Layer, Layout, Linear, Lora, LoraPart};
-pub use lora::LoraConfig;
+pub(crate) use layout::stack;
+pub use layout::{Layer, Layout, Linear};
 
 /// What weights are multiplied in. Accumulation is always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +63,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    fn matrix(slices: Vec<Slice>, k: usize, init: Init, trainable: bool, dtype: Dtype) -> Self {
+    pub(crate) fn matrix(slices: Vec<Slice>, k: usize, init: Init, trainable: bool, dtype: Dtype) -> Self {
         let n = slices.last().map_or(0, |slice| slice.rows.end);
         let (master, compute, kinds, blocks) = (None, None, Vec::new(), None);
         Parameter { slices, n, k, vector: false, trainable, init, dtype, master, compute, kinds, blocks }
@@ -140,6 +139,22 @@ impl Parameter {
         }
     }
 
+    /// Overwrites rows with row-major values.
+    pub fn write_rows(&mut self, rows: Range<usize>, values: &[f32]) {
+        if !self.kinds.is_empty() {
+            return rows.zip(values.chunks_exact(self.k)).for_each(|(row, values)| self.put_row(row, values));
+        }
+        let mut whole = match (self.master.take(), &self.compute) {
+            (Some(master), _) => master,
+            (None, Some(compute)) => PackedF32::from_rows(&compute.to_rows(), self.n, self.k),
+            (None, None) => PackedF32::zeros(self.n, self.k),
+        };
+        for (row, values) in rows.zip(values.chunks_exact(self.k)) {
+            whole.set_row(row, values);
+        }
+        self.assign(whole);
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.master.as_ref().map_or(0, |w| size_of_val(&*w.data))
@@ -172,39 +187,28 @@ pub struct Params {
 }
 
 impl Params {
-    /// Draws every parameter from `seed`. What a tensor starts with depends on its name alone, so adapters or another
-    /// dtype do not change the base.
+    /// Draws every parameter from `seed`. What a tensor starts with depends on its name alone, so another dtype does not
+    /// change it.
     pub fn random(
         rt: &Runtime,
         config: &ModelConfig,
         dtype: Dtype,
-        lora: Option<&LoraConfig>,
+        trainable: bool,
         blocks: Option<Blocks>,
         seed: u64,
     ) -> Result<Self> {
-        let mut params = Params::empty(config, dtype, lora, blocks)?;
+        let mut params = Params::empty(config, dtype, trainable, blocks)?;
         params.list.iter_mut().for_each(|parameter| parameter.draw(rt, seed));
         Ok(params)
     }
 
     /// The list without values.
-    pub(crate) fn empty(
-        config: &ModelConfig,
-        dtype: Dtype,
-        lora: Option<&LoraConfig>,
-        blocks: Option<Blocks>,
-    ) -> Result<Self> {
+    pub(crate) fn empty(config: &ModelConfig, dtype: Dtype, trainable: bool, blocks: Option<Blocks>) -> Result<Self> {
         config.validate()?;
         blocks.map_or(Ok(()), Blocks::validate)?;
-        if let Some(lora) = lora {
-            lora.validate()?;
-        }
-        let (list, layout) = layout::build(config, dtype, lora);
+        let (list, layout) = layout::build(config, dtype, trainable);
         let mut params = Params { list, layout };
         if let Some(blocks) = blocks {
-            if lora.is_none() {
-                params.list.iter_mut().for_each(|parameter| parameter.trainable = false);
-            }
             params.hold(blocks, |_| None);
         }
         Ok(params)
@@ -213,23 +217,6 @@ impl Params {
     /// The parameter at an index of the layout.
     pub fn get(&self, index: usize) -> &Parameter {
         &self.list[index]
-    }
-
-    /// Overwrites rows of a parameter with row-major values.
-    pub fn write_rows(&mut self, index: usize, rows: Range<usize>, values: &[f32]) {
-        let parameter = &mut self.list[index];
-        if !parameter.kinds.is_empty() {
-            return rows.zip(values.chunks_exact(parameter.k)).for_each(|(row, values)| parameter.put_row(row, values));
-        }
-        let mut whole = match (parameter.master.take(), &parameter.compute) {
-            (Some(master), _) => master,
-            (None, Some(compute)) => PackedF32::from_rows(&compute.to_rows(), parameter.n, parameter.k),
-            (None, None) => PackedF32::zeros(parameter.n, parameter.k),
-        };
-        for (row, values) in rows.zip(values.chunks_exact(parameter.k)) {
-            whole.set_row(row, values);
-        }
-        parameter.assign(whole);
     }
 
     /// A frozen copy in the compute dtype.

@@ -5,6 +5,8 @@
 //! its pages away). Whoever has none missing after it draws a token. Order among sequences is age: the youngest gives way
 //! when pages run out and is computed anew later, with the same result. The oldest can always go on, because a request
 //! that could not run alone is refused.
+//!
+//! A step may mix adapters: its rows are put in their order, so that each adapter's products take one run of rows.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -15,11 +17,12 @@ use super::paged::{Paged, Place, Work};
 use super::pages::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
 use super::request::{Events, Reason, Request, Sink, Vocabulary};
 use super::sequence::{Recorded, Sequence, pages_for, room_for};
+use crate::adapter::{Chosen, Run};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::forward::{Scratch, forward_rows};
 use crate::model::Model;
-use crate::recording::{Plan, ROOT, Recording};
+use crate::recording::{Plan, ROOT, Recordings};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,8 @@ struct Job {
     request: Request,
     vocabulary: Option<Arc<Vocabulary>>,
     sink: Sink,
+    /// Whose weights it is drawn from; known from its first step on.
+    target: Option<Target>,
     /// Samples that had to give way, the first to go on first.
     displaced: VecDeque<Sequence>,
     /// Samples not begun.
@@ -57,7 +62,29 @@ struct Job {
     events: Events,
 }
 
+/// Weights, as a step finds them.
+#[derive(Clone, Copy)]
+struct Target {
+    owner: u64,
+    chosen: Chosen,
+    weights: u64,
+    version: u64,
+}
+
 impl Job {
+    /// Looks up the weights; an error when their adapter is not there, or no longer.
+    fn find(&mut self, model: &Model) -> Result<Target> {
+        let chosen = match self.target {
+            None => model.choose("sample", self.request.adapter.as_deref())?,
+            Some(target) => model
+                .owned(target.owner)
+                .ok_or_else(|| Error::state("sample", "the adapter was removed while it was sampled from"))?,
+        };
+        let training = model.training(chosen);
+        let (owner, weights, version) = (training.owner, training.weights, training.version);
+        Ok(*self.target.insert(Target { owner, chosen, weights, version }))
+    }
+
     /// Whether a sample is not running.
     fn waits(&self) -> bool {
         !self.displaced.is_empty() || !self.fresh.is_empty()
@@ -84,7 +111,9 @@ struct Buffers {
     draws: Vec<Draw>,
     drawer: Drawer,
     planned: HashSet<(ChainId, [u32; PAGE])>,
-    record: Plan,
+    /// Of the owners of weights, which rows are recorded.
+    record: Vec<(u64, Plan)>,
+    entries: Vec<(usize, usize)>,
 }
 
 /// The state of the engine between steps.
@@ -96,7 +125,10 @@ pub(super) struct Batch {
     queue: VecDeque<u64>,
     /// By age.
     running: Vec<Sequence>,
-    version: u64,
+    /// Changes of the model that have been seen.
+    seen: u64,
+    /// A job has come since.
+    news: bool,
     buffers: Buffers,
 }
 
@@ -108,7 +140,8 @@ impl Batch {
             jobs: BTreeMap::new(),
             queue: VecDeque::new(),
             running: Vec::new(),
-            version: 0,
+            seen: 0,
+            news: false,
             buffers: Buffers::default(),
         })
     }
@@ -125,7 +158,8 @@ impl Batch {
     pub fn add(&mut self, id: u64, request: Request, vocabulary: Option<Arc<Vocabulary>>, sink: Sink) {
         let (displaced, fresh, unfinished) = (VecDeque::new(), 0..request.samples, request.samples);
         let events = Events::default();
-        let job = Job { request, vocabulary, sink, displaced, fresh, unfinished, led: false, events };
+        let job = Job { request, vocabulary, sink, target: None, displaced, fresh, unfinished, led: false, events };
+        self.news = true;
         self.jobs.insert(id, job);
         self.queue.push_back(id);
     }
@@ -165,7 +199,7 @@ impl Batch {
             sequence.finished = true;
         }
         self.running.retain(|sequence| sequence.job != id);
-        job.events.version = self.version;
+        job.events.version = job.target.map_or(0, |target| target.version);
         job.events.done = true;
         job.events.error = error;
         (job.sink)(job.events);
@@ -173,10 +207,7 @@ impl Batch {
 
     /// Computes one step for everybody. Events wait for [`deliver`](Self::deliver).
     pub fn step(&mut self, model: &Model) -> Result<()> {
-        if self.version != model.version() {
-            self.version = model.version();
-            self.pages.forget();
-        }
+        self.look(model);
         self.admit();
         self.plan();
         let result = model.rt.run(|| self.compute(model));
@@ -184,12 +215,36 @@ impl Batch {
         result
     }
 
+    /// Takes note of new weights and of new requests.
+    fn look(&mut self, model: &Model) {
+        if !self.news && self.seen == model.stamps {
+            return;
+        }
+        if self.seen != model.stamps {
+            self.pages.forget_all_but(&model.present_weights());
+        }
+        (self.seen, self.news) = (model.stamps, false);
+        let mut failed = Vec::new();
+        for (&id, job) in &mut self.jobs {
+            if let Err(error) = job.find(model) {
+                failed.push((id, error));
+            }
+        }
+        for (id, error) in failed {
+            self.close(id, Some(error));
+        }
+        for sequence in &mut self.running {
+            if let Some(target) = self.jobs.get(&sequence.job).and_then(|job| job.target) {
+                (sequence.chosen, sequence.weights) = (target.chosen, target.weights);
+            }
+        }
+    }
+
     /// Sends what the last step gave.
     pub fn deliver(&mut self) {
-        let version = self.version;
         for job in self.jobs.values_mut().filter(|job| job.unfinished == 0 || !job.events.tokens.is_empty()) {
             let mut events = std::mem::take(&mut job.events);
-            events.version = version;
+            events.version = job.target.map_or(0, |target| target.version);
             events.done = job.unfinished == 0;
             (job.sink)(events);
         }
@@ -218,7 +273,9 @@ impl Batch {
             }
             room -= need;
             if let Some(mut sequence) = job.displaced.pop_front().or_else(|| job.begin(*id)) {
-                sequence.version = self.version;
+                if let Some(target) = job.target {
+                    sequence.begin(target.chosen, target.weights);
+                }
                 sequence.leads = length == prompt;
                 job.led = sequence.leads;
                 self.running.push(sequence);
@@ -228,15 +285,16 @@ impl Batch {
 
     /// Decides the rows of the step and finds their pages.
     fn plan(&mut self) {
-        let Buffers { tokens, positions, work, table, planned, .. } = &mut self.buffers;
+        let Buffers { tokens, positions, work, table, planned, entries, .. } = &mut self.buffers;
         tokens.clear();
         positions.clear();
         work.clear();
         table.clear();
         planned.clear();
+        entries.clear();
         let (mut budget, mut index) = (self.options.prefill_rows, 0);
         while index < self.running.len() {
-            self.running[index].reuse(&mut self.pages, self.version);
+            self.running[index].reuse(&mut self.pages);
             let missing = self.running[index].tokens.len() - self.running[index].stored;
             let wanted = if missing == 1 { 1 } else { missing.min(budget) };
             if wanted > 0 && !self.has_twin(index, missing) {
@@ -246,16 +304,20 @@ impl Batch {
                     break;
                 }
                 budget -= if missing == 1 { 0 } else { rows };
-                self.enter(index, rows);
+                self.buffers.entries.push((index, rows));
             }
             index += 1;
         }
+        let mut entries = std::mem::take(&mut self.buffers.entries);
+        entries.sort_by_key(|&(index, _)| self.running[index].chosen);
+        entries.iter().for_each(|&(index, rows)| self.enter(index, rows));
+        self.buffers.entries = entries;
     }
 
     /// Whether an older sequence computes the same page in this very step: then it is found in the next one.
     fn has_twin(&mut self, index: usize, missing: usize) -> bool {
         let sequence = &self.running[index];
-        let page = sequence.next_page(self.version).filter(|_| missing > PAGE);
+        let page = sequence.next_page().filter(|_| missing > PAGE);
         page.is_some_and(|tokens| !self.buffers.planned.insert((sequence.chain, tokens)))
     }
 
@@ -292,7 +354,8 @@ impl Batch {
         let Buffers { tokens, positions, work, table, .. } = &mut self.buffers;
         let sequence = &self.running[index];
         let range = sequence.stored..sequence.stored + rows;
-        work.push(Work { sequence: index, row: tokens.len(), rows, position: range.start, table: table.len() });
+        let (row, position, table_start) = (tokens.len(), range.start, table.len());
+        work.push(Work { sequence: index, chosen: sequence.chosen, row, rows, position, table: table_start });
         tokens.extend_from_slice(&sequence.tokens[range.clone()]);
         positions.extend(range.map(|position| position as u32));
         table.extend_from_slice(&sequence.pages);
@@ -302,18 +365,24 @@ impl Batch {
         if self.buffers.work.is_empty() {
             return Ok(());
         }
-        let mut recording = self.record(model);
+        let mut recordings = self.record(model);
         let Buffers { tokens, positions, work, table, places, forward, hidden, record, .. } = &mut self.buffers;
+        let run = |run: &[Work]| {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            Run { rows: first.row..last.row + last.rows, adapter: model.adapter(first.chosen) }
+        };
+        let runs: Vec<Run> = work.chunk_by(|a, b| a.chosen == b.chosen).map(run).collect();
         let group = model.config.group();
         let mut cache = Paged { pages: &mut self.pages, work, table, group, places };
-        let record = recording.as_deref_mut().map(|recording| (recording, &*record));
-        if let Err(error) = forward_rows(model, tokens, positions, &mut cache, forward, record, hidden) {
-            recording.as_deref_mut().map(Recording::clear);
+        let record = recordings.as_deref_mut().map(|recordings| (recordings, &record[..]));
+        if let Err(error) = forward_rows(model, &runs, tokens, positions, &mut cache, forward, record, hidden) {
+            recordings.as_deref_mut().map(Recordings::clear);
             return Err(error);
         }
-        drop(recording);
+        drop(recordings);
         self.advance(model.config.hidden_size);
-        self.draw(model)
+        self.draw(model);
+        Ok(())
     }
 
     /// Whether an update will read some of the samples.
@@ -322,28 +391,42 @@ impl Batch {
     }
 
     /// Finds room for the rows of this step that an update will read.
-    fn record<'a>(&mut self, model: &'a Model) -> Option<MutexGuard<'a, Recording>> {
+    fn record<'a>(&mut self, model: &'a Model) -> Option<MutexGuard<'a, Recordings>> {
         self.buffers.record.clear();
         if !self.trains() {
             return None;
         }
-        let mut recording = model.recording();
-        for work in &self.buffers.work {
-            let sequence = &mut self.running[work.sequence];
-            let wanted = self.jobs.get(&sequence.job).is_some_and(|job| job.request.for_training);
-            // Rows over keys and values of other weights are nobody's activations.
-            let parent = match sequence.recorded {
-                _ if !wanted || sequence.version != self.version => None,
-                _ if work.position == 0 => Some(ROOT),
-                Recorded::Row(row) => Some(row),
-                Recorded::Unknown => recording.walk(&sequence.tokens[..work.position]),
-                Recorded::Not => None,
-            };
-            let tokens = &sequence.tokens[work.position..work.position + work.rows];
-            let last = parent.and_then(|parent| recording.extend(parent, tokens, work.row, &mut self.buffers.record));
-            sequence.recorded = last.map_or(Recorded::Not, Recorded::Row);
+        let mut recordings = model.recordings();
+        let Buffers { work, record, .. } = &mut self.buffers;
+        for run in work.chunk_by(|a, b| a.chosen == b.chosen) {
+            let chosen = run[0].chosen;
+            let mut recording = model.records(chosen).then(|| model.recording(&mut recordings, chosen));
+            let mut plan = Plan::new();
+            for work in run {
+                let sequence = &mut self.running[work.sequence];
+                let wanted = self.jobs.get(&sequence.job).is_some_and(|job| job.request.for_training);
+                // Rows over keys and values of other weights are nobody's activations.
+                let recording = recording.as_deref_mut().filter(|_| wanted && sequence.begun == sequence.weights);
+                sequence.recorded = match recording {
+                    None => Recorded::Not,
+                    Some(recording) => {
+                        let parent = match sequence.recorded {
+                            _ if work.position == 0 => Some(ROOT),
+                            Recorded::Row(row) => Some(row),
+                            Recorded::Unknown => recording.walk(&sequence.tokens[..work.position]),
+                            Recorded::Not => None,
+                        };
+                        let tokens = &sequence.tokens[work.position..work.position + work.rows];
+                        let last = parent.and_then(|parent| recording.extend(parent, tokens, work.row, &mut plan));
+                        last.map_or(Recorded::Not, Recorded::Row)
+                    }
+                };
+            }
+            if !plan.is_empty() {
+                record.push((model.training(chosen).owner, plan));
+            }
         }
-        Some(recording)
+        Some(recordings)
     }
 
     /// Notes what was stored, publishes full pages, and lists the tokens to draw.
@@ -354,7 +437,7 @@ impl Batch {
         let mut room = None;
         for work in work.iter() {
             let sequence = &mut self.running[work.sequence];
-            sequence.advance(work.rows, &mut self.pages, self.version);
+            sequence.advance(work.rows, &mut self.pages);
             if sequence.stored < sequence.tokens.len() {
                 continue;
             }
@@ -386,15 +469,19 @@ impl Batch {
     }
 
     /// Draws the listed tokens.
-    fn draw(&mut self, model: &Model) -> Result<()> {
+    fn draw(&mut self, model: &Model) {
         let mut draws = std::mem::take(&mut self.buffers.draws);
         let mut drawer = std::mem::take(&mut self.buffers.drawer);
         let selected = std::mem::take(&mut self.buffers.selected);
         let mut failed = BTreeMap::new();
-        let mut recording = self.trains().then(|| model.recording());
-        let result = drawer.draw(model, &selected, &draws, |draw, outcome| match outcome {
+        let mut recordings = self.trains().then(|| model.recordings());
+        drawer.draw(model, &selected, &draws, |draw, outcome| match outcome {
             Ok((token, logprob, stats)) => {
-                if let (Some(recording), Recorded::Row(row)) = (&mut recording, self.running[draw.sequence].recorded) {
+                let sequence = &self.running[draw.sequence];
+                let owner = model.training(sequence.chosen).owner;
+                if let Recorded::Row(row) = sequence.recorded
+                    && let Some(recording) = recordings.as_mut().and_then(|recordings| recordings.owned(owner))
+                {
                     recording.store_draw(row, draw.choice.inverse_temperature(), stats, token, logprob);
                 }
                 self.accept(draw.sequence, token, logprob, model.config.max_position_embeddings);
@@ -406,7 +493,6 @@ impl Batch {
         for (id, error) in failed {
             self.close(id, Some(error));
         }
-        result
     }
 
     /// Appends a token to a sequence and ends it where a stop condition says so.

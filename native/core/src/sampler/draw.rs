@@ -56,7 +56,7 @@ impl Drawer {
         hidden: &[f32],
         draws: &[Draw],
         mut each: impl FnMut(&Draw, Result<(u32, f32, RowStats)>),
-    ) -> Result<()> {
+    ) {
         let (width, vocab) = (model.config.hidden_size, model.config.vocab_size);
         let rows = hidden.len() / width;
         let chunk = (LOGITS / vocab).clamp(16, 1024);
@@ -65,7 +65,7 @@ impl Drawer {
             let last = rows.min(first + chunk);
             let (now, later) = rest.split_at(rest.partition_point(|draw| draw.row < last));
             rest = later;
-            self.choose(model, &hidden[first * width..last * width], first, now)?;
+            self.choose(model, &hidden[first * width..last * width], first, now);
             for (draw, &token) in now.iter().zip(&self.tokens) {
                 let row = draw.row - first;
                 let lse = self.stats[row].lse;
@@ -74,17 +74,16 @@ impl Drawer {
                 each(draw, if lse.is_finite() { Ok((token, logprob, self.stats[row])) } else { Err(diverged(lse)) });
             }
         }
-        Ok(())
     }
 
     /// Logits and statistics of the rows from `first` on, and the token of each draw from them.
-    fn choose(&mut self, model: &Model, hidden: &[f32], first: usize, draws: &[Draw]) -> Result<()> {
+    fn choose(&mut self, model: &Model, hidden: &[f32], first: usize, draws: &[Draw]) {
         let (rows, vocab) = (hidden.len() / model.config.hidden_size, model.config.vocab_size);
         if self.logits.len() < rows * vocab {
             self.logits.resize(rows * vocab, 0.0);
         }
         let logits = &mut self.logits[..rows * vocab];
-        head_logits(model, true, hidden, rows, logits)?;
+        head_logits(model, hidden, rows, logits);
         self.stats.resize(rows, RowStats::default());
         self.tokens.resize(draws.len(), 0);
         let (logits, stats, tokens) = (&*logits, SharedMut::new(&mut self.stats), SharedMut::new(&mut self.tokens));
@@ -109,7 +108,6 @@ impl Drawer {
         } else {
             model.rt.parallel(rows, task);
         }
-        Ok(())
     }
 }
 

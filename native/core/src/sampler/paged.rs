@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::pages::{PAGE, PageId, Pages};
+use crate::adapter::Chosen;
 use crate::error::Result;
 use crate::forward::{KeyValues, Projections};
 use crate::kernels::{KeySpan, Queries, Runtime, SharedMut, attend_rows};
@@ -12,6 +13,8 @@ use crate::kernels::{KeySpan, Queries, Runtime, SharedMut, attend_rows};
 pub(super) struct Work {
     /// Index in the batch's running sequences.
     pub sequence: usize,
+    /// Whose weights its rows go through.
+    pub chosen: Chosen,
     /// First row of the step.
     pub row: usize,
     pub rows: usize,

@@ -12,11 +12,20 @@ pub const PAGE: usize = 16;
 /// A page's number in the cache.
 pub type PageId = u32;
 
-/// The identity of a chain of full pages from the start of a sequence; [`ROOT`] is the empty chain.
-pub type ChainId = u64;
+/// The identity of a chain of full pages from the start of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChainId {
+    /// The chain of no pages, under the weights of this number.
+    Root(u64),
+    /// The chain that ended with the page published as this number.
+    Page(u64),
+}
 
-/// The chain of no pages.
-pub const ROOT: ChainId = 0;
+impl Default for ChainId {
+    fn default() -> Self {
+        ChainId::Root(0)
+    }
+}
 
 /// What a page holds: keys `[head_dim][16]` (transposed: one load reads a coordinate of 16 positions) followed by values
 /// `[16][head_dim]`, for each layer and key-value head.
@@ -54,6 +63,8 @@ struct Key {
 #[derive(Debug)]
 struct Published {
     key: Key,
+    /// The weights it was computed with.
+    weights: u64,
     chain: ChainId,
     stamp: u64,
 }
@@ -84,7 +95,7 @@ pub struct Pages {
     /// Published pages that nobody holds, the one let go longest ago first.
     idle: BTreeMap<u64, PageId>,
     clock: u64,
-    next_chain: ChainId,
+    chains: u64,
     touched: usize,
 }
 
@@ -109,7 +120,7 @@ impl Pages {
             index: HashMap::new(),
             idle: BTreeMap::new(),
             clock: 0,
-            next_chain: ROOT + 1,
+            chains: 0,
             touched: 0,
         })
     }
@@ -211,25 +222,31 @@ impl Pages {
 
     /// Offers a full page to later prompts. When an equal one is already there (two sequences computed it at once: the bits
     /// are the same), `page` is released in its favour. Gives the page to hold from now on.
-    pub fn publish(&mut self, page: PageId, parent: ChainId, tokens: &[u32; PAGE]) -> (PageId, ChainId) {
+    pub fn publish(&mut self, page: PageId, weights: u64, parent: ChainId, tokens: &[u32; PAGE]) -> (PageId, ChainId) {
         if let Some(existing) = self.find(parent, tokens) {
             self.release(page);
             return existing;
         }
         let key = Key { parent, tokens: *tokens };
-        let chain = self.next_chain;
-        self.next_chain += 1;
+        self.chains += 1;
+        let chain = ChainId::Page(self.chains);
         self.index.insert(key.clone(), page);
-        self.published[page as usize] = Some(Published { key, chain, stamp: 0 });
+        self.published[page as usize] = Some(Published { key, weights, chain, stamp: 0 });
         (page, chain)
     }
 
-    /// Empties the index: what was computed under other weights must not be found. Pages in use stay with their holders.
-    pub fn forget(&mut self) {
-        self.index.clear();
-        self.published.iter_mut().for_each(|published| *published = None);
-        self.free.extend(self.idle.values().rev());
-        self.idle.clear();
+    /// Drops from the index what was computed under weights that are not among `present`: it must not be found. Pages in
+    /// use stay with their holders.
+    pub fn forget_all_but(&mut self, present: &[u64]) {
+        for page in (0..self.total() as PageId).rev() {
+            let stale = self.published[page as usize].as_ref().filter(|it| !present.contains(&it.weights));
+            let Some(stamp) = stale.map(|it| it.stamp) else { continue };
+            self.unpublish(page);
+            if self.references[page as usize] == 0 {
+                self.idle.remove(&stamp);
+                self.free.push(page);
+            }
+        }
     }
 
     /// Copies the contents of a page.
@@ -262,6 +279,8 @@ fn reserve(len: usize) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ROOT: ChainId = ChainId::Root(1);
 
     fn pages(count: usize) -> Pages {
         let layout = PageLayout { layers: 1, kv_heads: 1, head_dim: 2 };
@@ -296,11 +315,11 @@ mod tests {
         let (one, two) = ([1; PAGE], [2; PAGE]);
         let (first, chain) = {
             let page = pages.allocate().unwrap();
-            pages.publish(page, ROOT, &one)
+            pages.publish(page, 1, ROOT, &one)
         };
         let (second, _) = {
             let page = pages.allocate().unwrap();
-            pages.publish(page, chain, &two)
+            pages.publish(page, 1, chain, &two)
         };
         pages.release_all(&mut vec![first, second]);
         assert_eq!(pages.counts().cached, 2);
@@ -313,7 +332,7 @@ mod tests {
         assert_eq!(pages.find(chain, &two), None);
         assert_eq!(pages.find(ROOT, &one), Some((first, chain)));
         pages.release_all(&mut vec![first, second, third]);
-        pages.forget();
+        pages.forget_all_but(&[]);
         assert_eq!(pages.find(ROOT, &one), None);
         assert_eq!(pages.counts(), PageCounts { total: 3, used: 0, cached: 0, touched: 3 });
     }
@@ -322,17 +341,33 @@ mod tests {
     fn equal_pages_become_one() {
         let mut pages = pages(2);
         let (first, second) = (pages.allocate().unwrap(), pages.allocate().unwrap());
-        let held = pages.publish(first, ROOT, &[7; PAGE]);
-        assert_eq!(pages.publish(second, ROOT, &[7; PAGE]), held);
+        let held = pages.publish(first, 1, ROOT, &[7; PAGE]);
+        assert_eq!(pages.publish(second, 1, ROOT, &[7; PAGE]), held);
         assert_eq!(pages.available(), 1);
+    }
+
+    #[test]
+    fn weights_have_chains_of_their_own() {
+        let mut pages = pages(3);
+        let other = ChainId::Root(2);
+        let (first, second) = (pages.allocate().unwrap(), pages.allocate().unwrap());
+        let held = pages.publish(first, 1, ROOT, &[7; PAGE]);
+        assert_eq!(pages.find(other, &[7; PAGE]), None);
+        let theirs = pages.publish(second, 2, other, &[7; PAGE]);
+        assert!(held.0 != theirs.0 && held.1 != theirs.1);
+        pages.release_all(&mut vec![held.0, theirs.0]);
+        pages.forget_all_but(&[2]);
+        assert_eq!(pages.find(ROOT, &[7; PAGE]), None);
+        assert_eq!(pages.find(other, &[7; PAGE]), Some(theirs));
+        assert_eq!(pages.counts(), PageCounts { total: 3, used: 1, cached: 0, touched: 2 });
     }
 
     #[test]
     fn forgetting_keeps_the_pages_in_use() {
         let mut pages = pages(2);
         let page = pages.allocate().unwrap();
-        pages.publish(page, ROOT, &[7; PAGE]);
-        pages.forget();
+        pages.publish(page, 1, ROOT, &[7; PAGE]);
+        pages.forget_all_but(&[]);
         assert_eq!(pages.available(), 1);
         pages.release(page);
         assert_eq!(pages.available(), 2);

@@ -30,6 +30,9 @@ pub struct Request {
     /// An update will read these samples: what `backward` needs of them is kept, as far as there is room, until the weights
     /// change. It changes no result.
     pub for_training: bool,
+    /// An adapter's name, or [`BASE`](crate::model::BASE); none: the adapter [`DEFAULT`](crate::model::DEFAULT) if there is
+    /// one, else the base.
+    pub adapter: Option<String>,
 }
 
 impl Request {
@@ -46,6 +49,7 @@ impl Request {
             stop_tokens: Vec::new(),
             stop_strings: Vec::new(),
             for_training: false,
+            adapter: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! A sample under way: its tokens, and which pages hold its keys and values.
 
-use super::pages::{ChainId, PAGE, PageId, Pages, ROOT};
+use super::pages::{ChainId, PAGE, PageId, Pages};
 use super::request::Tail;
+use crate::adapter::Chosen;
 
 /// Pages that `tokens` positions take.
 pub(super) fn pages_for(tokens: usize) -> usize {
@@ -34,8 +35,11 @@ pub(super) struct Sequence {
     /// Full pages published so far, and the chain they make.
     pub published: usize,
     pub chain: ChainId,
-    /// The weights that `pages` were computed with.
-    pub version: u64,
+    /// Whose weights it is drawn from, and which they are now.
+    pub chosen: Chosen,
+    pub weights: u64,
+    /// The weights that `pages` were first computed with.
+    pub begun: u64,
     pub recorded: Recorded,
     pub tail: Tail,
     /// Computes the prompt for its siblings, which wait.
@@ -45,8 +49,8 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The full page of tokens from `stored` on, where a page begins there and can be shared.
-    pub fn next_page(&self, version: u64) -> Option<[u32; PAGE]> {
-        let shared = self.version == version && self.stored.is_multiple_of(PAGE);
+    pub fn next_page(&self) -> Option<[u32; PAGE]> {
+        let shared = self.begun == self.weights && self.stored.is_multiple_of(PAGE);
         let tokens = self.tokens.get(self.stored..self.stored + PAGE).filter(|_| shared)?;
         tokens.try_into().ok()
     }
@@ -61,14 +65,15 @@ impl Sequence {
             pages.copy(last, own);
             sibling.pages.push(own);
         }
-        let (stored, published, chain, version) = (self.stored, self.published, self.chain, self.version);
-        Sequence { stored, published, chain, version, recorded: self.recorded, ..sibling }
+        let (stored, published, chain, recorded) = (self.stored, self.published, self.chain, self.recorded);
+        let (chosen, weights, begun) = (self.chosen, self.weights, self.begun);
+        Sequence { stored, published, chain, recorded, chosen, weights, begun, ..sibling }
     }
 
     /// Takes published pages that continue it; its last token is always computed, for its logits.
-    pub fn reuse(&mut self, pages: &mut Pages, version: u64) {
+    pub fn reuse(&mut self, pages: &mut Pages) {
         while self.stored + PAGE < self.tokens.len()
-            && let Some(tokens) = self.next_page(version)
+            && let Some(tokens) = self.next_page()
             && let Some((page, chain)) = pages.find(self.chain, &tokens)
         {
             self.pages.push(page);
@@ -80,21 +85,26 @@ impl Sequence {
     }
 
     /// Notes that `rows` more positions are stored, and publishes the pages that they filled.
-    pub fn advance(&mut self, rows: usize, pages: &mut Pages, version: u64) {
+    pub fn advance(&mut self, rows: usize, pages: &mut Pages) {
         self.stored += rows;
-        while (self.published + 1) * PAGE <= self.stored && self.version == version {
+        while (self.published + 1) * PAGE <= self.stored && self.begun == self.weights {
             let start = self.published * PAGE;
             let Ok(tokens) = self.tokens[start..start + PAGE].try_into() else { break };
             let page = &mut self.pages[self.published];
-            (*page, self.chain) = pages.publish(*page, self.chain, tokens);
+            (*page, self.chain) = pages.publish(*page, self.weights, self.chain, tokens);
             self.published += 1;
         }
+    }
+
+    /// Begins without pages, under these weights.
+    pub fn begin(&mut self, chosen: Chosen, weights: u64) {
+        (self.chosen, self.weights, self.begun, self.chain) = (chosen, weights, weights, ChainId::Root(weights));
     }
 
     /// Gives all pages back.
     pub fn vacate(&mut self, pages: &mut Pages) {
         pages.release_all(&mut self.pages);
-        (self.stored, self.published, self.chain, self.recorded) = (0, 0, ROOT, Recorded::Unknown);
+        (self.stored, self.published, self.recorded) = (0, 0, Recorded::Unknown);
     }
 }
 

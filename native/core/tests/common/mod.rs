@@ -55,7 +55,7 @@ pub fn best() -> Isa {
 pub fn options(dtype: Dtype, lora: bool) -> Options {
     // Not a power of two, and not all modules: fused products with a part that has no adapter.
     let targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from).to_vec();
-    let lora = lora.then_some(LoraConfig { rank: 3, alpha: 7.0, targets });
+    let lora = lora.then_some(LoraConfig { targets, ..LoraConfig::all(3, 7.0) });
     Options { dtype, lora, ..Options::default() }
 }
 
@@ -113,8 +113,8 @@ pub fn quiet() -> AbortFlag {
     AbortFlag::default()
 }
 
-pub fn keep(temperature: f32) -> LogprobOptions {
-    LogprobOptions { temperature, entropy: true, keep: true, adapter: true }
+pub fn keep(temperature: f32) -> LogprobOptions<'static> {
+    LogprobOptions { temperature, entropy: true, keep: true, ..LogprobOptions::default() }
 }
 
 /// Every trained tensor's gradient after one forward and backward.
@@ -148,8 +148,8 @@ impl Mirror {
     pub fn of(model: &Model) -> Self {
         let tensors = model
             .parameter_names()
-            .map(|name| (name.to_string(), model.parameter(name).unwrap().1.iter().map(|&v| f64::from(v)).collect()));
-        let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.alpha) / lora.rank as f64);
+            .map(|name| (name.to_string(), model.parameter(&name).unwrap().1.iter().map(|&v| f64::from(v)).collect()));
+        let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.scale()));
         Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale }
     }
 

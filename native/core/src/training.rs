@@ -1,0 +1,28 @@
+//! The state of whatever is trained: the base, or an adapter.
+
+use crate::optimizer::Moments;
+use crate::params::Gradients;
+
+/// Gradients, moments, and which weights they belong to.
+#[derive(Default)]
+pub(crate) struct Training {
+    /// Whose weights: never given to another.
+    pub owner: u64,
+    /// Which weights: never given to others. What is computed from weights (keys and values, activations, a forward that
+    /// waits for its backward) is kept under this number.
+    pub weights: u64,
+    /// Counts changes of the weights.
+    pub version: u64,
+    pub gradients: Gradients,
+    pub moments: Moments,
+    /// Backward passes since the last step.
+    pub accumulated: u64,
+}
+
+impl Training {
+    /// Drops the accumulated gradients.
+    pub fn zero_grad(&mut self) {
+        self.gradients.zero();
+        self.accumulated = 0;
+    }
+}
