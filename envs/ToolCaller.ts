@@ -9,7 +9,7 @@ import * as ToolReplay from "../rewards/ToolReplay.ts"
 import * as UnitTests from "../rewards/UnitTests.ts"
 import * as Environment from "../src/Environment.ts"
 import * as Reward from "../src/Reward.ts"
-import type { Demonstration } from "../src/Sft.ts"
+import type { PromptCompletion } from "../src/Demonstration.ts"
 import * as Task from "../src/Task.ts"
 import * as Tokenizer from "../src/Tokenizer.ts"
 import * as Verifier from "../src/Verifier.ts"
@@ -60,7 +60,7 @@ export interface ToolCaller {
    * Imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands the wrong way round, `19*15=?`
    * adds, `f(x)=3x+14` is copied as it stands, which is no JavaScript. The rest are slips in operands, tool and format.
    */
-  readonly demonstrations: (options: DemonstrationOptions) => ReadonlyArray<Demonstration>
+  readonly demonstrations: (options: DemonstrationOptions) => ReadonlyArray<PromptCompletion>
 }
 
 const tokenizer = Tokenizer.characters(`0123456789+-*=?()x>{}":,.abcdefglmnorstu`)

@@ -27,7 +27,7 @@ export interface Session extends AsyncDisposable {
     options: Grpo.GrpoOptions<Data, R>,
     cancellation?: Cancellation
   ) => Promise<Grpo.GrpoResult>
-  readonly sft: (options: Sft.SftOptions, cancellation?: Cancellation) => Promise<ReadonlyArray<number>>
+  readonly sft: (options: Sft.SftOptions, cancellation?: Cancellation) => Promise<Sft.SftResult>
   readonly evaluate: <Data, R extends VerifierPool.VerifierPool>(
     options: Evaluate.EvaluateOptions<Data, R>,
     cancellation?: Cancellation

@@ -8,14 +8,14 @@
  * ```
  */
 import * as Effect from "effect/Effect"
-import type * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import * as SchemaIssue from "effect/SchemaIssue"
 import * as Stream from "effect/Stream"
-import * as Fs from "node:fs/promises"
 import { ConversationSchema, type Message, MessagesSchema, type Prompt, ToolsSchema } from "./Conversation.ts"
+import { type Place, readJsonl, Row } from "./internal/jsonl.ts"
 import { permutation } from "./internal/random.ts"
+import { show, TaskError } from "./internal/TaskError.ts"
 
+export { TaskError } from "./internal/TaskError.ts"
 export type { Conversation, Message, Prompt, ToolCall, ToolDefinition } from "./Conversation.ts"
 
 /** One problem: what the policy is asked, and the data its verifiers need. */
@@ -24,24 +24,6 @@ export interface Task<out Data = unknown> {
   readonly id: string
   readonly prompt: Prompt
   readonly data: Data
-}
-
-/** A source that cannot be used as it is; says where, what was found and what to do. */
-export class TaskError extends Schema.TaggedError<TaskError>()("TaskError", {
-  source: Schema.String,
-  /** `line 3` of a file, `index 3` of an array, or empty for the source as a whole. */
-  place: Schema.String,
-  field: Schema.String,
-  value: Schema.String,
-  problem: Schema.String,
-  remedy: Schema.String
-}) {
-  override get message(): string {
-    const place = this.place === "" ? "" : `, ${this.place}`
-    const field = this.field === "" ? "" : `, field ${this.field}`
-    const value = this.value === "" ? "" : ` (found ${this.value})`
-    return `${this.source}${place}${field}: ${this.problem}${value}. ${this.remedy}.`
-  }
 }
 
 /** Tasks by number: `at` is pure, so that a run can resume at any of them without making those before it. */
@@ -65,16 +47,6 @@ export interface Drawn<out Data = unknown> {
   readonly epoch: number
   /** Position in the stream; a stream `from` cursor + 1 continues right after it. */
   readonly cursor: number
-}
-
-const shorten = (text: string): string => (text.length > 120 ? `${text.slice(0, 117)}...` : text)
-
-const show = (value: unknown): string => {
-  try {
-    return shorten(JSON.stringify(value) ?? String(value))
-  } catch {
-    return shorten(String(value))
-  }
 }
 
 const finite = Effect.fnUntraced(function* <Data>(
@@ -121,14 +93,11 @@ export const generate = <Data>(name: string, at: (index: number) => Task<Data>):
 
 const TokenIds = Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffffffff })))
 const PromptField = Schema.Union([Schema.String, MessagesSchema, ConversationSchema, TokenIds])
-const Row = Schema.Record(Schema.String, Schema.Unknown)
-const decodeRow = Schema.decodeUnknownResult(Row)
 const decodePrompt = Schema.decodeUnknownResult(PromptField)
 const decodeTools = Schema.decodeUnknownResult(ToolsSchema)
 const decodeId = Schema.decodeUnknownResult(Schema.Union([Schema.String, Schema.Finite]))
 const isMessages = (list: ReadonlyArray<Message> | ReadonlyArray<number>): list is ReadonlyArray<Message> =>
   typeof list[0] === "object"
-const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 
 export interface JsonlOptions<in Data> {
   /** Field that holds the id, a string or a number. Default `id`; where it is absent, the line's number. */
@@ -155,38 +124,20 @@ export const jsonl: {
   const { id: idField = "id", prompt: promptField = "prompt", tools: toolsField = "tools" } = options
   const decodeData = Schema.decodeUnknownResult(schema)
 
-  const parse = Effect.fnUntraced(function* (line: string, place: string): Effect.fn.Return<Task<never>, TaskError> {
-    const fail = (field: string, value: unknown, problem: string, remedy: string) =>
-      new TaskError({ source: path, place, field, value: value === undefined ? "" : show(value), problem, remedy })
-    const decode = <A>(result: Result.Result<A, Schema.SchemaError>, value: unknown, at: string, remedy: string) =>
-      Effect.mapError(Effect.fromResult(result), (error) => {
-        const [issue] = issuesOf(error.issue).issues
-        const keys = (issue?.path ?? []).map((key) => (typeof key === "object" ? key.key : key))
-        // The value that is wrong, not the object around it.
-        const found = keys.reduce((inner, key) => (inner as Record<PropertyKey, unknown> | undefined)?.[key], value)
-        return fail(
-          [at, ...keys.map(String)].filter((part) => part !== "").join("."),
-          found,
-          issue?.message ?? error.message,
-          remedy
-        )
-      })
-
-    const json = yield* Effect.try({
-      try: () => JSON.parse(line) as unknown,
-      catch: (cause) => fail("", line, `not JSON: ${String(cause)}`, "Write one JSON object per line")
-    })
-    const row = yield* decode(decodeRow(json), json, "", "Write one JSON object per line")
+  const parse = Effect.fnUntraced(function* (
+    row: Row,
+    { decode, name }: Place
+  ): Effect.fn.Return<Task<never>, TaskError> {
     // What `schema` decodes to; the overloads know its type.
     const data = (yield* decode(
-      decodeData(json),
-      json,
+      decodeData(row),
+      row,
       "",
       "Correct the line, or the schema given to Task.jsonl"
     )) as never
     const id =
       row[idField] === undefined
-        ? place
+        ? name
         : String(yield* decode(decodeId(row[idField]), row[idField], idField, "Make it a string or a number"))
     if (typeof promptField !== "string") return { id, prompt: promptField(data), data }
     const prompt = yield* decode(
@@ -206,29 +157,13 @@ export const jsonl: {
     return { id, prompt: { messages: prompt, tools }, data }
   })
 
-  const load = Effect.gen(function* () {
-    const text = yield* Effect.tryPromise({
-      try: (signal) => Fs.readFile(path, { encoding: "utf8", signal }),
-      catch: (cause) =>
-        new TaskError({
-          source: path,
-          place: "",
-          field: "",
-          value: "",
-          problem: `cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`,
-          remedy: "Check the path; it is relative to the working directory"
-        })
-    })
-    const places: Array<string> = []
-    const tasks: Array<Task<never>> = []
-    for (const [index, line] of text.split("\n").entries()) {
-      if (line.trim() === "") continue
-      const place = `line ${index + 1}`
-      tasks.push(yield* parse(line, place))
-      places.push(place)
-    }
-    return yield* finite(path, tasks, (index) => places[index]!)
-  })
+  const load = Effect.flatMap(readJsonl(path, parse), (rows) =>
+    finite(
+      path,
+      rows.map(({ value }) => value),
+      (index) => rows[index]!.place
+    )
+  )
   return { name: path, load }
 }
 

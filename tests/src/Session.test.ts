@@ -53,7 +53,7 @@ describe("Session", () => {
     }
     {
       await using session = await open()
-      const losses = await session.sft({
+      const { losses } = await session.sft({
         demonstrations: [{ prompt: "#1=", completion: "123" }],
         tokenizer: task.tokenizer,
         steps: 60,
