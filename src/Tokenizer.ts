@@ -6,10 +6,25 @@
 import * as Schema from "effect/Schema"
 import type { Message, ToolCall } from "./Task.ts"
 
+export interface EncodeOptions {
+  /**
+   * Control tokens that are written out in the text (`<|im_end|>`) become those tokens, as Hugging Face has it. Default
+   * false: they are text like any other, so that what an environment or a user says cannot end a turn or begin one.
+   */
+  readonly specialTokens?: boolean
+}
+
 /** What a chat template is given beside the messages. */
 export interface RenderOptions {
   /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
   readonly tools?: ReadonlyArray<object>
+  /**
+   * Control tokens that are written out in messages and tools become those tokens, as Hugging Face has it. Default false:
+   * only those that the template writes do. A conversation without such texts gives the same tokens either way.
+   */
+  readonly specialTokens?: boolean
+  /** What else the template reads, e.g. `{ enable_thinking: false }`. */
+  readonly variables?: Readonly<Record<string, unknown>>
 }
 
 /** A stretch of a rendered conversation, with who wrote it. */
@@ -35,10 +50,12 @@ export interface Tokenizer {
   readonly vocabularySize: number
   /** Ends a completion: sampled by the policy, never part of the text. */
   readonly endOfText: number
+  /** Stands before a text that is no conversation, where the model was trained so. Chat templates write it themselves. */
+  readonly startOfText?: number
   /** The ids that end a turn; default `[endOfText]`. */
   readonly stopTokens?: ReadonlyArray<number>
   /** Token ids of `text`; throws {@link UnknownText} for text that the vocabulary cannot express. */
-  readonly encode: (text: string) => Uint32Array
+  readonly encode: (text: string, options?: EncodeOptions) => Uint32Array
   /** Text of `tokens`, special tokens left out. Never throws: ids outside the vocabulary become U+FFFD. */
   readonly decode: (tokens: ArrayLike<number>) => string
   /** Decodes token by token. */
@@ -48,8 +65,8 @@ export interface Tokenizer {
   /** Renders a conversation up to where the assistant's next turn begins. */
   readonly render: (messages: ReadonlyArray<Message>, options?: RenderOptions) => Uint32Array
   /**
-   * A whole conversation with its assistant's turns told apart, for training on them: what comes before a `policy` piece
-   * is, token for token, the prompt that the policy would be sampled with.
+   * A conversation up to its last assistant's turn, with those turns told apart, for training on them: what comes before a
+   * `policy` piece is, token for token, what the policy would be sampled with in an episode of these turns.
    */
   readonly renderTurns?: (messages: ReadonlyArray<Message>, options?: RenderOptions) => ReadonlyArray<Piece>
   /**
