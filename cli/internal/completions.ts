@@ -1,6 +1,7 @@
 /** One line of completions: `{ id?, task: { id, prompt?, data? }, completion }`, or flat as TRL writes them. */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import { MessagesSchema } from "../../src/Conversation.ts"
 import type { Prompt, Task } from "../../src/Task.ts"
 
 export interface Completion {
@@ -11,12 +12,8 @@ export interface Completion {
 }
 
 const Id = Schema.Union([Schema.String, Schema.Finite])
-const Message = Schema.Struct({
-  role: Schema.Literals(["system", "user", "assistant", "tool"]),
-  content: Schema.String
-})
-const PromptField = Schema.Union([Schema.String, Schema.Array(Message)])
-const Text = Schema.Union([Schema.String, Schema.Array(Message)])
+const PromptField = Schema.Union([Schema.String, MessagesSchema])
+const Text = Schema.Union([Schema.String, MessagesSchema])
 const Nested = Schema.Struct({
   id: Schema.optionalKey(Id),
   task: Schema.Struct({
@@ -38,13 +35,16 @@ const decodeRow = Schema.decodeUnknownResult(Row)
 const decodeNested = Schema.decodeUnknownResult(Nested)
 const decodeFlat = Schema.decodeUnknownResult(Flat)
 
-/** What the policy wrote of a conversation: its turns, in order. */
+/** What the policy wrote of a conversation: its turns, in order, calls of tools as models write them. */
 const written = (completion: typeof Text.Type): string =>
   typeof completion === "string"
     ? completion
     : completion
         .filter(({ role }) => role === "assistant")
-        .map(({ content }) => content)
+        .flatMap(({ content, tool_calls = [] }) => [
+          ...(content === null || content === "" ? [] : [content]),
+          ...tool_calls.map((call) => `<tool_call>${JSON.stringify(call.function)}</tool_call>`)
+        ])
         .join("\n")
 
 /**

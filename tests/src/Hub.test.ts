@@ -2,11 +2,13 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import { spawn } from "node:child_process"
+import * as fc from "fast-check"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 import * as Hub from "../../src/Hub.ts"
+import { faultOfPath } from "../../src/internal/hub/name.ts"
 import { readSettings } from "../../src/internal/hub/settings.ts"
 import * as Progress from "../../src/Progress.ts"
 import { type Exchange, gitHash, type HubRepo, listing, serveHub, sha256 } from "../fixtures/hubServer.ts"
@@ -50,6 +52,34 @@ const scene = Effect.fnUntraced(function* (
   return { cache, server, notes, get, refused }
 })
 
+/** The same in a process of its own. */
+const inProcess = (cache: string, endpoint: string) => {
+  const script = `
+    import * as Effect from "effect/Effect"
+    import * as Hub from ${JSON.stringify(new URL("../../src/Hub.ts", import.meta.url).href)}
+    const { path } = await Effect.runPromise(Hub.snapshot("org/tiny", { cache: process.argv[1], endpoint: process.argv[2], env: {} }))
+    process.stdout.write(path)`
+  const flags = ["--conditions=quintain-source", "--input-type=module", "-e", script, cache, endpoint]
+  const child = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "inherit"] })
+  const path = new Promise<string>((done) => {
+    let out = ""
+    child.stdout.on("data", (chunk) => (out += chunk))
+    child.on("close", () => done(out))
+  })
+  return { child, path }
+}
+
+/** Waits until a file of this blob's, whole or not, has so many bytes. */
+const arrived = async (cache: string, hash: string, size: number): Promise<void> => {
+  const folder = path.join(cache, "models--org--tiny", "blobs")
+  for (;;) {
+    for (const name of await fs.readdir(folder).catch(() => [] as Array<string>)) {
+      if (name.startsWith(hash) && (await fs.stat(path.join(folder, name))).size === size) return
+    }
+    await new Promise((done) => setTimeout(done, 5))
+  }
+}
+
 const read = (...parts: ReadonlyArray<string>) => Effect.promise(() => fs.readFile(path.join(...parts)))
 const blobs = (cache: string) => Effect.promise(() => fs.readdir(path.join(cache, "models--org--tiny", "blobs")))
 const downloads = (server: { readonly log: ReadonlyArray<{ readonly path: string; readonly host: string }> }) =>
@@ -84,6 +114,25 @@ describe("Hub names", () => {
     ]) {
       assert.isUndefined(Hub.parseName(text), text)
     }
+  })
+})
+
+describe("names of files", () => {
+  it("that are let through stay in their folder, on any platform", () => {
+    const part = fc.constantFrom("..", ".", "", "a", "C:", "a b", "\\", "\u0000", "model.safetensors")
+    const name = fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.array(part).map((parts) => parts.join("/"))
+    )
+    fc.assert(
+      fc.property(name, (name) => {
+        if (faultOfPath(name) !== undefined) return
+        for (const { resolve, sep } of [path.posix, path.win32]) {
+          const root = sep === "/" ? "/cache/snapshots/x" : "C:\\cache\\snapshots\\x"
+          assert.isTrue(resolve(root, name).startsWith(root + sep), JSON.stringify(name))
+        }
+      })
+    )
   })
 })
 
@@ -256,15 +305,7 @@ describe("Hub.snapshot", () => {
         return true
       })
       const fiber = yield* Effect.forkChild(get())
-      const part = Effect.promise(async () => {
-        const names = await fs.readdir(path.join(cache, "models--org--tiny", "blobs")).catch(() => [])
-        for (const name of names.filter((name) => name.startsWith(sha256(weights)))) {
-          const { size } = await fs.stat(path.join(cache, "models--org--tiny", "blobs", name))
-          if (size === 200_000) return true
-        }
-        return false
-      })
-      while (!(yield* part)) yield* Effect.sleep(5)
+      yield* Effect.promise(() => arrived(cache, sha256(weights), 200_000))
       yield* Fiber.interrupt(fiber)
       yield* Effect.promise(() => closed.promise)
       stall = false
@@ -274,27 +315,32 @@ describe("Hub.snapshot", () => {
     })
   )
 
+  it.live("continues at once what a process left that was killed", () =>
+    Effect.gen(function* () {
+      let stall = true
+      const { cache, get, server } = yield* scene({ "org/tiny": repo }, ({ body, host, response }) => {
+        if (!stall || host !== "cdn" || body === undefined || body.length < 1000) return false
+        response.writeHead(200, { "content-length": body.length })
+        response.write(body.subarray(0, 150_000))
+        return true
+      })
+      const { child, path: ended } = inProcess(cache, server.endpoint)
+      yield* Effect.promise(() => arrived(cache, sha256(weights), 150_000))
+      child.kill("SIGKILL")
+      yield* Effect.promise(() => ended)
+      stall = false
+      server.log.length = 0
+      const { path: at } = yield* get()
+      assert.isTrue(server.log.some(({ range }) => range === "bytes=150000-399999"))
+      assert.isTrue(weights.equals(yield* read(at, "model.safetensors")))
+      assert.lengthOf(yield* blobs(cache), 4)
+    })
+  )
+
   it.live("two processes at once both get it whole", () =>
     Effect.gen(function* () {
       const { cache, server } = yield* scene({ "org/tiny": repo })
-      const script = `
-        import * as Effect from "effect/Effect"
-        import * as Hub from ${JSON.stringify(new URL("../../src/Hub.ts", import.meta.url).href)}
-        const { path } = await Effect.runPromise(Hub.snapshot("org/tiny", { cache: process.argv[1], endpoint: process.argv[2], env: {} }))
-        process.stdout.write(path)`
-      const run = Effect.promise(
-        () =>
-          new Promise<string>((done) => {
-            const child = spawn(
-              process.execPath,
-              ["--conditions=quintain-source", "--input-type=module", "-e", script, cache, server.endpoint],
-              { stdio: ["ignore", "pipe", "inherit"] }
-            )
-            let out = ""
-            child.stdout.on("data", (chunk) => (out += chunk))
-            child.on("close", () => done(out))
-          })
-      )
+      const run = Effect.promise(() => inProcess(cache, server.endpoint).path)
       const [first, second] = yield* Effect.all([run, run], { concurrency: 2 })
       assert.strictEqual(first, second)
       assert.isTrue(weights.equals(yield* read(first, "model.safetensors")))
@@ -483,8 +529,8 @@ describe("Hub.snapshot", () => {
       assert.strictEqual(head.code, "TIMEOUT")
       assert.match(head.detail, /an answer of 127\.0\.0\.1.* more than 30 ms/)
       silent = "body"
-      const body = yield* refused("org/tiny", { deadline: 200 })
-      assert.match(body.detail, /the next bytes of model\.safetensors took more than 200 ms/)
+      const body = yield* refused("org/tiny", { deadline: 500 })
+      assert.match(body.detail, /the next bytes of model\.safetensors took more than 500 ms/)
     })
   )
 })
