@@ -1,3 +1,4 @@
+import { promptTokens } from "../../src/Rollout.ts"
 import type { Task } from "../../src/Task.ts"
 import type { Tokenizer } from "../../src/Tokenizer.ts"
 import { Producer, type Trajectory } from "../../src/Trajectory.ts"
@@ -9,7 +10,7 @@ export const wrote = (
   text: string,
   options: { readonly end?: boolean; readonly index?: number } = {}
 ): Trajectory => {
-  const prompt = tokenizer.encode(task.prompt as string)
+  const prompt = promptTokens(task.prompt, tokenizer)
   const end = options.end ?? true
   const tokens = Uint32Array.from([...prompt, ...tokenizer.encode(text), ...(end ? [tokenizer.endOfText] : [])])
   return {
