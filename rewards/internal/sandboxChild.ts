@@ -134,10 +134,12 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     paused += performance.now() - before
     const got = share()
     const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
-    const last = setTimeout(
-      () => (got.waited !== undefined && wasStarved(got, timeout) ? die() : give("timeout")),
-      timeout + disposeAfter + dieAfter
-    )
+    const expire = (round: number): void => {
+      if (got.waited === undefined || !wasStarved(got, timeout)) return give("timeout")
+      if (round === maxStarved) return die()
+      last = setTimeout(() => expire(round + 1), timeout)
+    }
+    let last = setTimeout(() => expire(0), timeout + disposeAfter + dieAfter)
     try {
       return await work()
     } catch (fault) {
