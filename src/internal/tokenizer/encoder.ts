@@ -5,6 +5,7 @@ import { splitter } from "./addedTokens.ts"
 import { probes } from "./pattern.ts"
 import { TokenizerError } from "./TokenizerError.ts"
 import type { TokenizerFile } from "./tokenizerFile.ts"
+import { BYTE_CHARACTERS } from "./tokenText.ts"
 
 export interface EncodeSettings {
   /** Control tokens written in the text become tokens. */
@@ -22,6 +23,23 @@ const CACHED_PIECES = 50_000
 const PROBE_MILLISECONDS = 5000
 
 type Component = TokenizerFile["normalizer"]
+
+/** Splits off a last step that only spells pieces in GPT-2's characters for bytes: it changes no boundary. */
+const withoutBytes = (value: Component): { readonly preTokenizer: Component; readonly spelledInBytes: boolean } => {
+  const steps = (value?.["pretokenizers"] ?? []) as ReadonlyArray<NonNullable<Component>>
+  const last = steps.at(-1)
+  if (last?.["type"] !== "ByteLevel" || last["add_prefix_space"] === true || last["use_regex"] === true) {
+    return { preTokenizer: value, spelledInBytes: false }
+  }
+  return { preTokenizer: { ...value, pretokenizers: steps.slice(0, -1) }, spelledInBytes: true }
+}
+
+const utf8 = new TextEncoder()
+const spellBytes = (text: string): string => {
+  let spelled = ""
+  for (const byte of utf8.encode(text)) spelled += BYTE_CHARACTERS[byte]
+  return spelled
+}
 
 /** A normaliser or pre-tokeniser that puts nothing before a text. */
 const withoutPrefix = (value: Component): Component => {
@@ -50,7 +68,8 @@ export const makeEncoder = (file: TokenizerFile): Encode => {
       throw fail("", error instanceof Error ? error.message : String(error))
     }
   }
-  const library = build(file)
+  const { preTokenizer: boundaries, spelledInBytes } = withoutBytes(file.preTokenizer)
+  const library = build({ ...file, preTokenizer: boundaries })
   const { model, normalizer, pre_tokenizer: preTokenizer } = library
   if (model === null) throw fail("model", "the library made nothing of it")
   if (file.foreignPatterns) {
@@ -67,7 +86,7 @@ export const makeEncoder = (file: TokenizerFile): Encode => {
   const joinedParts = build({
     model: { type: "BPE", vocab: {}, merges: [] },
     normalizer: withoutPrefix(file.normalizer),
-    preTokenizer: withoutPrefix(file.preTokenizer)
+    preTokenizer: withoutPrefix(boundaries)
   })
 
   const raw = splitter(
@@ -85,7 +104,8 @@ export const makeEncoder = (file: TokenizerFile): Encode => {
   const encodePiece = (piece: string): ReadonlyArray<number> => {
     const known = cache.get(piece)
     if (known !== undefined) return known
-    const found = model([piece]).flatMap((token: string) => ids.get(token) ?? unknown ?? [])
+    const spelled = spelledInBytes ? spellBytes(piece) : piece
+    const found = model([spelled]).flatMap((token: string) => ids.get(token) ?? unknown ?? [])
     if (piece.length <= CACHED_LENGTH) {
       if (cache.size >= CACHED_PIECES) cache = new Map()
       cache.set(piece, found)

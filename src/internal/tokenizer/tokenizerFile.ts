@@ -4,7 +4,7 @@
  */
 import * as Schema from "effect/Schema"
 import type { AddedToken } from "./addedTokens.ts"
-import { isKnown, problemOf } from "./pattern.ts"
+import { GPT2, isKnown, problemOf } from "./pattern.ts"
 import { TokenizerError } from "./TokenizerError.ts"
 import type { Decoder } from "./tokenText.ts"
 
@@ -131,8 +131,13 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
   const preTokenizers = (value: Json, field: string): ReadonlyArray<Json> => {
     const { type } = value
     if (type === "ByteLevel") {
-      const { add_prefix_space = false, use_regex = true } = value
-      return [{ type, add_prefix_space: add_prefix_space === true, use_regex: use_regex !== false }]
+      const bytes = {
+        type,
+        add_prefix_space: value["add_prefix_space"] === true,
+        use_regex: value["use_regex"] !== false
+      }
+      // As two steps, so that the second, which changes no boundary, comes after the look in the encoder's memory.
+      return bytes.add_prefix_space || !bytes.use_regex ? [bytes] : [isolated(GPT2), { ...bytes, use_regex: false }]
     }
     // char::is_numeric, which the library takes for decimal digits alone.
     if (type === "Digits") return [isolated(value["individual_digits"] === true ? "\\p{N}" : "\\p{N}+")]
