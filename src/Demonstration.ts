@@ -14,7 +14,7 @@ import {
 } from "./Conversation.ts"
 import { type Place, placeIn, readJsonl, type Row } from "./internal/jsonl.ts"
 import type { TaskError } from "./internal/TaskError.ts"
-import type { Tokenizer } from "./Tokenizer.ts"
+import { encodePrompt, type Tokenizer } from "./Tokenizer.ts"
 
 /** A prompt and what should follow it: both text, or both messages. */
 export interface PromptCompletion {
@@ -153,7 +153,7 @@ const stretches = (
 ): ReadonlyArray<Stretch> => {
   const { assistantOnlyLoss = true, completionOnlyLoss = true } = options
   if ("text" in demonstration) {
-    return [{ tokens: ended(tokenizer.encode(demonstration.text), tokenizer), learnt: true }]
+    return [{ tokens: ended(encodePrompt(tokenizer, demonstration.text), tokenizer), learnt: true }]
   }
   if ("messages" in demonstration) {
     const { messages, tools } = demonstration
@@ -165,8 +165,8 @@ const stretches = (
   if (!isConversational(demonstration)) {
     // As the policy is sampled: the prompt's tokens by themselves, whatever follows.
     return [
-      { tokens: tokenizer.encode(demonstration.prompt), learnt: !completionOnlyLoss },
-      { tokens: ended(tokenizer.encode(demonstration.completion), tokenizer), learnt: true }
+      { tokens: encodePrompt(tokenizer, demonstration.prompt), learnt: !completionOnlyLoss },
+      { tokens: ended(tokenizer.encode(demonstration.completion, { continues: true }), tokenizer), learnt: true }
     ]
   }
   const { completion, prompt, tools } = demonstration

@@ -19,7 +19,7 @@ import { EnvironmentError } from "./Environment.ts"
 import type { Completion, SampleRequest, SamplingParameters } from "./Sampler.ts"
 import { Sampler, SamplerError } from "./Sampler.ts"
 import type { Drawn, Message, Prompt } from "./Task.ts"
-import type { Tokenizer } from "./Tokenizer.ts"
+import { encodePrompt, type Tokenizer } from "./Tokenizer.ts"
 import { type Group, Producer, type StopReason, type Trajectory } from "./Trajectory.ts"
 
 export interface RolloutOptions<in Data> {
@@ -47,7 +47,7 @@ export const MAX_LOST_GROUPS = 8
 
 /** Token ids of a prompt; throws `UnknownText` for text the vocabulary cannot express. */
 export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array => {
-  if (typeof prompt === "string") return tokenizer.encode(prompt)
+  if (typeof prompt === "string") return encodePrompt(tokenizer, prompt)
   if (prompt instanceof Uint32Array) return prompt
   if (!isConversation(prompt)) return tokenizer.render(prompt)
   return tokenizer.render(prompt.messages, prompt.tools === undefined ? {} : { tools: prompt.tools })
@@ -67,7 +67,7 @@ const observationPieces = (
   tokenizer: Tokenizer
 ): ReadonlyArray<Piece> => {
   if (typeof observation === "string") {
-    return [{ tokens: tokenizer.encode(observation), producer: Producer.Environment }]
+    return [{ tokens: tokenizer.encode(observation, { continues: true }), producer: Producer.Environment }]
   }
   if (observation instanceof Uint32Array) return [{ tokens: observation, producer: Producer.Environment }]
   if (tokenizer.continuation === undefined) {

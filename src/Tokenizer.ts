@@ -12,6 +12,8 @@ export interface EncodeOptions {
    * false: they are text like any other, so that what an environment or a user says cannot end a turn or begin one.
    */
   readonly specialTokens?: boolean
+  /** The text goes on after other tokens: vocabularies that put a space before a text (SentencePiece) put none. */
+  readonly continues?: boolean
 }
 
 /** What a chat template is given beside the messages. */
@@ -65,8 +67,8 @@ export interface Tokenizer {
   /** Renders a conversation up to where the assistant's next turn begins. */
   readonly render: (messages: ReadonlyArray<Message>, options?: RenderOptions) => Uint32Array
   /**
-   * A conversation up to its last assistant's turn, with those turns told apart, for training on them: what comes before a
-   * `policy` piece is, token for token, what the policy would be sampled with in an episode of these turns.
+   * A whole conversation with its assistant's turns told apart, for training on them: what comes before a `policy` piece
+   * is, token for token, what the policy would be sampled with in an episode of these turns.
    */
   readonly renderTurns?: (messages: ReadonlyArray<Message>, options?: RenderOptions) => ReadonlyArray<Piece>
   /**
@@ -79,6 +81,13 @@ export interface Tokenizer {
 export interface ContinuationOptions extends RenderOptions {
   /** The policy's turn has its end token already; it is not repeated. */
   readonly ended: boolean
+}
+
+/** Token ids of a text that an example or an episode begins with: after the start of text, where the model has one. */
+export const encodePrompt = (tokenizer: Tokenizer, text: string): Uint32Array => {
+  const { startOfText } = tokenizer
+  const tokens = tokenizer.encode(text)
+  return startOfText === undefined ? tokens : Uint32Array.from([startOfText, ...tokens])
 }
 
 /** Text that a vocabulary cannot express. Thrown by `encode` and `render`; a rollout turns it into a failed episode. */

@@ -90,7 +90,7 @@ const build = ({ ends, file, json, templates, variables, ...parts }: Parts): Tok
         const position = value.search(/\p{Surrogate}/u)
         throw new UnknownText({ tokenizer: name, character: value.charAt(position), position })
       }
-      return encode(value, { special: options.specialTokens === true, joined: false })
+      return encode(value, { special: options.specialTokens === true, joined: options.continues === true })
     },
     ...text,
     render: (messages, options) => {

@@ -5,7 +5,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import type { Message } from "../../src/Conversation.ts"
-import type { Tokenizer } from "../../src/Tokenizer.ts"
+import { encodePrompt, type Tokenizer } from "../../src/Tokenizer.ts"
 import * as TokenizerJson from "../../src/TokenizerJson.ts"
 
 const folder = path.join(import.meta.dirname, "../fixtures/tokenizers")
@@ -154,6 +154,18 @@ describe("what a token stands for", () => {
     })
   )
 
+  it.effect("puts a space before a text that begins, as SentencePiece does, and none before one that goes on", () =>
+    Effect.gen(function* () {
+      for (const name of ["llama2", "llama2-legacy", "unigram"]) {
+        const tokenizer = yield* open(name)
+        const of = (tokens: Uint32Array) => Array.from(tokens).flatMap((token) => Array.from(tokenizer.bytes(token)))
+        assert.deepStrictEqual(of(tokenizer.encode("the end")), Array.from(new TextEncoder().encode(" the end")))
+        const goesOn = of(tokenizer.encode("the end", { continues: true }))
+        assert.deepStrictEqual(goesOn, Array.from(new TextEncoder().encode("the end")))
+      }
+    })
+  )
+
   it.effect("keeps the characters around bytes that form none", () =>
     Effect.gen(function* () {
       const tokenizer = yield* open("llama2-plain")
@@ -250,6 +262,22 @@ describe("turns", () => {
     )
   }
 
+  it.effect("leave nothing of the conversation out", () =>
+    Effect.gen(function* () {
+      for (const chat of chats) {
+        if (chat.ids === undefined || !["smollm2", "chatml", "llama3-tools"].includes(chat.template)) continue
+        if ((chat.options.add_generation_prompt ?? false) || "date_string" in chat.options) continue
+        const tokenizer = yield* chatOf(chat)
+        const pieces = tokenizer.renderTurns!([...chat.messages, U("And?")])
+        const whole = tokenizer.render([...chat.messages, U("And?")])
+        const opening = tokenizer.continuation!([], { ended: true })
+        const ids = pieces.flatMap(({ tokens }) => Array.from(tokens))
+        assert.deepStrictEqual(ids, Array.from(whole.subarray(0, ids.length)))
+        assert.isAtMost(whole.length - ids.length, opening.length)
+      }
+    })
+  )
+
   it.effect("keep their thoughts, though the template drops them from earlier turns", () =>
     Effect.gen(function* () {
       const tokenizer = yield* chatOf(qwen3)
@@ -282,10 +310,12 @@ describe("what a folder says", () => {
       })
       assert.deepStrictEqual(llama.stopTokens, [1005, 1001, 1004])
       assert.strictEqual(llama.startOfText, 1000)
+      assert.deepStrictEqual(Array.from(encodePrompt(llama, "Hi")), [1000, ...llama.encode("Hi")])
       const none = yield* open("llama3", { "tokenizer_config.json": { eos_token: "<|eot_id|>", add_bos_token: false } })
       assert.isUndefined(none.startOfText)
       assert.isUndefined(none.continuation)
       assert.throws(() => none.render([U("Hi")]), /chat template: there is none/)
+      assert.deepStrictEqual(Array.from(encodePrompt(none, "Hi")), Array.from(none.encode("Hi")))
       // The turn's end that the template writes, beside the end of text that the configuration names.
       const base = yield* open("smollm", {
         "tokenizer_config.json": {

@@ -122,7 +122,12 @@ export const makeChat = ({ encode, endOfText, file, special, stops, template }: 
     template.render(messages, { ...options, addGenerationPrompt: true })
 
   /** What stands between the policy's turn and its next one, from the token that ends the turn on. */
-  const between = (messages: ReadonlyArray<Message>, options: TemplateOptions, ended: boolean): string => {
+  const between = (
+    messages: ReadonlyArray<Message>,
+    options: TemplateOptions,
+    ended: boolean,
+    addGenerationPrompt = true
+  ): string => {
     const answers = messages.filter(({ role }) => role === "tool")
     const plain: Message = { role: "assistant", content: ANSWER }
     const calling: Message = {
@@ -138,7 +143,8 @@ export const makeChat = ({ encode, endOfText, file, special, stops, template }: 
     // Some templates take a tool's answer only after a call, and others take no calls at all.
     for (const turn of answers.length > 0 ? [calling, plain] : [plain]) {
       try {
-        const text = prompt([{ role: "user", content: "u" }, turn, ...messages], options)
+        const asked: Message = { role: "user", content: "u" }
+        const text = template.render([asked, turn, ...messages], { ...options, addGenerationPrompt })
         const at = text.lastIndexOf(ANSWER)
         if (at < 0) continue
         const stop = firstStop(text, at + ANSWER.length, stops)
@@ -207,6 +213,11 @@ export const makeChat = ({ encode, endOfText, file, special, stops, template }: 
         const ends = stops.length > 0 ? tokens : Uint32Array.from([...tokens, endOfText])
         pieces.push({ tokens: ends, producer: "policy", message: index })
         from = index + 1
+      }
+      const rest = values.messages.slice(from)
+      if (rest.length > 0) {
+        const text = from === 0 ? template.render(rest, settings) : between(rest, settings, true, false)
+        pieces.push({ tokens: toTokens(text, from > 0, mark), producer: "template" })
       }
       return pieces
     }
