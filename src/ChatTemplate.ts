@@ -2,9 +2,10 @@
  * Chat templates: how a model was taught to read a conversation, as a Jinja template that comes with it. Rendered through
  * Hugging Face's own engine for JavaScript, as `apply_chat_template` of transformers renders them.
  */
-import { Environment, Interpreter, Template } from "@huggingface/jinja"
+import { Environment, Template } from "@huggingface/jinja"
 import * as Schema from "effect/Schema"
 import type { Message } from "./Conversation.ts"
+import { BoundedInterpreter } from "./internal/boundedInterpreter.ts"
 import { TookTooLong, within } from "./internal/deadline.ts"
 
 /** A template that cannot be used, or that refuses a conversation (`raise_exception`). */
@@ -56,7 +57,6 @@ export interface ChatTemplate {
 
 const MAX_SOURCE = 2 ** 20
 const MAX_RANGE = 100_000
-const MAX_TEXT = 2 ** 27
 
 class Refused extends Error {}
 
@@ -115,7 +115,8 @@ const globals = {
 /**
  * Parses a template; throws {@link TemplateError}.
  *
- * A template is a program from outside: it sees what it is given and nothing else, and is stopped when it takes too long.
+ * A template is a program from outside: it sees what it is given and nothing else, and is stopped when it takes too long or builds
+ * too much.
  *
  * @example
  * ```ts
@@ -153,7 +154,7 @@ export const make = (sources: Sources, settings: ChatTemplateSettings): ChatTemp
       const tools = options.tools === undefined || options.tools.length === 0 ? null : options.tools
       const { keepsNull, template } =
         (tools === null ? undefined : templates.get("tool_use")) ?? templates.get("default")!
-      const text = run("Give it a conversation of the form that it takes", () => {
+      return run("Give it a conversation of the form that it takes", () => {
         const values = {
           ...globals,
           ...variables,
@@ -167,10 +168,8 @@ export const make = (sources: Sources, settings: ChatTemplateSettings): ChatTemp
         // Template.render would set its own globals first, and a name is set only once.
         const environment = new Environment()
         for (const [name, value] of Object.entries(values)) environment.set(name, value)
-        return String(new Interpreter(environment).run(template.parsed).value)
+        return String(new BoundedInterpreter(environment).run(template.parsed).value)
       })
-      if (text.length > MAX_TEXT) throw fail(`a text of ${text.length} characters`, "Use another template")
-      return text
     }
   }
 }

@@ -77,7 +77,14 @@ describe("templates from outside", () => {
     refused("{% for i in range(0, 1, 0) %}{% endfor %}", /range/)
     const doubling =
       "{% set ns = namespace(s='x') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}"
-    refused(doubling, /chat template/)
+    refused(doubling, /too much text/)
+    const lists = "{% set ns = namespace(a=[1]) %}{% for i in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}"
+    refused(lists, /too long lists/)
+    const kept =
+      "{% set b = range(90000) %}{% set ns = namespace(a=[]) %}" +
+      "{% for i in b %}{% set ns.a = [b + b, ns.a] %}{% endfor %}"
+    refused(kept, /too long lists/)
+    refused("{{ messages | tojson(indent=400000000) }}", /chat template/)
   })
 
   it("see what they are given and nothing else", () => {

@@ -376,6 +376,19 @@ describe("files that cannot be read", () => {
     ["an unknown pre-tokeniser", { ...smollmFile, pre_tokenizer: { type: "Bert" } }, /pre_tokenizer\.type: "Bert"/],
     ["an unknown decoder", { ...smollmFile, decoder: { type: "CTC" } }, /decoder\.type: "CTC"/],
     ["no decoder", { ...smollmFile, decoder: null }, /decoder: there is none/],
+    [
+      "a text that grows without end",
+      { ...smollmFile, normalizer: { type: "Replace", pattern: { String: " " }, content: " ".repeat(1000) } },
+      /normalizer\.content: 1000 characters/
+    ],
+    [
+      "steps that multiply",
+      {
+        ...smollmFile,
+        pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "ByteLevel" }, { type: "ByteLevel" }] }
+      },
+      /pre_tokenizer: more than 1 of ByteLevel/
+    ],
     ["a pattern of exponential time", split("(a+)+$"), /pattern\.Regex: a repetition of what repeats/],
     ["another", split("(?:x|(?:\\s*\\w*)){2,}!"), /a repetition of what repeats/],
     ["a pattern of high polynomial time", split("a*a*a*a*a*a*a*b"), /takes too long/],
@@ -397,6 +410,53 @@ describe("files that cannot be read", () => {
         TokenizerJson.fromDirectory
       )
       for (const text of texts) assert.strictEqual(tokenizer.decode(tokenizer.encode(text)), text)
+    })
+  )
+
+  it.effect("whatever is wrong with them, give a typed error or a tokenizer", () =>
+    Effect.gen(function* () {
+      const file = fixture("llama2").tokenizer as Record<string, unknown>
+      const gguf = fixture("llama2").gguf!
+      const fields = ["normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "model"]
+      const parts = [
+        "type",
+        "pattern",
+        "content",
+        "decoders",
+        "pretokenizers",
+        "vocab",
+        "merges",
+        "unk_token",
+        "single"
+      ]
+      const change = fc.tuple(
+        fc.constantFrom(...fields),
+        fc.option(fc.constantFrom(...parts)),
+        fc.jsonValue({ maxDepth: 3 })
+      )
+      const results = new Map<string, number>()
+      for (const [field, part, value] of fc.sample(change, 300)) {
+        const json = { ...file, [field]: part === null ? value : { ...(file[field] as object), [part]: value } }
+        const key = Object.keys(gguf)[(results.get("refused") ?? 0) % Object.keys(gguf).length]!
+        const files = { "tokenizer.json": json, "tokenizer_config.json": { eos_token: "</s>" } }
+        for (const made of [
+          withFolder(files, TokenizerJson.fromDirectory),
+          TokenizerJson.fromGgufMetadata("x", { ...gguf, [key]: value })
+        ]) {
+          const outcome = yield* Effect.match(made, {
+            onSuccess: (tokenizer) => {
+              tokenizer.decode(tokenizer.encode("The end. é"))
+              return "made"
+            },
+            onFailure: (error) => {
+              assert.instanceOf(error, TokenizerJson.TokenizerError)
+              return "refused"
+            }
+          })
+          results.set(outcome, (results.get(outcome) ?? 0) + 1)
+        }
+      }
+      assert.isAbove(results.get("refused") ?? 0, 100)
     })
   )
 

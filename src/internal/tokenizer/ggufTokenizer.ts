@@ -62,6 +62,8 @@ const PRE = new Map<string, Pre>([
 ])
 
 const MAX_TOKENS = 2 ** 20
+/** Characters of a SentencePiece vocabulary, each a place to cut; Gemma's has 2 million. */
+const MAX_CUTS = 2 ** 22
 const Id = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: MAX_TOKENS - 1 }))
 const Text = Schema.String.check(Schema.isMaxLength(2 ** 20))
 const Metadata = Schema.Struct({
@@ -137,6 +139,8 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
     if (!gemma && scores?.length !== tokens.length) {
       throw fail("tokenizer.ggml.scores", `${scores?.length ?? 0} scores of ${tokens.length} tokens`)
     }
+    const cuts = pieces.tokens.reduce((sum, token) => sum + token.length, 0)
+    if (cuts > MAX_CUTS) throw fail("tokenizer.ggml.tokens", `${cuts} characters, more than ${MAX_CUTS}`)
     parts = sentencePiece(pieces, scores ?? [], addSpace)
   } else throw fail("tokenizer.ggml.model", `${JSON.stringify(model)} is not read, only gpt2 and llama`)
 

@@ -28,6 +28,10 @@ export interface TokenizerFile {
 /** The largest vocabularies that are known have a quarter of it. */
 const MAX_TOKENS = 2 ** 20
 const MAX_SPELLING = 4096
+const MAX_ADDED_SPELLING = 256
+/** What a replacement may write; several in a row multiply. */
+const MAX_CONTENT = 8
+const MAX_REPLACEMENTS = 4
 
 const Flag = Schema.optionalKey(Schema.Boolean)
 const Component = Schema.Record(Schema.String, Schema.Unknown)
@@ -41,7 +45,7 @@ const File = Schema.Struct({
     Schema.Array(
       Schema.Struct({
         id: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: MAX_TOKENS - 1 })),
-        content: Schema.String.check(Schema.isMinLength(1), Schema.isMaxLength(MAX_SPELLING)),
+        content: Schema.String.check(Schema.isMinLength(1), Schema.isMaxLength(MAX_ADDED_SPELLING)),
         single_word: Flag,
         lstrip: Flag,
         rstrip: Flag,
@@ -69,6 +73,23 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
     return value
   }
 
+  const short = (value: unknown, field: string): string => {
+    const found = text(value, field)
+    if (found.length > MAX_CONTENT) throw fail(field, `${found.length} characters, more than ${MAX_CONTENT}`)
+    return found
+  }
+  /** At most so many steps of a kind: each may make the text longer. */
+  const bounded = (steps: ReadonlyArray<Json>, field: string): void => {
+    for (const [type, most] of [
+      ["Replace", MAX_REPLACEMENTS],
+      ["ByteLevel", 1],
+      ["Metaspace", 1],
+      ["Prepend", 1]
+    ] as const) {
+      if (steps.filter((step) => step["type"] === type).length > most) throw fail(field, `more than ${most} of ${type}`)
+    }
+  }
+
   const sequence = (value: unknown, field: string, each: (item: Json, field: string) => Json): ReadonlyArray<Json> => {
     if (!Array.isArray(value) || value.length > 16) throw fail(field, "a list of at most 16 was expected")
     return value.map((item, index) => {
@@ -85,21 +106,30 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
     return { Regex: source }
   }
 
+  const literal = (value: unknown, field: string): string => {
+    const found = short(value, field)
+    if (found === "") throw fail(field, "a text of no length is found everywhere")
+    return found
+  }
+
   const pattern = (value: unknown, field: string): Json => {
     if (!isObject(value)) throw fail(field, "{ String } or { Regex } was expected")
     return typeof value["Regex"] === "string"
       ? regex(value["Regex"], `${field}.Regex`)
-      : { String: text(value["String"], `${field}.String`) }
+      : { String: literal(value["String"], `${field}.String`) }
   }
 
   const normalizer = (value: Json, field: string): Json => {
     const { type } = value
-    if (type === "Sequence")
-      return { type, normalizers: sequence(value["normalizers"], `${field}.normalizers`, normalizer) }
+    if (type === "Sequence") {
+      const normalizers = sequence(value["normalizers"], `${field}.normalizers`, normalizer)
+      bounded(normalizers, field)
+      return { type, normalizers }
+    }
     if (type === "NFC" || type === "NFD" || type === "NFKC" || type === "NFKD") return { type }
-    if (type === "Prepend") return { type, prepend: text(value["prepend"], `${field}.prepend`) }
+    if (type === "Prepend") return { type, prepend: short(value["prepend"], `${field}.prepend`) }
     if (type === "Replace") {
-      const content = text(value["content"], `${field}.content`)
+      const content = short(value["content"], `${field}.content`)
       // The library gives the content to String.replace, which reads dollar signs.
       return { type, pattern: pattern(value["pattern"], `${field}.pattern`), content: content.replaceAll("$", "$$$$") }
     }
@@ -143,7 +173,7 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
     if (type === "Digits") return [isolated(value["individual_digits"] === true ? "\\p{N}" : "\\p{N}+")]
     if (type === "Split") return [split(value, field)]
     if (type === "Metaspace") {
-      const replacement = text(value["replacement"] ?? "▁", `${field}.replacement`)
+      const replacement = literal(value["replacement"] ?? "▁", `${field}.replacement`)
       const scheme = value["prepend_scheme"] ?? (value["add_prefix_space"] === false ? "never" : "always")
       const metaspace = { type, replacement, prepend_scheme: scheme }
       if (value["split"] === false) return [metaspace]
@@ -162,6 +192,7 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
         return item
       })
     } else parts.push(...preTokenizers(value, field))
+    bounded(parts, field)
     return { type: "Sequence", pretokenizers: parts }
   }
 
@@ -183,7 +214,8 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
       // These work on single tokens, and in this order; only Strip comes after the whole text is put together.
       if (type === "Replace" && !fused && !byteFallback) {
         const found = isObject(step["pattern"]) ? step["pattern"]["String"] : undefined
-        replace.push([text(found, `${at}.pattern.String`), text(step["content"], `${at}.content`)])
+        replace.push([literal(found, `${at}.pattern.String`), short(step["content"], `${at}.content`)])
+        if (replace.length > MAX_REPLACEMENTS) throw fail(at, `more than ${MAX_REPLACEMENTS} replacements`)
       } else if (type === "ByteFallback" && !fused) byteFallback = true
       else if (type === "Fuse") fused = true
       else if (type === "Strip" && fused && step["content"] === " " && step["stop"] === 0) {
@@ -191,7 +223,7 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
         if (!Number.isSafeInteger(start) || Number(start) < 0) throw fail(`${at}.start`, "a count was expected")
         strip += Number(start)
       } else if (type === "Metaspace" && steps.length === 1) {
-        const replacement = text(step["replacement"] ?? "▁", `${at}.replacement`)
+        const replacement = literal(step["replacement"] ?? "▁", `${at}.replacement`)
         const scheme = step["prepend_scheme"] ?? (step["add_prefix_space"] === false ? "never" : "always")
         if (scheme !== "never") dropInFirst = replacement
         replace.push([replacement, " "])
