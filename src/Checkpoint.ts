@@ -137,16 +137,22 @@ const readConfig = Effect.fnUntraced(function* (model: string, folder: string) {
 })
 
 /**
- * Copies the tokenizer and the chat template of a folder beside weights that were saved, so that transformers opens them as
- * a whole model. What the folder does not have is passed over.
+ * Puts a model's tokenizer and chat template beside weights that were saved, so that transformers opens them as a whole
+ * model: a folder's own files, or what the metadata of a GGUF file describes. What a folder does not have is passed over.
  */
-export const copyTokenizer = Effect.fn("Checkpoint.copyTokenizer")(function* (
-  from: string,
+export const saveTokenizer = Effect.fn("Checkpoint.saveTokenizer")(function* (
+  { format, name, path: from }: Location,
   to: string
-): Effect.fn.Return<void, CheckpointError> {
+): Effect.fn.Return<void, CheckpointError | TokenizerJson.TokenizerError> {
   if (path.resolve(from) === path.resolve(to)) return
+  const texts = format === "gguf" ? yield* TokenizerJson.filesFromGguf(from) : {}
   yield* Effect.tryPromise({
     try: async () => {
+      for (const [file, text] of Object.entries(texts)) {
+        await fs.mkdir(path.dirname(path.join(to, file)), { recursive: true })
+        await fs.writeFile(path.join(to, file), text)
+      }
+      if (format === "gguf") return
       const names = (await fs.readdir(from, { recursive: true })).filter(
         (name) => TOKENIZER_FILES.has(name) || /^additional_chat_templates[/\\][^/\\]+\.jinja$/.test(name)
       )
@@ -157,9 +163,9 @@ export const copyTokenizer = Effect.fn("Checkpoint.copyTokenizer")(function* (
     },
     catch: (cause) =>
       new CheckpointError({
-        model: from,
+        model: name,
         tried: [to],
-        problem: `its tokenizer's files cannot be copied: ${cause instanceof Error ? cause.message : String(cause)}`,
+        problem: `its tokenizer's files cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`,
         remedy: "Check the rights of both folders, and the room on the disk"
       })
   })

@@ -4,6 +4,7 @@
  */
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
+import type { RenderOptions } from "./Tokenizer.ts"
 
 /** A call that the assistant made. `arguments` is an object, or the JSON text of one, as the template wants it. */
 export interface ToolCall {
@@ -33,6 +34,8 @@ export type ToolDefinition = Readonly<Record<string, unknown>>
 export interface Conversation {
   readonly messages: ReadonlyArray<Message>
   readonly tools?: ReadonlyArray<ToolDefinition>
+  /** What else the template reads, for instance `{ enable_thinking: false }`; named as TRL's column is. */
+  readonly chat_template_kwargs?: Readonly<Record<string, unknown>>
 }
 
 /** Text, a conversation, or token ids that are used as they are. */
@@ -118,12 +121,22 @@ const Tool = Schema.Record(Schema.String, Schema.Unknown)
 /** Decodes tool definitions: an array of objects, or its JSON text, as data sets keep it whose columns must be uniform. */
 export const ToolsSchema = Schema.Union([Schema.Array(Tool), Schema.fromJsonString(Schema.Array(Tool))])
 
-/** Decodes `{ messages, tools? }`. */
+/** Decodes variables of a template. */
+export const KwargsSchema = Schema.Record(Schema.String, Schema.Unknown)
+
+/** Decodes `{ messages, tools?, chat_template_kwargs? }`. */
 export const ConversationSchema = Schema.Struct({
   messages: MessagesSchema,
-  tools: Schema.optionalKey(ToolsSchema)
+  tools: Schema.optionalKey(ToolsSchema),
+  chat_template_kwargs: Schema.optionalKey(KwargsSchema)
 })
 
 /** Whether a prompt is `{ messages, tools? }`. */
 export const isConversation = (prompt: Prompt): prompt is Conversation =>
   typeof prompt === "object" && "messages" in prompt
+
+/** What a tokenizer's `render` is told beside the messages. */
+export const renderOptions = ({ chat_template_kwargs, tools }: Omit<Conversation, "messages">): RenderOptions => ({
+  ...(tools === undefined ? {} : { tools }),
+  ...(chat_template_kwargs === undefined ? {} : { variables: chat_template_kwargs })
+})

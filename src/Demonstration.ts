@@ -4,16 +4,10 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import {
-  type Conversation,
-  type Message,
-  MessageSchema,
-  MessagesSchema,
-  type ToolDefinition,
-  ToolsSchema
-} from "./Conversation.ts"
+import { type Conversation, type Message, MessageSchema, MessagesSchema, renderOptions } from "./Conversation.ts"
 import { type Place, placeIn, readJsonl, type Row } from "./internal/jsonl.ts"
 import type { TaskError } from "./internal/TaskError.ts"
+import { templateColumns } from "./internal/templateColumns.ts"
 import { encodePrompt, type Tokenizer } from "./Tokenizer.ts"
 
 /** A prompt and what should follow it: both text, or both messages. */
@@ -23,10 +17,9 @@ export interface PromptCompletion {
 }
 
 /** Messages to answer, and the messages that do; tool results may stand among the latter. */
-export interface PromptCompletionMessages {
+export interface PromptCompletionMessages extends Omit<Conversation, "messages"> {
   readonly prompt: ReadonlyArray<Message>
   readonly completion: ReadonlyArray<Message>
-  readonly tools?: ReadonlyArray<ToolDefinition>
 }
 
 /** Text without a prompt, as for continued pretraining. */
@@ -59,11 +52,11 @@ const decodeMessages = Schema.decodeUnknownResult(MessagesSchema)
 const decodePrompt = Schema.decodeUnknownResult(Schema.Union([Schema.String, MessagesSchema]))
 const decodeText = Schema.decodeUnknownResult(Schema.String)
 const decodeCompletion = Schema.decodeUnknownResult(Schema.Array(MessageSchema))
-const decodeTools = Schema.decodeUnknownResult(ToolsSchema)
 
 /**
  * A file of one demonstration a line, as TRL reads them: `messages`; or `prompt` and `completion`, both text or both
- * messages; or `text`. Beside messages `tools` may define the tools: an array, or its JSON text. Other fields are passed
+ * messages; or `text`. Beside messages `tools` may define the tools, an array or its JSON text, and
+ * `chat_template_kwargs` what else the template reads. Other fields are passed
  * over, as are blank lines. Everything is read and checked when the source is loaded.
  *
  * ```ts
@@ -79,18 +72,12 @@ export const jsonl = (path: string): Source => ({
 })
 
 const MESSAGES = "Give an array of { role, content }; see Conversation.MessageSchema"
+const TOOLS = "Give function definitions as JSON schemas"
 
 const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Return<Demonstration, TaskError> {
-  const tools = row["tools"] ?? undefined
-  const withTools =
-    tools === undefined
-      ? {}
-      : {
-          tools: yield* place.decode(decodeTools(tools), tools, "tools", "Give function definitions as JSON schemas")
-        }
   if (row["messages"] !== undefined && row["messages"] !== null) {
     const messages = yield* place.decode(decodeMessages(row["messages"]), row["messages"], "messages", MESSAGES)
-    return { messages, ...withTools }
+    return { messages, ...(yield* templateColumns(row, place, "tools", TOOLS)) }
   }
   if (row["prompt"] !== undefined && row["prompt"] !== null) {
     const prompt = yield* place.decode(decodePrompt(row["prompt"]), row["prompt"], "prompt", `Give text. ${MESSAGES}`)
@@ -101,7 +88,7 @@ const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Re
     }
     const remedy = "Give messages, as the prompt has; or make both text"
     const completion = yield* place.decode(decodeCompletion(given), given, "completion", remedy)
-    return { prompt, completion, ...withTools }
+    return { prompt, completion, ...(yield* templateColumns(row, place, "tools", TOOLS)) }
   }
   if (row["text"] !== undefined) {
     return { text: yield* place.decode(decodeText(row["text"]), row["text"], "text", "Give text") }
@@ -156,8 +143,7 @@ const stretches = (
     return [{ tokens: ended(encodePrompt(tokenizer, demonstration.text), tokenizer), learnt: true }]
   }
   if ("messages" in demonstration) {
-    const { messages, tools } = demonstration
-    return turns(messages, tools, tokenizer).map(({ producer, tokens }) => ({
+    return turns(demonstration.messages, demonstration, tokenizer).map(({ producer, tokens }) => ({
       tokens,
       learnt: !assistantOnlyLoss || producer === "policy"
     }))
@@ -169,8 +155,8 @@ const stretches = (
       { tokens: ended(tokenizer.encode(demonstration.completion, { continues: true }), tokenizer), learnt: true }
     ]
   }
-  const { completion, prompt, tools } = demonstration
-  const pieces = turns([...prompt, ...completion], tools, tokenizer)
+  const { completion, prompt } = demonstration
+  const pieces = turns([...prompt, ...completion], demonstration, tokenizer)
   // The completion begins with the first turn that is in it, and takes what follows.
   const first = pieces.findIndex(({ message = -1 }) => message >= prompt.length)
   return pieces.map(({ producer, tokens }, index) => ({
@@ -183,15 +169,11 @@ const isConversational = (
   demonstration: PromptCompletion | PromptCompletionMessages
 ): demonstration is PromptCompletionMessages => typeof demonstration.prompt !== "string"
 
-const turns = (
-  messages: ReadonlyArray<Message>,
-  tools: ReadonlyArray<ToolDefinition> | undefined,
-  tokenizer: Tokenizer
-) => {
+const turns = (messages: ReadonlyArray<Message>, told: Omit<Conversation, "messages">, tokenizer: Tokenizer) => {
   if (tokenizer.renderTurns === undefined) {
     throw new TypeError(`the tokenizer ${tokenizer.name} has no chat template: use a chat model's, or text`)
   }
-  return tokenizer.renderTurns(messages, tools === undefined ? {} : { tools })
+  return tokenizer.renderTurns(messages, renderOptions(told))
 }
 
 const join = (parts: ReadonlyArray<Stretch>): Example => {

@@ -249,8 +249,10 @@ const withTokenizer = (
   location: Checkpoint.Location | undefined,
   directory: string
 ): Effect.Effect<void, PolicyError> =>
-  location?.format === "huggingface" && existsSync(path.join(directory, "config.json"))
-    ? Checkpoint.copyTokenizer(location.path, directory).pipe(
+  location !== undefined && existsSync(path.join(directory, "config.json"))
+    ? Checkpoint.saveTokenizer(location, directory).pipe(
+        // A GGUF file whose tokenizer cannot be rewritten: weights that were trained are not lost for it.
+        Effect.catchTag("TokenizerError", (error) => Effect.logWarning(error.message)),
         Effect.mapError((error) => new PolicyError({ operation: "save", code: "CHECKPOINT", detail: error.message }))
       )
     : Effect.void

@@ -13,7 +13,7 @@
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
-import { isConversation } from "./Conversation.ts"
+import { isConversation, renderOptions } from "./Conversation.ts"
 import type { Environment, Step, Turn } from "./Environment.ts"
 import { EnvironmentError } from "./Environment.ts"
 import type { Completion, SampleRequest, SamplingParameters } from "./Sampler.ts"
@@ -50,7 +50,7 @@ export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array 
   if (typeof prompt === "string") return encodePrompt(tokenizer, prompt)
   if (prompt instanceof Uint32Array) return prompt
   if (!isConversation(prompt)) return tokenizer.render(prompt)
-  return tokenizer.render(prompt.messages, prompt.tools === undefined ? {} : { tools: prompt.tools })
+  return tokenizer.render(prompt.messages, renderOptions(prompt))
 }
 
 /** The ids that end a turn. */
@@ -77,8 +77,8 @@ const observationPieces = (
   }
   const stopTokens = stopTokensOf(tokenizer)
   const ended = stopTokens.includes(turn.tokens.at(-1) ?? -1)
-  const tools = typeof prompt === "object" && isConversation(prompt) ? prompt.tools : undefined
-  const tokens = tokenizer.continuation(observation, { ended, ...(tools === undefined ? {} : { tools }) })
+  const told = typeof prompt === "object" && isConversation(prompt) ? renderOptions(prompt) : {}
+  const tokens = tokenizer.continuation(observation, { ended, ...told })
   const closing = ended || !stopTokens.includes(tokens[0] ?? -1) ? 0 : 1
   return [
     { tokens: tokens.subarray(0, closing), producer: Producer.Template },

@@ -10,9 +10,10 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import { ConversationSchema, type Message, MessagesSchema, type Prompt, ToolsSchema } from "./Conversation.ts"
+import { ConversationSchema, type Message, MessagesSchema, type Prompt } from "./Conversation.ts"
 import { type Place, readJsonl, Row } from "./internal/jsonl.ts"
 import { permutation } from "./internal/random.ts"
+import { templateColumns } from "./internal/templateColumns.ts"
 import { show, TaskError } from "./internal/TaskError.ts"
 
 export { TaskError } from "./internal/TaskError.ts"
@@ -94,7 +95,6 @@ export const generate = <Data>(name: string, at: (index: number) => Task<Data>):
 const TokenIds = Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 0xffffffff })))
 const PromptField = Schema.Union([Schema.String, MessagesSchema, ConversationSchema, TokenIds])
 const decodePrompt = Schema.decodeUnknownResult(PromptField)
-const decodeTools = Schema.decodeUnknownResult(ToolsSchema)
 const decodeId = Schema.decodeUnknownResult(Schema.Union([Schema.String, Schema.Finite]))
 const isMessages = (list: ReadonlyArray<Message> | ReadonlyArray<number>): list is ReadonlyArray<Message> =>
   typeof list[0] === "object"
@@ -124,10 +124,8 @@ export const jsonl: {
   const { id: idField = "id", prompt: promptField = "prompt", tools: toolsField = "tools" } = options
   const decodeData = Schema.decodeUnknownResult(schema)
 
-  const parse = Effect.fnUntraced(function* (
-    row: Row,
-    { decode, name }: Place
-  ): Effect.fn.Return<Task<never>, TaskError> {
+  const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Return<Task<never>, TaskError> {
+    const { decode, name } = place
     // What `schema` decodes to; the overloads know its type.
     const data = (yield* decode(
       decodeData(row),
@@ -149,12 +147,11 @@ export const jsonl: {
     )
     if (typeof prompt === "string" || "messages" in prompt) return { id, prompt, data }
     if (!isMessages(prompt)) return { id, prompt: Uint32Array.from(prompt), data }
-    const given = toolsField === false ? undefined : row[toolsField]
-    if (given === undefined || given === null || toolsField === false) return { id, prompt, data }
+    if (toolsField === false) return { id, prompt, data }
     const remedy =
       "Give function definitions as JSON schemas, or say options.tools: false where the field is something else"
-    const tools = yield* decode(decodeTools(given), given, toolsField, remedy)
-    return { id, prompt: { messages: prompt, tools }, data }
+    const columns = yield* templateColumns(row, place, toolsField, remedy)
+    return { id, prompt: Object.keys(columns).length === 0 ? prompt : { messages: prompt, ...columns }, data }
   })
 
   const load = Effect.flatMap(readJsonl(path, parse), (rows) =>

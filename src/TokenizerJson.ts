@@ -13,6 +13,7 @@ import * as ChatTemplate from "./ChatTemplate.ts"
 import { makeChat, turnEnd } from "./internal/tokenizer/chat.ts"
 import { makeEncoder } from "./internal/tokenizer/encoder.ts"
 import { readFolder } from "./internal/tokenizer/folder.ts"
+import { filesOf } from "./internal/tokenizer/ggufFiles.ts"
 import { fromMetadata, type GgufMetadata } from "./internal/tokenizer/ggufTokenizer.ts"
 import { parseTokenizer } from "./internal/tokenizer/tokenizerFile.ts"
 import { TokenizerError } from "./internal/tokenizer/TokenizerError.ts"
@@ -170,6 +171,27 @@ export const fromGgufMetadata = (file: string, metadata: GgufMetadata): Effect.E
 export const fromGguf = Effect.fn("TokenizerJson.fromGguf")(function* (
   path: string
 ): Effect.fn.Return<Tokenizer, TokenizerError> {
+  return yield* fromGgufMetadata(path, yield* readMetadata(path))
+})
+
+/**
+ * The tokenizer in a GGUF file as the files of a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`,
+ * `chat_template.jinja`, ...): texts by name.
+ */
+export const filesFromGguf = Effect.fn("TokenizerJson.filesFromGguf")(function* (
+  path: string
+): Effect.fn.Return<Readonly<Record<string, string>>, TokenizerError> {
+  const metadata = yield* readMetadata(path)
+  return yield* Effect.try({
+    try: () => filesOf(fromMetadata(path, metadata)),
+    catch: (cause) =>
+      cause instanceof TokenizerError
+        ? cause
+        : new TokenizerError({ file: path, field: "", problem: String(cause), remedy: "Use another checkpoint" })
+  })
+})
+
+const readMetadata = Effect.fnUntraced(function* (path: string): Effect.fn.Return<GgufMetadata, TokenizerError> {
   const fail = (cause: unknown) =>
     new TokenizerError({
       file: path,
@@ -179,6 +201,5 @@ export const fromGguf = Effect.fn("TokenizerJson.fromGguf")(function* (
     })
   yield* Effect.tryPromise({ try: () => Fs.access(path), catch: fail })
   const text = yield* Effect.tryPromise({ try: () => Native.load().readGguf(path), catch: fail })
-  const header = JSON.parse(text) as Native.GgufHeader
-  return yield* fromGgufMetadata(path, header.metadata)
+  return (JSON.parse(text) as Native.GgufHeader).metadata
 })

@@ -90,7 +90,7 @@ describe("Checkpoint.locate", () => {
   )
 })
 
-describe("Checkpoint.copyTokenizer", () => {
+describe("Checkpoint.saveTokenizer", () => {
   it.effect("copies what transformers needs, through links, and no weights", () =>
     Effect.gen(function* () {
       const root = yield* folder
@@ -103,7 +103,7 @@ describe("Checkpoint.copyTokenizer", () => {
       })
       yield* Effect.promise(() => fs.symlink("../blob", path.join(root, "from/tokenizer.json")))
       yield* Effect.promise(() => fs.mkdir(path.join(root, "to")))
-      yield* Checkpoint.copyTokenizer(path.join(root, "from"), path.join(root, "to"))
+      yield* Checkpoint.saveTokenizer(yield* Checkpoint.locate(path.join(root, "from")), path.join(root, "to"))
       const names = yield* Effect.promise(() => fs.readdir(path.join(root, "to"), { recursive: true }))
       assert.deepStrictEqual(names.toSorted(), [
         "additional_chat_templates",

@@ -85,6 +85,40 @@ describe("Demonstration.encode", () => {
     })
   )
 
+  it.effect("puts what stands before a text before texts, not before conversations", () =>
+    Effect.gen(function* () {
+      const begun = { ...tokenizer, startOfText: 7 }
+      const tokensOf = (demonstration: Demonstration.Demonstration) =>
+        Effect.map(
+          Demonstration.encode(Demonstration.fromArray([demonstration]), begun),
+          ({ examples: [example] }) => ({
+            first: example!.tokens[0],
+            learnt: learnt(example!)
+          })
+        )
+      assert.deepStrictEqual(yield* tokensOf({ prompt: "a", completion: "b" }), { first: 7, learnt: ["b$"] })
+      assert.deepStrictEqual(yield* tokensOf({ text: "ab" }), { first: 7, learnt: ["ab$"] })
+      assert.strictEqual((yield* tokensOf({ messages: conversation })).first, 257)
+    })
+  )
+
+  it.effect("tells the chat template what TRL's column says", () =>
+    Effect.gen(function* () {
+      const seen: Array<unknown> = []
+      const watched: Tokenizer.Tokenizer = {
+        ...tokenizer,
+        renderTurns: (messages, options) => {
+          seen.push(options)
+          return tokenizer.renderTurns!(messages, options)
+        }
+      }
+      const chat_template_kwargs = { enable_thinking: false }
+      const name = yield* file([{ messages: conversation, tools, chat_template_kwargs }])
+      yield* Demonstration.encode(Demonstration.jsonl(name), watched)
+      assert.deepStrictEqual(seen, [{ tools, variables: chat_template_kwargs }])
+    })
+  )
+
   it.effect("cuts to the length, and counts what it cut and what was left without a target", () =>
     Effect.gen(function* () {
       const source = Demonstration.fromArray([

@@ -190,7 +190,8 @@ describe("jsonl", () => {
           { prompt: messages, tools: [tool] },
           { prompt: messages, tools: JSON.stringify([tool]) },
           { prompt: { messages, tools: [tool] } },
-          { prompt: messages, tools: null }
+          { prompt: messages, tools: null },
+          { prompt: messages, chat_template_kwargs: { enable_thinking: false } }
         ]
           .map((row) => JSON.stringify(row))
           .join("\n")
@@ -205,6 +206,8 @@ describe("jsonl", () => {
         assert.deepStrictEqual<unknown>(tasks.at(index)!.prompt, { messages: read, tools: [tool] })
       }
       assert.deepStrictEqual<unknown>(tasks.at(3)!.prompt, read)
+      const variables = { chat_template_kwargs: { enable_thinking: false } }
+      assert.deepStrictEqual<unknown>(tasks.at(4)!.prompt, { messages: read, ...variables })
       const untouched = yield* Task.jsonl(path, Schema.Unknown, { tools: false }).load
       assert.deepStrictEqual<unknown>(untouched.at(0)!.prompt, read)
     })
