@@ -49,16 +49,33 @@ pub unsafe fn release() {
 pub unsafe fn amx(t: &Tile<u16, u16>) {
     // SAFETY: the caller's promise.
     unsafe {
+        amx_from(t, |step| {
+            let b = t.b.wrapping_add(step * STEP * NR);
+            if t.ahead > 0 {
+                fetch(b.wrapping_byte_add(t.ahead));
+            }
+            b
+        });
+    }
+}
+
+/// [`amx`] with `b` step by step from `source`, which is asked once for every 32 rows.
+///
+/// # Safety
+/// As for [`amx`]; what `source` gives is valid until it is asked again twice.
+pub unsafe fn amx_from(t: &Tile<u16, u16>, mut source: impl FnMut(usize) -> *const u16) {
+    // SAFETY: the caller's promise.
+    unsafe {
         let mut row = 0;
         while row < t.rows {
             let rows = (t.rows - row).min(2 * TILE_ROWS);
             let a = t.a.add(row * t.a_row);
             let c = t.c.add(row * t.c_row);
-            let part = Tile { a, c, rows, ahead: if row == 0 { t.ahead } else { 0 }, ..*t };
+            let part = Tile { a, c, rows, ..*t };
             if rows.is_multiple_of(TILE_ROWS) && t.lanes == NR {
-                amx_registers(&part);
+                amx_registers(&part, &mut source);
             } else {
-                amx_through_buffer(&part);
+                amx_through_buffer(&part, &mut source);
             }
             row += rows;
         }
@@ -66,7 +83,7 @@ pub unsafe fn amx(t: &Tile<u16, u16>) {
 }
 
 /// For partial tiles: computes in a full-sized buffer and copies what belongs to `c`.
-unsafe fn amx_through_buffer(t: &Tile<u16, u16>) {
+unsafe fn amx_through_buffer(t: &Tile<u16, u16>, source: &mut impl FnMut(usize) -> *const u16) {
     #[repr(align(64))]
     struct Buffer([[f32; NR]; 2 * TILE_ROWS]);
     let mut buffer = Buffer([[0.0; NR]; 2 * TILE_ROWS]);
@@ -78,7 +95,7 @@ unsafe fn amx_through_buffer(t: &Tile<u16, u16>) {
             }
         }
         let rows = t.rows.next_multiple_of(TILE_ROWS);
-        amx_registers(&Tile { rows, lanes: NR, c: buffer.0.as_mut_ptr().cast(), c_row: NR, ..*t });
+        amx_registers(&Tile { rows, lanes: NR, c: buffer.0.as_mut_ptr().cast(), c_row: NR, ..*t }, source);
         for (r, row) in buffer.0.iter().enumerate().take(t.rows) {
             std::ptr::copy_nonoverlapping(row.as_ptr(), t.c.add(r * t.c_row), t.lanes);
         }
@@ -86,7 +103,8 @@ unsafe fn amx_through_buffer(t: &Tile<u16, u16>) {
 }
 
 /// One or two tiles of rows by two tiles of lanes.
-unsafe fn amx_registers(t: &Tile<u16, u16>) {
+#[inline(always)]
+unsafe fn amx_registers(t: &Tile<u16, u16>, source: &mut impl FnMut(usize) -> *const u16) {
     let second = t.rows > TILE_ROWS;
     // SAFETY: the caller padded `a`, `b` and `c` to full tiles; the asm touches only what it declares.
     unsafe {
@@ -124,10 +142,7 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
                 options(nostack, readonly),
             );
             for step in 0..t.k / STEP {
-                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), t.b.add(step * STEP * NR));
-                if t.ahead > 0 {
-                    fetch(b.wrapping_byte_add(t.ahead));
-                }
+                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), source(step));
                 asm!(
                     "tileloadd tmm4, [{a} + {a_row}]",
                     "tileloadd tmm6, [{b} + {b_row}]",
@@ -156,10 +171,7 @@ unsafe fn amx_registers(t: &Tile<u16, u16>) {
             );
         } else {
             for step in 0..t.k / STEP {
-                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), t.b.add(step * STEP * NR));
-                if t.ahead > 0 {
-                    fetch(b.wrapping_byte_add(t.ahead));
-                }
+                let (a, b) = (t.a.add(step * STEP * TILE_ROWS), source(step));
                 asm!(
                     "tileloadd tmm4, [{a} + {a_row}]",
                     "tileloadd tmm6, [{b} + {b_row}]",

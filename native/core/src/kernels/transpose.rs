@@ -51,7 +51,8 @@ impl TiledRows {
     }
 }
 
-/// Rounds rows of `k` numbers, `ldx` apart, to bf16, zero beyond `k` and beyond `m` to the end of the tile.
+/// Rounds rows of `k` numbers, `ldx` apart, to bf16, zero beyond `k`. Rows beyond `m` to the end of the tile are left as
+/// they are: what is computed of them is not kept.
 pub fn round_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, out: &mut [u16], to: TiledRows) {
     let out = SharedMut::new(out);
     rt.parallel_ranges(m.div_ceil(to.height), grain(k * to.height), |tiles| {
@@ -59,9 +60,8 @@ pub fn round_to_bf16(rt: &Runtime, x: &[f32], m: usize, k: usize, ldx: usize, ou
             let len = to.height * to.width;
             // SAFETY: each tile of rows is written by one task.
             let out = unsafe { out.range(tile * len..(tile + 1) * len) };
-            for row in 0..to.height {
-                let at = tile * to.height + row;
-                let x = if at < m { &x[at * ldx..][..k] } else { &[] };
+            for row in 0..to.height.min(m - tile * to.height) {
+                let x = &x[(tile * to.height + row) * ldx..][..k];
                 let out = &mut out[to.start(row)..];
                 // SAFETY: the runtime's instruction set is supported; a tile holds the steps of its rows.
                 unsafe { rows::round_row(rt.isa, x, to.width / NR, out.as_mut_ptr(), to.step()) };

@@ -3,7 +3,7 @@
 mod encode;
 mod fields;
 mod packed;
-mod unpack;
+pub(super) mod unpack;
 
 use std::fmt;
 

@@ -12,6 +12,9 @@ use std::ops::Range;
 #[path = "unpack_x86.rs"]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub use x86::dot_blocks;
+
 /// Scale and offset of every lane of a group, for its first and its last sixteen steps.
 pub struct Scales {
     pub scale: [[f32; NR]; 2],

@@ -8,6 +8,9 @@ use crate::kernels::{Isa, Runtime};
 use std::cell::RefCell;
 use std::ops::Range;
 
+/// Products of fewer multiplications are not shared among threads.
+pub const SMALL: usize = 64 * 1024;
+
 /// Up to as many rows the weights are the bulk of the traffic and are fetched ahead.
 pub const FEW_ROWS: usize = 48;
 
@@ -35,6 +38,9 @@ pub struct Output {
     /// Add to what is there.
     pub accumulate: bool,
 }
+
+// SAFETY: tasks write disjoint parts.
+unsafe impl Sync for Output {}
 
 /// The operand that is broadcast, from some row and step on: `[m][k]` with any strides.
 #[derive(Clone, Copy)]
@@ -97,7 +103,7 @@ impl Product {
     /// every group reads all rows of its cut again, and those are the larger operand. Each cut of a product that
     /// rearranges its panels does so anew, so there are only as many as threads.
     fn tasks(&self, threads: usize, panels: usize, chunks: usize) -> (usize, usize) {
-        let small = self.m * self.n * self.k < 64 * 1024;
+        let small = self.m * self.n * self.k < SMALL;
         if threads == 1 || small {
             return (1, 1);
         }

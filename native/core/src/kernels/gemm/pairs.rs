@@ -1,10 +1,11 @@
 //! Products of bf16 pairs on VDPBF16PS or AMX: both operands are bf16 with the reduction padded to whole steps.
 
-use super::drive::{Output, Panels, Product, Scratch, Shared, chunk, drive, stored};
+use super::drive::{Output, Panels, Product, SMALL, Scratch, Shared, chunk, drive, stored};
 use crate::kernels::aligned::AlignedVec;
 use crate::kernels::blocks::PackedBlocks;
 use crate::kernels::packed::{NR, PackedBf16};
-use crate::kernels::tile_pairs::{STEP, TILE_ROWS, Unit, tile_pairs};
+use crate::kernels::tile::Tile;
+use crate::kernels::tile_pairs::{STEP, TILE_ROWS, Unit, block_rows, tile_blocks, tile_pairs};
 use crate::kernels::transpose::{self, TiledRows};
 use crate::kernels::{Isa, Runtime};
 use std::ops::Range;
@@ -99,6 +100,9 @@ pub fn linear_blocks(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: &PackedBl
     u16::with(|a| {
         let a = a.reserve(layout.len(m));
         transpose::round_to_bf16(rt, x, m, w.k, ldx, a, layout);
+        if m <= block_rows(rt.isa) {
+            return few_rows(rt, m, (a, layout), w, output);
+        }
         let panels = |group: Range<usize>, ks: Range<usize>, scratch: &mut AlignedVec<u16>| {
             let panel = ks.len() * NR;
             let b = scratch.reserve(group.len() * panel);
@@ -108,6 +112,36 @@ pub fn linear_blocks(rt: &Runtime, x: &[f32], m: usize, ldx: usize, w: &PackedBl
             Panels { b: b.as_ptr(), step: NR * 2, panel }
         };
         product(rt, (m, w.n, w.k), (a, layout), output, Source::Unpacked, panels);
+    });
+}
+
+/// Few rows with quantised weights: panels are unpacked on the way.
+fn few_rows(rt: &Runtime, m: usize, (a, layout): (&[u16], TiledRows), w: &PackedBlocks, output: Output) {
+    let (panels, a) = (w.n / NR, Shared(a.as_ptr()));
+    let tasks = if m * w.n * w.k < SMALL { 1 } else { panels.min(4 * rt.threads) };
+    rt.parallel(tasks, |task| {
+        let (output, _unit) = (&output, Unit::new(rt.isa));
+        for panel in panels * task / tasks..panels * (task + 1) / tasks {
+            let rows = a.rows(0, layout.width, 0, layout.height);
+            let c = output.c.wrapping_add(panel * output.panel);
+            let tile = Tile {
+                rows: m,
+                k: w.k,
+                lanes: NR,
+                a: rows.a,
+                a_row: rows.row,
+                a_step: rows.step,
+                b: std::ptr::null(),
+                b_step: 0,
+                c,
+                c_row: output.row,
+                load: output.accumulate,
+                ahead: 0,
+            };
+            let (kind, bytes) = w.panel(panel);
+            // SAFETY: `a` covers the rows, `c` the panel's lanes of them (checked by the callers), which no other task has.
+            unsafe { tile_blocks(rt.isa, &tile, kind, bytes) };
+        }
     });
 }
 
