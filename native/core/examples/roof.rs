@@ -2,13 +2,17 @@
 //!
 //! `cargo run --release --example roof [-- --json] [--threads N] [--isa NAME] [--quick]`
 
-use quintain_core::kernels::{Isa, PackedBf16, PackedF32, Runtime, Weight, linear, linear_dw, linear_dx};
+use quintain_core::kernels::{
+    BlockKind, Isa, PackedBf16, PackedBlocks, PackedF32, Runtime, Weight, linear, linear_dw, linear_dx,
+};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// SmolLM2-135M: `(outputs, inputs)` of its products.
 const SHAPES: [(usize, usize); 5] = [(576, 576), (960, 576), (3072, 576), (576, 1536), (49_152, 576)];
 const ROWS: [usize; 5] = [1, 8, 16, 32, 1280];
+/// Kinds of blocks beside the dtypes: 4 and 8 bits.
+const KINDS: [BlockKind; 2] = [BlockKind::Q4_1, BlockKind::Q8_0];
 
 /// Rates of the whole machine: operations and bytes per second.
 struct Roofs {
@@ -198,15 +202,53 @@ struct Figure {
     share: f64,
 }
 
+/// One weight in every form; products of blocks are in bf16.
+struct Forms {
+    f32: PackedF32,
+    bf16: PackedBf16,
+    blocks: Vec<PackedBlocks>,
+}
+
+impl Forms {
+    fn new(rows: &[f32], n: usize, k: usize) -> Forms {
+        let f32 = PackedF32::from_rows(rows, n, k);
+        let blocks = KINDS.map(|kind| {
+            let mut blocks = PackedBlocks::new(k, vec![kind; n / 32], true);
+            let mut bytes = vec![0; kind.row_bytes(k).expect("whole blocks")];
+            for (row, values) in rows.chunks_exact(k).enumerate() {
+                kind.encode(values, &mut bytes);
+                blocks.set_row(row, &bytes);
+            }
+            blocks
+        });
+        Forms { bf16: PackedBf16::from_packed_f32(&f32), f32, blocks: blocks.to_vec() }
+    }
+
+    fn copy(&self) -> Forms {
+        Forms { f32: self.f32.clone(), bf16: self.bf16.clone(), blocks: self.blocks.clone() }
+    }
+
+    fn names() -> impl Iterator<Item = &'static str> {
+        ["f32", "bf16"].into_iter().chain(KINDS.map(BlockKind::name))
+    }
+
+    fn get(&self, form: usize) -> (Weight<'_>, usize) {
+        match form {
+            0 => (Weight::F32(&self.f32), size_of_val(&*self.f32.data)),
+            1 => (Weight::Bf16(&self.bf16), size_of_val(&*self.bf16.data)),
+            _ => (Weight::Blocks(&self.blocks[form - 2]), self.blocks[form - 2].bytes()),
+        }
+    }
+}
+
 fn measure(rt: &Runtime, roofs: &Roofs, quick: bool, mut report: impl FnMut(&Figure)) {
     for (n, k) in SHAPES {
         let rows: Vec<f32> = (0..n * k).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect();
-        let w = PackedF32::from_rows(&rows, n, k);
+        let forms = Forms::new(&rows, n, k);
         drop(rows);
-        let w16 = PackedBf16::from_packed_f32(&w);
         // As many copies as exceed the caches: decoding never finds a weight there.
         let copies = if n * k * 4 > 64 << 20 { 1 } else { (128 << 20) / (n * k * 4) };
-        let many: Vec<_> = (0..copies).map(|_| (w.clone(), w16.clone())).collect();
+        let many: Vec<Forms> = (0..copies).map(|_| forms.copy()).collect();
         let mut dw = PackedF32::zeros(n, k);
         for m in ROWS {
             // The head is used on a few hundred rows at once.
@@ -214,25 +256,28 @@ fn measure(rt: &Runtime, roofs: &Roofs, quick: bool, mut report: impl FnMut(&Fig
             let x: Vec<f32> = (0..m * k).map(|i| ((i * 104_729) % 1000) as f32 / 1000.0 - 0.5).collect();
             let mut y = vec![0.01; m * n];
             let mut dx = vec![0.0; m * k];
-            for (dtype, bf16) in [("f32", false), ("bf16", true)] {
+            for (form, dtype) in Forms::names().enumerate() {
                 for operation in ["forward", "dx", "dw"] {
                     if operation != "forward" && (m < 1280.min(if n > 10_000 { 256 } else { 1280 })) {
+                        continue;
+                    }
+                    // What is quantised is frozen.
+                    if operation == "dw" && form > 1 {
                         continue;
                     }
                     let mut turn = 0;
                     let budget = Duration::from_millis(if quick { 20 } else { 150 });
                     let seconds = best(budget, || {
                         turn = (turn + 1) % copies;
-                        let w = if bf16 { Weight::Bf16(&many[turn].1) } else { Weight::F32(&many[turn].0) };
+                        let (w, _) = many[turn].get(form);
                         match operation {
                             "forward" => linear(rt, &x, m, k, w, &mut y, n, false),
                             "dx" => linear_dx(rt, &y, m, n, w, &mut dx, k, false),
-                            _ => linear_dw(rt, &y, n, &x, k, m, &mut dw, bf16),
+                            _ => linear_dw(rt, &y, n, &x, k, m, &mut dw, form == 1),
                         }
                     });
-                    let (rate, bytes) =
-                        ((2 * m * n * k) as f64 / seconds, (n * k * if bf16 { 2 } else { 4 }) as f64 / seconds);
-                    let share = (rate / if bf16 { roofs.bf16 } else { roofs.f32 }).max(bytes / roofs.memory);
+                    let (rate, bytes) = ((2 * m * n * k) as f64 / seconds, forms.get(form).1 as f64 / seconds);
+                    let share = (rate / if form == 0 { roofs.f32 } else { roofs.bf16 }).max(bytes / roofs.memory);
                     report(&Figure { operation, dtype, n, k, m, seconds, rate, bytes, share });
                 }
             }
@@ -279,6 +324,11 @@ fn main() {
         giga(roofs.bf16),
         giga(roofs.memory)
     );
+    let bits = |form: usize, forms: &Forms| forms.get(form).1 as f64 * 8.0 / (32.0 * 1024.0);
+    let forms = Forms::new(&vec![0.0; 32 * 1024], 32, 1024);
+    let held: Vec<_> =
+        Forms::names().enumerate().map(|(form, name)| format!("{name} {}", bits(form, &forms))).collect();
+    println!("bits per weight: {}", held.join(", "));
     println!(
         "{:>8} {:>5} {:>6} {:>6} {:>5} {:>10} {:>10} {:>8} {:>6}",
         "", "", "n", "k", "m", "us", "GFLOP/s", "GB/s", "roof"

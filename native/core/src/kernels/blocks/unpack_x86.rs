@@ -132,9 +132,7 @@ fn halves(kind: BlockKind) -> usize {
 #[inline(always)]
 unsafe fn pair_of(kind: BlockKind, codes: *const u8, pair: usize, q: &Quarters) -> [__m512bh; 2] {
     // SAFETY: the caller vouches for the group's codes and the instruction set.
-    unsafe {
-        if kind.is_narrow() { narrow(codes.add(pair * NR), q) } else { bytes(codes.add(pair * NR * 2), q) }
-    }
+    unsafe { if kind.is_narrow() { narrow(codes.add(pair * NR), q) } else { bytes(codes.add(pair * NR * 2), q) } }
 }
 
 /// Two quarters, rounded.
