@@ -90,13 +90,16 @@ const share = (): Share => {
   return { computed: process.cpuUsage(), waited }
 }
 
-/** Whether the machine was too busy to tell if a candidate takes longer than `timeout`. */
-const wasStarved = (before: Share, timeout: number): boolean => {
+/**
+ * Why a candidate may not have had the time it was given: its process waited for a processor, or it neither computed nor
+ * waited, which is what sleep looks like, and a machine that stood still. Undefined: it computed for half of it and more.
+ */
+const lackOf = (before: Share, timeout: number): "waited" | "idle" | undefined => {
   const { system, user } = process.cpuUsage(before.computed)
+  if ((system + user) / 1000 >= timeout / 2) return undefined
   const { waited } = share()
-  // who neither computes nor waits for a processor sleeps: that is the candidate's own doing
-  const ready = before.waited === undefined || waited === undefined || waited - before.waited > timeout / 4
-  return ready && (system + user) / 1000 < timeout / 2
+  if (before.waited === undefined || waited === undefined) return "idle"
+  return waited - before.waited > timeout / 4 ? "waited" : "idle"
 }
 
 /** Serves requests with an engine until the host goes away. */
@@ -135,7 +138,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     const got = share()
     const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
     const expire = (round: number): void => {
-      if (got.waited === undefined || !wasStarved(got, timeout)) return give("timeout")
+      if (lackOf(got, timeout) !== "waited") return give("timeout")
       if (round === maxStarved) return die()
       last = setTimeout(() => expire(round + 1), timeout)
     }
@@ -230,9 +233,8 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
         // a longer clock lets what never ends compute its time, and be told from what was kept waiting
         outcome = await judge(text, timeout << attempt)
         if (over) return
-        if (outcome.status !== "timeout" || !wasStarved(before, timeout)) break
-        // where the system does not say who waits, a candidate that sleeps looks the same
-        if (before.waited === undefined && attempt > 0) break
+        const lack = outcome.status === "timeout" ? lackOf(before, timeout) : undefined
+        if (lack === undefined || (lack === "idle" && attempt > 0)) break
         // nobody's time; the host gives the evaluation to another process, and in the end calls it unscorable
         if (attempt === maxStarved) return die()
         realm = undefined
