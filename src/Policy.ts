@@ -5,6 +5,7 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type { LoraConfig } from "./Adapter.ts"
 
 /**
  * A batch as a forest of token segments: `parent` is the index of an earlier segment or -1. A group's prompt is one
@@ -25,14 +26,19 @@ export interface Forest {
   readonly targetToken: Uint32Array
 }
 
-export interface LogprobOptions {
+/** Which adapter a call is about, by name; `base` is the model without any. Default: the adapter that `lora` made, if any. */
+export interface AdapterChoice {
+  readonly adapter?: string
+}
+
+export interface LogprobOptions extends AdapterChoice {
   /** Logits are divided by it before log-softmax. Default 1. */
   readonly temperature?: number
   /** Whether to return the entropy at each target's position. Default false. */
   readonly entropy?: boolean
   /** Keep what `backward` needs; the result's `id` then names it. Default false. */
   readonly keep?: boolean
-  /** `reference`: the frozen weights that training began with. Default `policy`. */
+  /** `reference`: the frozen weights that training began with; of an adapter, the base. Default `policy`. */
   readonly weights?: "policy" | "reference"
 }
 
@@ -45,7 +51,7 @@ export interface Forward {
 }
 
 /** AdamW with decoupled weight decay; betas default to .9/.95, epsilon to 1e-8, decay to 0, gradient norm to 1. */
-export interface StepSettings {
+export interface StepSettings extends AdapterChoice {
   readonly learningRate: number
   readonly beta1?: number
   readonly beta2?: number
@@ -69,9 +75,51 @@ export interface PolicyInfo {
   readonly dtype: string
   readonly device: string
   readonly parameters: number
+  /** Those that calls which name no adapter train. */
   readonly trainable: number
   readonly vocabularySize: number
   readonly contextLength: number
+}
+
+/** An adapter on the policy's base. */
+export interface AdapterInfo {
+  readonly name: string
+  readonly rank: number
+  readonly alpha: number
+  /** Module paths, or ends of them. */
+  readonly targets: ReadonlyArray<string>
+  readonly rsLora: boolean
+  readonly dropout: number
+  readonly parameters: number
+  /** Counts changes of its weights. */
+  readonly version: number
+  /** Optimiser steps taken. */
+  readonly steps: number
+  /** Bytes of its factors in memory. */
+  readonly bytes: number
+}
+
+export interface ExportOptions extends AdapterChoice {
+  /** What weights are rounded to. Default f32. */
+  readonly dtype?: "f32" | "bf16" | "f16"
+  /** Most bytes of weights in a file. Default 5e9. */
+  readonly shardBytes?: number
+}
+
+/** Bytes held, by category. */
+export interface Memory {
+  /** The base, however many adapters share it. */
+  readonly weights: number
+  /** The factors of all adapters. */
+  readonly adapters: number
+  readonly reference: number
+  readonly gradients: number
+  readonly moments: number
+  readonly activations: number
+  readonly buffers: number
+  /** The sampler's key-value cache, as far as it was ever used. */
+  readonly cache: number
+  readonly total: number
 }
 
 export class PolicyError extends Schema.TaggedError<PolicyError>()("PolicyError", {
@@ -98,13 +146,34 @@ export class Policy extends Context.Service<
     ) => Effect.Effect<void, PolicyError>
     /** Frees a kept forward without a backward. */
     readonly release: (id: number) => Effect.Effect<void, PolicyError>
-    /** Updates the weights with the accumulated gradient, then clears it. */
+    /** Updates the weights of an adapter (or of the base) with their accumulated gradient, then clears it. */
     readonly step: (settings: StepSettings) => Effect.Effect<StepResult, PolicyError>
-    readonly zeroGradients: Effect.Effect<void, PolicyError>
+    readonly zeroGradients: (options?: AdapterChoice) => Effect.Effect<void, PolicyError>
     /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
     readonly freezeReference: Effect.Effect<void, PolicyError>
-    /** Writes weights as safetensors, with the optimiser's state when asked; files appear whole or not at all. */
-    readonly save: (directory: string, options?: { readonly optimizer?: boolean }) => Effect.Effect<void, PolicyError>
-    readonly load: (directory: string) => Effect.Effect<void, PolicyError>
+    /**
+     * Writes an adapter in PEFT's format, or all weights as a Hugging Face folder, with the optimiser's state when asked;
+     * files appear whole or not at all.
+     */
+    readonly save: (
+      directory: string,
+      options?: { readonly optimizer?: boolean } & AdapterChoice
+    ) => Effect.Effect<void, PolicyError>
+    /** Reads what {@link save} wrote into an adapter (or a base) of the same shape, and goes on from there. */
+    readonly load: (directory: string, options?: AdapterChoice) => Effect.Effect<void, PolicyError>
+    /**
+     * Writes a Hugging Face folder that every tool opens: the base with the adapter merged into it, or (`adapter: "base"`)
+     * without.
+     */
+    readonly exportModel: (directory: string, options?: ExportOptions) => Effect.Effect<void, PolicyError>
+    /** The adapters that share the base. */
+    readonly adapters: {
+      /** Adds one: fresh from settings, which changes nothing until it is trained, or from a folder in PEFT's format. */
+      readonly add: (name: string, from: LoraConfig | string) => Effect.Effect<void, PolicyError>
+      /** Drops one with its gradients and its optimiser; samples under way with it fail. */
+      readonly remove: (name: string) => Effect.Effect<void, PolicyError>
+      readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, PolicyError>
+    }
+    readonly memory: Effect.Effect<Memory, PolicyError>
   }
 >()("quintain/Policy") {}

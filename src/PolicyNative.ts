@@ -5,15 +5,17 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { existsSync } from "node:fs"
 import * as path from "node:path"
+import * as Adapter from "./Adapter.ts"
 import * as Checkpoint from "./Checkpoint.ts"
 import type { HubOptions } from "./Hub.ts"
-import { hash64 } from "./internal/hash64.ts"
 import * as Native from "./internal/Native.ts"
+import { nativeSampler } from "./internal/nativeSampler.ts"
 import { Policy, PolicyError, type PolicyInfo } from "./Policy.ts"
-import { type Completion, Sampler, SamplerError, type SampleRequest } from "./Sampler.ts"
+import { Sampler } from "./Sampler.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 
 const Positive = Schema.Int.check(Schema.isGreaterThan(0))
@@ -39,15 +41,6 @@ export const ModelConfig = Schema.Struct({
 })
 export type ModelConfig = typeof ModelConfig.Type
 
-export const LoraConfig = Schema.Struct({
-  rank: Positive,
-  /** The adapter is scaled by alpha / rank. Default: twice the rank. */
-  alpha: Schema.optionalKey(Schema.Finite),
-  /** Names of linear layers. Default: all of them. */
-  targets: Schema.optionalKey(Schema.Array(Schema.String))
-})
-export type LoraConfig = typeof LoraConfig.Type
-
 export interface NativeOptions {
   /**
    * A configuration, for random weights drawn from `seed`; or the folder of a model or a saved policy, a GGUF file, a name
@@ -66,8 +59,13 @@ export interface NativeOptions {
    * held in `dtype`.
    */
   readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
-  /** Train an adapter and keep the base frozen. Default: all parameters. */
-  readonly lora?: LoraConfig
+  /** Train an adapter (called `default`) and keep the base frozen. Default: all parameters. */
+  readonly lora?: Adapter.LoraConfig
+  /**
+   * Folders of adapters that this engine or PEFT saved, by the name to give them. The base is then frozen, also where
+   * there are none yet: `{}` opens a model for adapters added later.
+   */
+  readonly adapters?: Readonly<Record<string, string>>
   /** Lets the sampler match stop strings. */
   readonly tokenizer?: Tokenizer
   /** Default: the machine's. */
@@ -82,7 +80,7 @@ export interface NativeOptions {
 }
 
 const decodeModel = Schema.decodeUnknownEffect(ModelConfig, { errors: "all" })
-const decodeLora = Schema.decodeUnknownEffect(LoraConfig, { errors: "all" })
+const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
 
 interface Failure {
   readonly operation: string
@@ -108,10 +106,8 @@ export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, Pol
   Layer.effectContext(
     Effect.gen(function* () {
       const location = yield* locate(options)
-      const model = yield* Effect.acquireRelease(open(options, location?.path), (model) =>
-        Effect.promise(() => model.close())
-      )
-      return Context.make(Policy, policy(model, location)).pipe(Context.add(Sampler, sampler(model)))
+      const model = yield* open(options, location)
+      return Context.make(Policy, policy(model, location)).pipe(Context.add(Sampler, nativeSampler(model)))
     })
   )
 
@@ -125,16 +121,17 @@ const locate = ({ hub, model }: NativeOptions): Effect.Effect<Checkpoint.Locatio
       )
     : Effect.succeed(undefined)
 
-const open = Effect.fnUntraced(function* (options: NativeOptions, path: string | undefined) {
+const open = Effect.fnUntraced(function* (options: NativeOptions, location: Checkpoint.Location | undefined) {
   const invalid = (field: string) => (error: { readonly message: string }) =>
     new PolicyError({ operation: "open", code: "CONFIG", detail: `${field}: ${error.message}` })
   const settings: Native.NativeSettings = {
     seed: options.seed ?? 0,
     dtype: options.dtype ?? "f32",
     ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
-    ...(options.lora === undefined
-      ? {}
-      : { lora: yield* decodeLora(options.lora).pipe(Effect.mapError(invalid("lora"))) }),
+    frozen: options.lora !== undefined || options.adapters !== undefined,
+    ...(options.adapters === undefined ? {} : { adapters: options.adapters }),
+    // A revision is where the base was fetched from; PEFT records the name alone.
+    ...(location === undefined ? {} : { baseName: location.name.replace(/@[^@/]*$/, "") }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
     ...(options.activationBytes === undefined ? {} : { activationBytes: options.activationBytes }),
     ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes })
@@ -147,19 +144,43 @@ const open = Effect.fnUntraced(function* (options: NativeOptions, path: string |
     typeof options.model === "string"
       ? undefined
       : yield* decodeModel(options.model).pipe(Effect.mapError(invalid("model")))
-  const model = yield* Effect.tryPromise({
-    try: () =>
-      path !== undefined
-        ? native.NativeModel.open(path, JSON.stringify(settings))
-        : native.NativeModel.create(JSON.stringify({ ...settings, config })),
-    catch: (cause) => new PolicyError(failure("open", cause))
-  })
+  const start = () =>
+    location !== undefined
+      ? native.NativeModel.open(location.path, JSON.stringify(settings))
+      : native.NativeModel.create(JSON.stringify({ ...settings, config }))
+  const model = yield* Effect.acquireRelease(
+    Effect.tryPromise({ try: start, catch: (cause) => new PolicyError(failure("open", cause)) }),
+    (model) => Effect.promise(() => model.close())
+  )
+  if (options.lora !== undefined) yield* addAdapter(model, "open", Adapter.defaultName, options.lora)
   if (options.tokenizer !== undefined) {
     const { bytes, offsets } = vocabulary(options.tokenizer)
     model.setVocabulary(bytes, offsets)
   }
   return model
 })
+
+/** Adds an adapter with these settings, or the one in a folder. */
+const addAdapter = Effect.fnUntraced(function* (
+  model: Native.NativeModel,
+  operation: string,
+  name: string,
+  from: Adapter.LoraConfig | string
+) {
+  const refused = (detail: string) => new PolicyError({ operation, code: "CONFIG", detail })
+  const add = (settings: string | null, directory: string | null) =>
+    Effect.tryPromise({
+      try: () => model.addAdapter(name, settings, directory),
+      catch: (cause) => new PolicyError(failure(operation, cause))
+    })
+  if (typeof from === "string") return yield* add(null, from)
+  const lora = yield* decodeLora(from).pipe(Effect.mapError((error) => refused(`lora: ${error.message}`)))
+  const targets = Adapter.resolveTargets(lora.targets, facts(model).modules)
+  if (Result.isFailure(targets)) return yield* refused(`lora.targets: ${targets.failure}`)
+  yield* add(JSON.stringify({ ...lora, targets: targets.success }), null)
+})
+
+const facts = (model: Native.NativeModel): Native.NativeInfo => JSON.parse(model.info()) as Native.NativeInfo
 
 /** All tokens' bytes end to end; token i is bytes[offsets[i]..offsets[i + 1]]. */
 const vocabulary = (tokenizer: Tokenizer): { readonly bytes: Uint8Array; readonly offsets: Uint32Array } => {
@@ -174,7 +195,7 @@ const vocabulary = (tokenizer: Tokenizer): { readonly bytes: Uint8Array; readonl
 }
 
 const policyInfo = (model: Native.NativeModel): PolicyInfo => {
-  const info = JSON.parse(model.info()) as Native.NativeInfo
+  const info = facts(model)
   return {
     engine: info.engine,
     dtype: info.dtype,
@@ -215,7 +236,8 @@ const policy = (model: Native.NativeModel, location: Checkpoint.Location | undef
             temperature: options.temperature ?? 1,
             entropy: options.entropy ?? false,
             keep: options.keep ?? false,
-            weights: options.weights ?? "policy"
+            weights: options.weights ?? "policy",
+            ...named(options)
           },
           abort
         )
@@ -231,18 +253,36 @@ const policy = (model: Native.NativeModel, location: Checkpoint.Location | undef
           beta2: settings.beta2 ?? 0.95,
           epsilon: settings.epsilon ?? 1e-8,
           weightDecay: settings.weightDecay ?? 0,
-          maxGradNorm: settings.maxGradNorm ?? 1
+          maxGradNorm: settings.maxGradNorm ?? 1,
+          ...named(settings)
         })
       ),
-    zeroGradients: call("zeroGradients", () => model.zeroGradients()),
+    zeroGradients: (options) => call("zeroGradients", () => model.zeroGradients(options?.adapter)),
     freezeReference: call("freezeReference", () => model.freezeReference()),
     save: (directory, options) =>
-      call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false })).pipe(
+      call("save", () => model.save(directory, { optimizer: options?.optimizer ?? false, ...named(options) })).pipe(
         Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))
       ),
-    load: (directory) => call("load", () => model.load(directory))
+    load: (directory, options) => call("load", () => model.load(directory, options?.adapter)),
+    exportModel: (directory, options) =>
+      call("exportModel", () =>
+        model.exportModel(directory, {
+          dtype: options?.dtype ?? "f32",
+          ...(options?.shardBytes === undefined ? {} : { shardBytes: options.shardBytes }),
+          ...named(options)
+        })
+      ).pipe(Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))),
+    adapters: {
+      add: (name, from) => addAdapter(model, "addAdapter", name, from),
+      remove: (name) => call("removeAdapter", () => model.removeAdapter(name)),
+      list: Effect.sync(() => facts(model).adapters.map(({ lora, ...adapter }) => ({ ...adapter, ...lora })))
+    },
+    memory: Effect.sync(() => facts(model).memory)
   }
 }
+
+const named = (options: { readonly adapter?: string } | undefined): { readonly adapter?: string } =>
+  options?.adapter === undefined ? {} : { adapter: options.adapter }
 
 /** A folder that holds a whole model opens in other tools only with its tokenizer beside it. */
 const withTokenizer = (
@@ -256,77 +296,3 @@ const withTokenizer = (
         Effect.mapError((error) => new PolicyError({ operation: "save", code: "CHECKPOINT", detail: error.message }))
       )
     : Effect.void
-
-const sampler = (model: Native.NativeModel): Sampler["Service"] => ({
-  name: "native",
-  sample: (request) =>
-    Effect.callback((resume) => {
-      const gathered = new Gathered(request)
-      try {
-        const id = model.sample(nativeRequest(request), (error, events) => {
-          if (error !== null) return resume(Effect.fail(new SamplerError(failure("sample", error))))
-          gathered.add(events)
-          if (events.done) resume(gathered.completions())
-        })
-        return Effect.sync(() => model.cancel(id))
-      } catch (cause) {
-        resume(Effect.fail(new SamplerError(failure("sample", cause))))
-      }
-    })
-})
-
-const nativeRequest = (request: SampleRequest): Native.SampleRequest => ({
-  prompt: request.prompt,
-  count: request.count,
-  seed: BigInt.asUintN(64, BigInt(request.key.seed)),
-  stream: hash64(request.key.stream),
-  firstIndex: request.key.index,
-  maxTokens: request.maxTokens,
-  temperature: request.temperature ?? 1,
-  topK: request.topK ?? 0,
-  topP: request.topP ?? 1,
-  minP: request.minP ?? 0,
-  stopTokens: Uint32Array.from(request.stopTokens ?? []),
-  stopStrings: [...(request.stop ?? [])],
-  forTraining: request.forTraining ?? false
-})
-
-/** Collects the events of one request, one call per decode step, into completions. */
-class Gathered {
-  readonly #samples: ReadonlyArray<{
-    readonly tokens: Array<number>
-    readonly logprobs: Array<number>
-    reason: Native.StopReason
-  }>
-  #version: number | undefined
-
-  constructor(request: SampleRequest) {
-    this.#samples = Array.from({ length: request.count }, () => ({ tokens: [], logprobs: [], reason: "abort" }))
-  }
-
-  add(events: Native.SampleEvents): void {
-    this.#version ??= events.version
-    for (let i = 0; i < events.sample.length; i++) {
-      const sample = this.#samples[events.sample[i]!]!
-      sample.tokens.push(events.token[i]!)
-      sample.logprobs.push(events.logprob[i]!)
-    }
-    for (const { reason, sample } of events.finished) this.#samples[sample]!.reason = reason
-  }
-
-  completions(): Effect.Effect<ReadonlyArray<Completion>, SamplerError> {
-    const completions: Array<Completion> = []
-    for (const { logprobs, reason, tokens } of this.#samples) {
-      if (reason === "abort") {
-        return Effect.fail(new SamplerError({ operation: "sample", code: "ABORTED", detail: "the model was closed" }))
-      }
-      completions.push({
-        tokens: Uint32Array.from(tokens),
-        logprobs: Float32Array.from(logprobs),
-        stopReason: reason,
-        policyVersion: this.#version ?? 0
-      })
-    }
-    return Effect.succeed(completions)
-  }
-}

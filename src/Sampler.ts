@@ -41,6 +41,8 @@ export interface SampleRequest extends SamplingParameters {
    */
   readonly forTraining?: boolean
   readonly key: SampleKey
+  /** An adapter's name, or `base`. Default: the engine's own choice, as for a policy's calls. */
+  readonly adapter?: string
 }
 
 export interface Completion {

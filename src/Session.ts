@@ -6,11 +6,12 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Result from "effect/Result"
+import * as Adapter from "./Adapter.ts"
 import * as Checkpoint from "./Checkpoint.ts"
 import * as Evaluate from "./Evaluate.ts"
 import * as Grpo from "./Grpo.ts"
 import * as PolicyNative from "./PolicyNative.ts"
-import { Policy } from "./Policy.ts"
+import { type AdapterInfo, type ExportOptions, Policy } from "./Policy.ts"
 import { type Completion, Sampler, type SampleRequest } from "./Sampler.ts"
 import * as Sft from "./Sft.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
@@ -20,20 +21,33 @@ export interface Cancellation {
   readonly signal?: AbortSignal
 }
 
+export interface CallOptions extends Cancellation {
+  /** The adapter that the call trains or samples, one of {@link Session.adapters}. Default: as `lora` says. */
+  readonly adapter?: string
+}
+
 export interface Session extends AsyncDisposable {
   /** The one given, or else the model's own. Throws where there is neither: a model made from a configuration has none. */
   readonly tokenizer: Tokenizer
   readonly grpo: <Data, R extends VerifierPool.VerifierPool>(
     options: Grpo.GrpoOptions<Data, R>,
-    cancellation?: Cancellation
+    call?: CallOptions
   ) => Promise<Grpo.GrpoResult>
-  readonly sft: (options: Sft.SftOptions, cancellation?: Cancellation) => Promise<Sft.SftResult>
+  readonly sft: (options: Sft.SftOptions, call?: CallOptions) => Promise<Sft.SftResult>
   readonly evaluate: <Data, R extends VerifierPool.VerifierPool>(
     options: Evaluate.EvaluateOptions<Data, R>,
-    cancellation?: Cancellation
+    call?: CallOptions
   ) => Promise<Evaluate.Evaluation<Data>>
-  readonly sample: (request: SampleRequest, cancellation?: Cancellation) => Promise<ReadonlyArray<Completion>>
-  readonly save: (directory: string) => Promise<void>
+  readonly sample: (request: SampleRequest, call?: CallOptions) => Promise<ReadonlyArray<Completion>>
+  /** Several adapters on one base: see `Policy`. */
+  readonly adapters: {
+    readonly add: (name: string, from: Adapter.LoraConfig | string) => Promise<void>
+    readonly remove: (name: string) => Promise<void>
+    readonly list: () => Promise<ReadonlyArray<AdapterInfo>>
+  }
+  readonly save: (directory: string, call?: CallOptions) => Promise<void>
+  /** A Hugging Face folder that every tool opens, an adapter merged into it. */
+  readonly exportModel: (directory: string, options?: ExportOptions) => Promise<void>
   readonly close: () => Promise<void>
 }
 
@@ -60,20 +74,37 @@ export const open = async (options: SessionOptions): Promise<Session> => {
   })
   const runtime = ManagedRuntime.make(Layer.merge(engine, VerifierPool.layer(options.verifiers)))
   await runtime.context()
+  const run = <A, E, R extends Policy | Sampler | VerifierPool.VerifierPool>(
+    effect: Effect.Effect<A, E, R>,
+    { adapter, ...cancellation }: CallOptions = {}
+  ): Promise<A> =>
+    adapter === undefined
+      ? runtime.runPromise(effect, cancellation)
+      : runtime.runPromise(Effect.provide(effect, Adapter.layer(adapter)), cancellation)
   const close = (): Promise<void> => runtime.dispose()
   return {
     get tokenizer() {
       return Result.getOrThrowWith(tokenizer, (error) => error)
     },
-    grpo: (train, cancellation) => runtime.runPromise(Grpo.train(train), cancellation),
-    sft: (train, cancellation) => runtime.runPromise(Sft.train(train), cancellation),
-    evaluate: (evaluate, cancellation) => runtime.runPromise(Evaluate.run(evaluate), cancellation),
-    sample: (request, cancellation) =>
-      runtime.runPromise(
+    grpo: (train, call) => run(Grpo.train(train), call),
+    sft: (train, call) => run(Sft.train(train), call),
+    evaluate: (evaluate, call) => run(Evaluate.run(evaluate), call),
+    sample: (request, call) =>
+      run(
         Sampler.use((sampler) => sampler.sample(request)),
-        cancellation
+        call
       ),
-    save: (directory) => runtime.runPromise(Policy.use((policy) => policy.save(directory))),
+    adapters: {
+      add: (name, from) => run(Policy.use(({ adapters }) => adapters.add(name, from))),
+      remove: (name) => run(Policy.use(({ adapters }) => adapters.remove(name))),
+      list: () => run(Policy.use(({ adapters }) => adapters.list))
+    },
+    save: (directory, call) =>
+      run(
+        Policy.use((policy) => policy.save(directory)),
+        call
+      ),
+    exportModel: (directory, options) => run(Policy.use((policy) => policy.exportModel(directory, options))),
     close,
     [Symbol.asyncDispose]: close
   }

@@ -294,7 +294,7 @@ export const make = (settings: UpdateSettings): Updater => {
         tokens.forward += part.pack.forest.tokens.length
         tokens.trained += part.pack.weights.length
         if (!(yield* accumulate(part, first, measures))) {
-          yield* policy.zeroGradients
+          yield* policy.zeroGradients()
           return yield* skip("the loss or its gradient is not finite", packs)
         }
       }
@@ -309,7 +309,7 @@ export const make = (settings: UpdateSettings): Updater => {
     })
     for (let pass = 0; pass < passes; pass++) {
       for (const packs of prepared) {
-        yield* update(packs, pass === 0).pipe(Effect.onError(() => Effect.ignore(policy.zeroGradients)))
+        yield* update(packs, pass === 0).pipe(Effect.onError(() => Effect.ignore(policy.zeroGradients())))
       }
     }
 

@@ -21,7 +21,14 @@ export interface NativeSettings {
   readonly dtype?: "f32" | "bf16"
   /** Keeps the base quantised and frozen: as a GGUF file has it, or quantised on load. Default: in `dtype`. */
   readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
-  readonly lora?: { readonly rank: number; readonly alpha?: number; readonly targets?: ReadonlyArray<string> }
+  /** The adapter `default`; the base is then frozen. */
+  readonly lora?: NativeLora
+  /** Folders of adapters by name; the base is frozen where there are any. */
+  readonly adapters?: Readonly<Record<string, string>>
+  /** Freezes the base. */
+  readonly frozen?: boolean
+  /** What adapters made here call their base in files. */
+  readonly baseName?: string
   /** Activations kept for backward; the rest is recomputed. Default 1 GiB. */
   readonly activationBytes?: number
   /** Default: all cores. */
@@ -36,15 +43,30 @@ export interface NativeSettings {
   readonly prefillRows?: number
 }
 
-export interface LogprobSettings {
+/** The settings of an adapter. */
+export interface NativeLora {
+  readonly rank: number
+  readonly alpha?: number
+  /** Paths of modules, ends of them, or `all-linear`. */
+  readonly targets?: ReadonlyArray<string>
+  readonly rsLora?: boolean
+  readonly dropout?: number
+}
+
+/** Which weights a call is about: an adapter's name, or `base`. Absent: the adapter `default` if there is one. */
+export interface AdapterChoice {
+  readonly adapter?: string
+}
+
+export interface LogprobSettings extends AdapterChoice {
   readonly temperature: number
   readonly entropy: boolean
-  /** Keep what `backward` needs. A model keeps one forward: the one before is dropped. */
+  /** Keep what `backward` needs. One forward is kept for each adapter: the one before is dropped. */
   readonly keep: boolean
   readonly weights: "policy" | "reference"
 }
 
-export interface StepSettings {
+export interface StepSettings extends AdapterChoice {
   readonly learningRate: number
   readonly beta1: number
   readonly beta2: number
@@ -70,7 +92,7 @@ export interface Tensor {
 }
 
 /** `count` continuations of one prompt. Token `position` (prompt included) is drawn with Philox(seed, stream, index, position). */
-export interface SampleRequest {
+export interface SampleRequest extends AdapterChoice {
   readonly prompt: Uint32Array
   readonly count: number
   readonly seed: bigint
@@ -131,10 +153,18 @@ export interface NativeModel {
   /** Drops a kept forward. */
   release(id: number): Promise<void>
   step(settings: StepSettings): Promise<StepReport>
-  zeroGradients(): Promise<void>
+  zeroGradients(adapter?: string | null): Promise<void>
   freezeReference(): Promise<void>
-  save(directory: string, options: { readonly optimizer: boolean }): Promise<void>
-  load(directory: string): Promise<void>
+  save(directory: string, options: { readonly optimizer: boolean } & AdapterChoice): Promise<void>
+  load(directory: string, adapter?: string | null): Promise<void>
+  /** Adds an adapter: `settings` is {@link NativeLora} as JSON, or `directory` the folder of one; the other is null. */
+  addAdapter(name: string, settings: string | null, directory?: string | null): Promise<void>
+  removeAdapter(name: string): Promise<void>
+  /** Writes a Hugging Face folder, an adapter merged into the base. */
+  exportModel(
+    directory: string,
+    options: { readonly dtype: "f32" | "bf16" | "f16"; readonly shardBytes?: number } & AdapterChoice
+  ): Promise<void>
   parameter(name: string): Promise<Tensor>
   setParameter(name: string, values: Float32Array): Promise<void>
   gradient(name: string): Promise<Float32Array>
@@ -149,7 +179,20 @@ export interface NativeInfo {
   readonly isa: string
   readonly threads: number
   readonly dtype: "f32" | "bf16"
-  readonly lora: { readonly rank: number; readonly alpha: number; readonly targets: ReadonlyArray<string> } | null
+  /** Of the adapter that `lora` made. */
+  readonly lora: Required<NativeLora> | null
+  readonly frozen: boolean
+  readonly adapters: ReadonlyArray<{
+    readonly name: string
+    readonly lora: Required<NativeLora>
+    readonly parameters: number
+    readonly version: number
+    readonly steps: number
+    /** Of its factors in memory. */
+    readonly bytes: number
+  }>
+  /** Paths of the modules that an adapter can sit on. */
+  readonly modules: ReadonlyArray<string>
   readonly config: { readonly [field: string]: unknown }
   readonly vocabularySize: number
   readonly contextLength: number
@@ -161,7 +204,16 @@ export interface NativeInfo {
   /** Bytes. */
   readonly memory: {
     readonly [
-      category in "weights" | "reference" | "gradients" | "moments" | "activations" | "buffers" | "cache" | "total"
+      category in
+        | "weights"
+        | "adapters"
+        | "reference"
+        | "gradients"
+        | "moments"
+        | "activations"
+        | "buffers"
+        | "cache"
+        | "total"
     ]: number
   }
 }

@@ -29,6 +29,7 @@ pub struct Settings {
     /// Freezes the base; so do `lora` and `adapters`.
     #[serde(default)]
     frozen: bool,
+    base_name: Option<String>,
     activation_bytes: Option<usize>,
     threads: Option<usize>,
     isa: Option<String>,
@@ -127,6 +128,7 @@ impl Engine {
             (Some(_), Some(_)) => return Err(Error::config("config", "is read from the directory: leave it out")),
             (None, None) => return Err(Error::config("config", "is missing")),
         };
+        model.base_name.clone_from(&settings.base_name);
         for (name, dir) in &settings.adapters {
             model.add_adapter_from(name, dir)?;
         }
@@ -196,13 +198,18 @@ impl Engine {
     }
 }
 
+/// The shortest decimal that rounds to the number: what was written, not its binary expansion.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 fn describe_lora(lora: &LoraConfig) -> Value {
     json!({
         "rank": lora.rank,
-        "alpha": lora.alpha,
+        "alpha": decimal(lora.alpha),
         "targets": lora.targets,
         "rsLora": lora.rs_lora,
-        "dropout": lora.dropout,
+        "dropout": decimal(lora.dropout),
     })
 }
 

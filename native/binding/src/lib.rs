@@ -15,7 +15,7 @@ use napi::{Env, Unknown};
 use napi_derive::napi;
 use quintain_core::error::{Error, Result};
 use quintain_core::forest::Forest;
-use quintain_core::model::{AbortFlag, AdamW, LogprobOptions, Targets};
+use quintain_core::model::{AbortFlag, AdamW, ExportOptions, FileDtype, LogprobOptions, Targets};
 use quintain_core::sampler::Vocabulary;
 
 use engine::{Engine, Lora, Settings, Worker};
@@ -90,6 +90,13 @@ pub struct StepReport {
 pub struct SaveSettings {
     pub optimizer: bool,
     pub adapter: Option<String>,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct ExportSettings {
+    pub adapter: Option<String>,
+    pub dtype: String,
+    pub shard_bytes: Option<f64>,
 }
 
 #[napi(object, object_from_js = false)]
@@ -291,6 +298,28 @@ impl NativeModel {
         let directory = PathBuf::from(directory);
         self.run(env, "save", move |engine| {
             engine.read("save")?.save(&directory, settings.adapter.as_deref(), settings.optimizer)
+        })
+    }
+
+    /// Writes a Hugging Face folder, an adapter merged into the base.
+    #[napi]
+    pub fn export_model<'env>(
+        &self,
+        env: &'env Env,
+        directory: String,
+        settings: ExportSettings,
+    ) -> napi::Result<Object<'env>> {
+        self.run(env, "exportModel", move |engine| {
+            let dtype = match settings.dtype.as_str() {
+                "f32" => FileDtype::F32,
+                "bf16" => FileDtype::Bf16,
+                "f16" => FileDtype::F16,
+                other => return Err(Error::config("dtype", format!("`{other}` is unknown, use f32, bf16 or f16"))),
+            };
+            let default = ExportOptions::default();
+            let shard_bytes = settings.shard_bytes.map_or(default.shard_bytes, |bytes| bytes as usize);
+            let options = ExportOptions { adapter: settings.adapter.as_deref(), dtype, shard_bytes };
+            engine.read("exportModel")?.export(Path::new(&directory), &options)
         })
     }
 

@@ -17,6 +17,7 @@ use crate::recording::Recordings;
 use crate::training::Training;
 
 pub use crate::adapter::{AdapterInfo, BASE, DEFAULT, LoraConfig, module_paths};
+pub use crate::checkpoint::{ExportOptions, FileDtype};
 pub use crate::head::Targets;
 pub use crate::optimizer::{AdamW, StepReport};
 pub use crate::params::{Blocks, Dtype};
@@ -103,6 +104,8 @@ pub struct Model {
     pub(crate) base: Training,
     pub(crate) adapters: Vec<Adapter>,
     pub(crate) seed: u64,
+    /// What adapters made here call their base in files.
+    pub base_name: Option<String>,
     /// The last number given by [`Model::stamp`].
     pub(crate) stamps: u64,
     rope: RopeTable,
@@ -139,6 +142,7 @@ impl Model {
             base: Training::default(),
             adapters: Vec::new(),
             seed,
+            base_name: None,
             stamps: 0,
             rope,
             work: Work::default(),

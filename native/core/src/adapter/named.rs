@@ -40,6 +40,7 @@ impl Model {
     /// `Config` where the name is taken or the settings cannot be used.
     pub fn add_adapter(&mut self, name: &str, lora: LoraConfig) -> Result<()> {
         let mut adapter = Adapter::empty(&self.config, self.options.dtype, name, lora, self.seed)?;
+        adapter.base_name.clone_from(&self.base_name);
         adapter.draw(&self.rt);
         self.adopt(adapter)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::file::{read_json, write_tensors};
+use super::file::{FileDtype, read_json, write_tensors};
 use super::source::TensorSource;
 use super::{outgoing, write_text};
 use crate::adapter::{Adapter, LoraConfig, matches, module_paths};
@@ -18,8 +18,15 @@ use crate::params::Parameter;
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Their shape, scale and place.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// More entries are no list of modules.
+const MAX_TARGETS: usize = 1 << 16;
 /// What PEFT puts before the path of a module.
 const PREFIX: &str = "base_model.model.";
+
+/// The shortest decimal that rounds to the number: 0.1, not its binary expansion.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
 
 /// Fields that say how an adapter was started, trained or found, not what it computes.
 const HARMLESS: [&str; 22] = [
@@ -50,15 +57,20 @@ const HARMLESS: [&str; 22] = [
 impl Adapter {
     /// Writes the factors, as f32, and what PEFT needs to know of them.
     pub(super) fn save(&self, dir: &Path, model: &ModelConfig, state: &str) -> Result<()> {
-        write_tensors(&dir.join(ADAPTER), outgoing(&self.list), &[("format", "pt"), ("quintain", state)])?;
+        write_tensors(
+            &dir.join(ADAPTER),
+            outgoing(&self.list),
+            FileDtype::F32,
+            &[("format", "pt"), ("quintain", state)],
+        )?;
         let lora = &self.config;
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base_name,
             "r": lora.rank,
-            "lora_alpha": lora.alpha,
-            "lora_dropout": lora.dropout,
+            "lora_alpha": decimal(lora.alpha),
+            "lora_dropout": decimal(lora.dropout),
             "use_rslora": lora.rs_lora,
             "use_dora": false,
             "bias": "none",
@@ -176,6 +188,7 @@ fn wrong(path: &Path, message: impl Into<String>) -> Error {
 /// The names of the factors by those that we give them, and the modules that have them, in the order of the layers.
 fn factors(files: &TensorSource, model: &ModelConfig) -> Result<(HashMap<String, String>, Vec<String>)> {
     let known = module_paths(model);
+    let places: HashMap<&str, usize> = known.iter().enumerate().map(|(at, path)| (path.as_str(), at)).collect();
     let (mut names, mut modules) = (HashMap::new(), BTreeSet::new());
     for name in files.names() {
         let refused = |what: &str| Err(Error::format(files.path(), format!("{name} {what}")));
@@ -186,7 +199,7 @@ fn factors(files: &TensorSource, model: &ModelConfig) -> Result<(HashMap<String,
             return refused("is no factor of a linear layer: only lora_A.weight and lora_B.weight can be read");
         };
         let path = path.strip_prefix(PREFIX).unwrap_or(path);
-        let Some(index) = known.iter().position(|module| module == path) else {
+        let Some(&index) = places.get(path) else {
             return refused("belongs to no linear layer of this model's decoder");
         };
         modules.insert(index);
@@ -277,8 +290,8 @@ impl Fields<'_> {
             Some(Value::String(_)) => return Ok(()),
             _ => None,
         };
-        let Some(entries) = entries else {
-            return self.error("target_modules must be a list of names, or a string".into());
+        let Some(entries) = entries.filter(|entries| entries.len() <= MAX_TARGETS) else {
+            return self.error(format!("target_modules must be a string, or a list of at most {MAX_TARGETS} names"));
         };
         let named = |module: &&String| entries.iter().any(|entry| matches(entry, module));
         if let Some(stranger) = modules.iter().find(|module| !named(module)) {

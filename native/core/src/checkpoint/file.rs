@@ -3,29 +3,76 @@
 use std::collections::BTreeMap;
 use std::fs::{File, rename};
 use std::io::{BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::kernels::{bf16_from_f32, f16_from_f32};
 
-/// A tensor to write: its values are made when its turn comes, so a file costs the memory of its largest tensor.
+/// A tensor to write, a matrix or a vector: its values are made some rows at a time (of a vector: some numbers).
 pub(super) struct Outgoing<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub values: Box<dyn Fn() -> Vec<f32> + 'a>,
+    pub rows: Box<dyn Fn(Range<usize>) -> Vec<f32> + 'a>,
 }
 
-/// Writes f32 tensors. Equal contents give equal bytes.
-pub(super) fn write_tensors(path: &Path, mut tensors: Vec<Outgoing>, metadata: &[(&str, &str)]) -> Result<()> {
+impl Outgoing<'_> {
+    /// Bytes in a file.
+    pub fn bytes(&self, dtype: FileDtype) -> usize {
+        self.shape.iter().product::<usize>() * dtype.bytes()
+    }
+}
+
+/// What the numbers of a file are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileDtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl FileDtype {
+    fn bytes(self) -> usize {
+        if self == FileDtype::F32 { 4 } else { 2 }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            FileDtype::F32 => "F32",
+            FileDtype::Bf16 => "BF16",
+            FileDtype::F16 => "F16",
+        }
+    }
+
+    fn put(self, values: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            FileDtype::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            FileDtype::Bf16 => bytes.extend(values.iter().flat_map(|&value| bf16_from_f32(value).to_le_bytes())),
+            FileDtype::F16 => bytes.extend(values.iter().flat_map(|&value| f16_from_f32(value).to_le_bytes())),
+        }
+    }
+}
+
+/// Numbers held at once.
+const CHUNK: usize = 1 << 20;
+
+/// Writes tensors in the order of their names. Equal contents give equal bytes.
+pub(super) fn write_tensors(
+    path: &Path,
+    mut tensors: Vec<Outgoing>,
+    dtype: FileDtype,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let mut header = BTreeMap::new();
     let metadata: BTreeMap<_, _> = metadata.iter().copied().collect();
     header.insert("__metadata__".to_string(), json!(metadata));
     let mut offset = 0;
     for tensor in &tensors {
-        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
-        let entry = json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end] });
+        let end = offset + tensor.bytes(dtype);
+        let entry = json!({ "dtype": dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end] });
         header.insert(tensor.name.clone(), entry);
         offset = end;
     }
@@ -37,9 +84,13 @@ pub(super) fn write_tensors(path: &Path, mut tensors: Vec<Outgoing>, metadata: &
         out.write_all(header.as_bytes())?;
         let mut bytes = Vec::new();
         for tensor in &tensors {
-            bytes.clear();
-            bytes.extend((tensor.values)().iter().flat_map(|value| value.to_le_bytes()));
-            out.write_all(&bytes)?;
+            let (rows, width) = (tensor.shape[0], tensor.shape[1..].iter().product::<usize>());
+            let chunk = (CHUNK / width).max(1);
+            for first in (0..rows).step_by(chunk) {
+                bytes.clear();
+                dtype.put(&(tensor.rows)(first..rows.min(first + chunk)), &mut bytes);
+                out.write_all(&bytes)?;
+            }
         }
         Ok(())
     })

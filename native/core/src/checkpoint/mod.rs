@@ -10,6 +10,7 @@
 
 mod adapter;
 mod encoding;
+mod export;
 mod file;
 pub mod gguf;
 mod gguf_model;
@@ -21,6 +22,7 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -36,6 +38,8 @@ use file::{Outgoing, write_atomic, write_tensors};
 use source::TensorSource;
 
 pub use encoding::Encoding;
+pub use export::ExportOptions;
+pub use file::FileDtype;
 pub use open::gguf_json;
 
 use shards::MODEL;
@@ -66,7 +70,7 @@ impl Model {
     pub fn save_base(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(|cause| Error::io(dir, &cause))?;
         let metadata = [("format", "pt"), ("quintain", &self.state(Chosen::Base))];
-        write_tensors(&dir.join(MODEL), outgoing(&self.params.list), &metadata)?;
+        write_tensors(&dir.join(MODEL), outgoing(&self.params.list), FileDtype::F32, &metadata)?;
         write_text(&dir.join("config.json"), &self.config.to_json())
     }
 
@@ -166,11 +170,11 @@ fn save_optimizer(path: &Path, list: &[Parameter], moments: &Moments, state: &st
             tensors.extend(parameter.slices.iter().map(|slice| Outgoing {
                 name: format!("{}.{suffix}", slice.name),
                 shape: parameter.shape(slice),
-                values: Box::new(|| read_rows(moment.k, slice.rows.clone(), |row, out| moment.get_row(row, out))),
+                rows: Box::new(|rows| read_rows(moment.k, within(slice, rows), |row, out| moment.get_row(row, out))),
             }));
         }
     }
-    write_tensors(path, tensors, &[("quintain", state)])
+    write_tensors(path, tensors, FileDtype::F32, &[("quintain", state)])
 }
 
 /// Every tensor of `parameters` must be there in its shape, and nothing else.
@@ -234,13 +238,18 @@ fn read_rows_into(
     }
 }
 
+/// Rows of a slice as rows of its parameter.
+fn within(slice: &Slice, rows: Range<usize>) -> Range<usize> {
+    slice.rows.start + rows.start..slice.rows.start + rows.end
+}
+
 fn outgoing(parameters: &[Parameter]) -> Vec<Outgoing<'_>> {
     let slices = parameters.iter().flat_map(|parameter| parameter.slices.iter().map(move |slice| (parameter, slice)));
     slices
         .map(|(parameter, slice)| Outgoing {
             name: slice.name.clone(),
             shape: parameter.shape(slice),
-            values: Box::new(|| parameter.read_rows(slice.rows.clone())),
+            rows: Box::new(|rows| parameter.read_rows(within(slice, rows))),
         })
         .collect()
 }

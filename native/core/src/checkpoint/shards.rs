@@ -10,7 +10,7 @@ use super::source::TensorSource;
 use crate::error::{Error, Result};
 
 pub(super) const MODEL: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 const MAX_SHARDS: usize = 4096;
 
 /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.

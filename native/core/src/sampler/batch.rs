@@ -9,20 +9,20 @@
 //! A step may mix adapters: its rows are put in their order, so that each adapter's products take one run of rows.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::ops::Range;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::draw::{Draw, Drawer};
+use super::job::Job;
 use super::paged::{Paged, Place, Work};
 use super::pages::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
-use super::request::{Events, Reason, Request, Sink, Vocabulary};
+use super::request::{Reason, Request, Sink, Vocabulary};
 use super::sequence::{Recorded, Sequence, pages_for, room_for};
-use crate::adapter::{Chosen, Run};
+use crate::adapter::Run;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::forward::{Scratch, forward_rows};
 use crate::model::Model;
-use crate::recording::{Plan, ROOT, Recordings};
+use crate::recording::{Plan, Recordings};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,63 +46,12 @@ pub(super) fn page_layout(config: &ModelConfig) -> PageLayout {
     PageLayout { layers: config.num_hidden_layers, kv_heads: config.kv_heads(), head_dim: config.head_dim() }
 }
 
-struct Job {
-    request: Request,
-    vocabulary: Option<Arc<Vocabulary>>,
-    sink: Sink,
-    /// Whose weights it is drawn from; known from its first step on.
-    target: Option<Target>,
-    /// Samples that had to give way, the first to go on first.
-    displaced: VecDeque<Sequence>,
-    /// Samples not begun.
-    fresh: Range<u32>,
-    unfinished: u32,
-    /// One of its sequences is computing the prompt: the others wait for it.
-    led: bool,
-    events: Events,
-}
-
-/// Weights, as a step finds them.
-#[derive(Clone, Copy)]
-struct Target {
-    owner: u64,
-    chosen: Chosen,
-    weights: u64,
-    version: u64,
-}
-
-impl Job {
-    /// Looks up the weights; an error when their adapter is not there, or no longer.
-    fn find(&mut self, model: &Model) -> Result<Target> {
-        let chosen = match self.target {
-            None => model.choose("sample", self.request.adapter.as_deref())?,
-            Some(target) => model
-                .owned(target.owner)
-                .ok_or_else(|| Error::state("sample", "the adapter was removed while it was sampled from"))?,
-        };
-        let training = model.training(chosen);
-        let (owner, weights, version) = (training.owner, training.weights, training.version);
-        Ok(*self.target.insert(Target { owner, chosen, weights, version }))
-    }
-
-    /// Whether a sample is not running.
-    fn waits(&self) -> bool {
-        !self.displaced.is_empty() || !self.fresh.is_empty()
-    }
-
-    /// The next sample not begun.
-    fn begin(&mut self, id: u64) -> Option<Sequence> {
-        let sample = self.fresh.next()?;
-        Some(Sequence { job: id, sample, tokens: self.request.prompt.clone(), ..Sequence::default() })
-    }
-}
-
 /// Memory kept from step to step.
 #[derive(Default)]
-struct Buffers {
+pub(super) struct Buffers {
     tokens: Vec<u32>,
     positions: Vec<u32>,
-    work: Vec<Work>,
+    pub(super) work: Vec<Work>,
     table: Vec<PageId>,
     places: Vec<Place>,
     forward: Scratch,
@@ -112,7 +61,7 @@ struct Buffers {
     drawer: Drawer,
     planned: HashSet<(ChainId, [u32; PAGE])>,
     /// Of the owners of weights, which rows are recorded.
-    record: Vec<(u64, Plan)>,
+    pub(super) record: Vec<(u64, Plan)>,
     entries: Vec<(usize, usize)>,
 }
 
@@ -120,16 +69,16 @@ struct Buffers {
 pub(super) struct Batch {
     options: Options,
     pages: Pages,
-    jobs: BTreeMap<u64, Job>,
+    pub(super) jobs: BTreeMap<u64, Job>,
     /// Jobs with pending samples, the first to be served first.
     queue: VecDeque<u64>,
     /// By age.
-    running: Vec<Sequence>,
+    pub(super) running: Vec<Sequence>,
     /// Changes of the model that have been seen.
     seen: u64,
     /// A job has come since.
     news: bool,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
 }
 
 impl Batch {
@@ -156,9 +105,7 @@ impl Batch {
     }
 
     pub fn add(&mut self, id: u64, request: Request, vocabulary: Option<Arc<Vocabulary>>, sink: Sink) {
-        let (displaced, fresh, unfinished) = (VecDeque::new(), 0..request.samples, request.samples);
-        let events = Events::default();
-        let job = Job { request, vocabulary, sink, target: None, displaced, fresh, unfinished, led: false, events };
+        let job = Job::new(request, vocabulary, sink);
         self.news = true;
         self.jobs.insert(id, job);
         self.queue.push_back(id);
@@ -383,50 +330,6 @@ impl Batch {
         self.advance(model.config.hidden_size);
         self.draw(model);
         Ok(())
-    }
-
-    /// Whether an update will read some of the samples.
-    fn trains(&self) -> bool {
-        self.jobs.values().any(|job| job.request.for_training)
-    }
-
-    /// Finds room for the rows of this step that an update will read.
-    fn record<'a>(&mut self, model: &'a Model) -> Option<MutexGuard<'a, Recordings>> {
-        self.buffers.record.clear();
-        if !self.trains() {
-            return None;
-        }
-        let mut recordings = model.recordings();
-        let Buffers { work, record, .. } = &mut self.buffers;
-        for run in work.chunk_by(|a, b| a.chosen == b.chosen) {
-            let chosen = run[0].chosen;
-            let mut recording = model.records(chosen).then(|| model.recording(&mut recordings, chosen));
-            let mut plan = Plan::new();
-            for work in run {
-                let sequence = &mut self.running[work.sequence];
-                let wanted = self.jobs.get(&sequence.job).is_some_and(|job| job.request.for_training);
-                // Rows over keys and values of other weights are nobody's activations.
-                let recording = recording.as_deref_mut().filter(|_| wanted && sequence.begun == sequence.weights);
-                sequence.recorded = match recording {
-                    None => Recorded::Not,
-                    Some(recording) => {
-                        let parent = match sequence.recorded {
-                            _ if work.position == 0 => Some(ROOT),
-                            Recorded::Row(row) => Some(row),
-                            Recorded::Unknown => recording.walk(&sequence.tokens[..work.position]),
-                            Recorded::Not => None,
-                        };
-                        let tokens = &sequence.tokens[work.position..work.position + work.rows];
-                        let last = parent.and_then(|parent| recording.extend(parent, tokens, work.row, &mut plan));
-                        last.map_or(Recorded::Not, Recorded::Row)
-                    }
-                };
-            }
-            if !plan.is_empty() {
-                record.push((model.training(chosen).owner, plan));
-            }
-        }
-        Some(recordings)
     }
 
     /// Notes what was stored, publishes full pages, and lists the tokens to draw.

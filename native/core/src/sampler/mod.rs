@@ -4,8 +4,10 @@ mod batch;
 mod choose;
 mod draw;
 mod engine;
+mod job;
 mod paged;
 mod pages;
+mod record;
 mod request;
 mod sequence;
 

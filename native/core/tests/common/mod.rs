@@ -142,7 +142,11 @@ pub struct Mirror {
     config: ModelConfig,
     pub tensors: HashMap<String, Vec<f64>>,
     lora_scale: f64,
+    /// What an adapter's input is multiplied by: a function of layer, product, row and column.
+    pub dropout: Option<Mask>,
 }
+
+pub type Mask = fn(usize, usize, usize, usize) -> f64;
 
 impl Mirror {
     pub fn of(model: &Model) -> Self {
@@ -150,7 +154,7 @@ impl Mirror {
             .parameter_names()
             .map(|name| (name.to_string(), model.parameter(&name).unwrap().1.iter().map(|&v| f64::from(v)).collect()));
         let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.scale()));
-        Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale }
+        Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale, dropout: None }
     }
 
     /// `sum dlogprob · logprob + sum dentropy · entropy`
@@ -194,7 +198,8 @@ impl Mirror {
         &self.tensors[name]
     }
 
-    fn linear(&self, module: &str, x: &[f64]) -> Vec<f64> {
+    /// `row` is the token's place in its sequence.
+    fn linear(&self, module: &str, x: &[f64], row: usize) -> Vec<f64> {
         let product = |name: &str, x: &[f64]| -> Option<Vec<f64>> {
             let w = self.tensors.get(name)?;
             Some(w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect())
@@ -203,7 +208,19 @@ impl Mirror {
         if let Some(bias) = self.tensors.get(&format!("{module}.bias")) {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
-        if let Some(low) = product(&format!("base_model.model.{module}.lora_A.weight"), x) {
+        let mut masked = x.to_vec();
+        if let (Some(mask), Some(layer)) = (self.dropout, module.split('.').nth(2)) {
+            let at = |names: &[&str]| names.iter().any(|name| module.ends_with(name));
+            let product = match () {
+                () if at(&["q_proj", "k_proj", "v_proj"]) => 0,
+                () if at(&["o_proj"]) => 1,
+                () if at(&["gate_proj", "up_proj"]) => 2,
+                () => 3,
+            };
+            let layer = layer.parse().unwrap();
+            masked.iter_mut().enumerate().for_each(|(column, x)| *x *= mask(layer, product, row, column));
+        }
+        if let Some(low) = product(&format!("base_model.model.{module}.lora_A.weight"), &masked) {
             let up = product(&format!("base_model.model.{module}.lora_B.weight"), &low).unwrap();
             y.iter_mut().zip(up).for_each(|(y, up)| *y += self.lora_scale * up);
         }
@@ -246,9 +263,9 @@ impl Mirror {
             for (position, x) in xs.iter_mut().enumerate() {
                 let h = self.rms(&format!("{p}.input_layernorm.weight"), x);
                 let at = |m: &str| format!("{p}.self_attn.{m}");
-                let q = self.heads(self.linear(&at("q_proj"), &h), &at("q_norm.weight"), position);
-                keys.push(self.heads(self.linear(&at("k_proj"), &h), &at("k_norm.weight"), position));
-                values.push(self.linear(&at("v_proj"), &h));
+                let q = self.heads(self.linear(&at("q_proj"), &h, position), &at("q_norm.weight"), position);
+                keys.push(self.heads(self.linear(&at("k_proj"), &h, position), &at("k_norm.weight"), position));
+                values.push(self.linear(&at("v_proj"), &h, position));
                 let mut attended = Vec::new();
                 for (head, q) in q.chunks(dim).enumerate() {
                     let kv = head / c.group() * dim..(head / c.group() + 1) * dim;
@@ -262,17 +279,17 @@ impl Mirror {
                     attended
                         .extend(kv.map(|i| weights.iter().zip(&values).map(|(w, v)| w / total * v[i]).sum::<f64>()));
                 }
-                let o = self.linear(&at("o_proj"), &attended);
+                let o = self.linear(&at("o_proj"), &attended, position);
                 x.iter_mut().zip(o).for_each(|(x, o)| *x += o);
                 let h = self.rms(&format!("{p}.post_attention_layernorm.weight"), x);
-                let gate = self.linear(&format!("{p}.mlp.gate_proj"), &h);
-                let up = self.linear(&format!("{p}.mlp.up_proj"), &h);
+                let gate = self.linear(&format!("{p}.mlp.gate_proj"), &h, position);
+                let up = self.linear(&format!("{p}.mlp.up_proj"), &h, position);
                 let act: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let down = self.linear(&format!("{p}.mlp.down_proj"), &act);
+                let down = self.linear(&format!("{p}.mlp.down_proj"), &act, position);
                 x.iter_mut().zip(down).for_each(|(x, d)| *x += d);
             }
         }
         let head = if c.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        xs.iter().map(|x| self.linear(head, &self.rms("model.norm.weight", x))).collect()
+        xs.iter().enumerate().map(|(row, x)| self.linear(head, &self.rms("model.norm.weight", x), row)).collect()
     }
 }

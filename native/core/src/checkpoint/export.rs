@@ -1,0 +1,141 @@
+//! A model as a Hugging Face folder that every tool reads: the base, with an adapter merged into it or without.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::file::{FileDtype, Outgoing, write_tensors};
+use super::shards::{INDEX, MODEL};
+use super::{within, write_text};
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::kernels::{Runtime, SharedMut};
+use crate::model::Model;
+use crate::params::{Parameter, Slice};
+
+/// How [`Model::export`] writes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExportOptions<'a> {
+    /// The adapter to merge; [`BASE`](crate::model::BASE): none; absent: the adapter that calls without a name use, if any.
+    pub adapter: Option<&'a str>,
+    pub dtype: FileDtype,
+    /// A file holds no more bytes of weights than this, unless one tensor is larger.
+    pub shard_bytes: usize,
+}
+
+impl Default for ExportOptions<'_> {
+    fn default() -> Self {
+        ExportOptions { adapter: None, dtype: FileDtype::F32, shard_bytes: 5_000_000_000 }
+    }
+}
+
+impl Model {
+    /// Writes `config.json` and the weights, `W + scale · B · A` where an adapter is merged: in one file, or in shards with
+    /// an index. Sums are f32 and rounded once. Quantised weights are written as the numbers they stand for. Memory is
+    /// needed for some rows only; files appear whole or not at all, `config.json` last.
+    ///
+    /// # Errors
+    /// `State` for an unknown adapter, `Io` where the folder cannot be written.
+    pub fn export(&self, dir: &Path, options: &ExportOptions) -> Result<()> {
+        let adapter = self.adapter(self.choose("export", options.adapter)?);
+        std::fs::create_dir_all(dir).map_err(|cause| Error::io(dir, &cause))?;
+        let slices = self.params.list.iter().flat_map(|p| p.slices.iter().map(move |slice| (p, slice)));
+        let mut tensors: Vec<_> = slices.map(|(parameter, slice)| self.merged(adapter, parameter, slice)).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut shards: Vec<(usize, Vec<Outgoing>)> = Vec::new();
+        for tensor in tensors {
+            let bytes = tensor.bytes(options.dtype);
+            match shards.last_mut() {
+                Some((size, shard)) if *size + bytes <= options.shard_bytes => {
+                    *size += bytes;
+                    shard.push(tensor);
+                }
+                _ => shards.push((bytes, vec![tensor])),
+            }
+        }
+        self.write_shards(dir, shards, options.dtype)?;
+        let mut config: Value = serde_json::from_str(&self.config.to_json()).unwrap_or_default();
+        config["torch_dtype"] = json!(match options.dtype {
+            FileDtype::F32 => "float32",
+            FileDtype::Bf16 => "bfloat16",
+            FileDtype::F16 => "float16",
+        });
+        write_text(&dir.join("config.json"), &format!("{config:#}"))
+    }
+
+    fn write_shards(&self, dir: &Path, shards: Vec<(usize, Vec<Outgoing>)>, dtype: FileDtype) -> Result<()> {
+        let metadata = [("format", "pt")];
+        // What an earlier export left under the other name would be read in place of this one.
+        let remove = |name: &str| match std::fs::remove_file(dir.join(name)) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir.join(name), &cause)),
+            _ => Ok(()),
+        };
+        let (count, total) = (shards.len(), shards.iter().map(|(bytes, _)| bytes).sum::<usize>());
+        let mut map = Map::new();
+        for (at, (_, shard)) in shards.into_iter().enumerate() {
+            if count == 1 {
+                write_tensors(&dir.join(MODEL), shard, dtype, &metadata)?;
+                return remove(INDEX);
+            }
+            let name = format!("model-{:05}-of-{count:05}.safetensors", at + 1);
+            map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(name))));
+            write_tensors(&dir.join(&name), shard, dtype, &metadata)?;
+        }
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+        write_text(&dir.join(INDEX), &format!("{index:#}"))?;
+        remove(MODEL)
+    }
+
+    /// A tensor of the base with what the adapter adds to it.
+    fn merged<'a>(&'a self, adapter: Option<&'a Adapter>, parameter: &'a Parameter, slice: &'a Slice) -> Outgoing<'a> {
+        let factors = adapter.and_then(|adapter| Factors::of(adapter, slice));
+        let rows = move |rows: Range<usize>| {
+            let mut values = parameter.read_rows(within(slice, rows.clone()));
+            if let Some(factors) = &factors {
+                factors.add(&self.rt, rows, &mut values);
+            }
+            values
+        };
+        Outgoing { name: slice.name.clone(), shape: parameter.shape(slice), rows: Box::new(rows) }
+    }
+}
+
+/// The factors of one module.
+struct Factors<'a> {
+    a: (&'a Parameter, &'a Slice),
+    b: (&'a Parameter, &'a Slice),
+    scale: f32,
+}
+
+impl<'a> Factors<'a> {
+    fn of(adapter: &'a Adapter, weight: &Slice) -> Option<Self> {
+        let module = weight.name.strip_suffix(".weight")?;
+        let find = |factor: &str| {
+            let name = format!("base_model.model.{module}.{factor}.weight");
+            let slices = adapter.list.iter().flat_map(|p| p.slices.iter().map(move |slice| (p, slice)));
+            slices.into_iter().find(|(_, slice)| slice.name == name)
+        };
+        Some(Factors { a: find("lora_A")?, b: find("lora_B")?, scale: adapter.config.scale() })
+    }
+
+    /// `values += scale · B[rows] · A`
+    fn add(&self, rt: &Runtime, rows: Range<usize>, values: &mut [f32]) {
+        let (rank, width, count) = (self.b.0.k, self.a.0.k, rows.len());
+        let a = self.a.0.read_rows(self.a.1.rows.clone());
+        let b = self.b.0.read_rows(within(self.b.1, rows));
+        let values = SharedMut::new(values);
+        rt.parallel_ranges(count, 16, |range| {
+            let mut sum = vec![0.0f32; width];
+            for row in range {
+                sum.fill(0.0);
+                for (factor, a) in b[row * rank..][..rank].iter().zip(a.chunks_exact(width)) {
+                    sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * a);
+                }
+                // SAFETY: each row is written by one task.
+                let out = unsafe { values.range(row * width..(row + 1) * width) };
+                out.iter_mut().zip(&sum).for_each(|(value, sum)| *value += self.scale * sum);
+            }
+        });
+    }
+}
