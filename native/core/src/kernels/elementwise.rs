@@ -91,7 +91,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    const BLOCK: usize = 1024;
+    const BLOCK: usize = 4096;
 
     /// Angles `position * frequency`, rounded to f32 where Hugging Face's Llama rounds them.
     pub fn new(frequencies: Vec<f32>, positions: usize) -> Self {
