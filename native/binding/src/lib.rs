@@ -3,7 +3,7 @@
 
 mod engine;
 mod error;
-mod gguf;
+pub mod gguf;
 mod sample;
 
 use std::path::{Path, PathBuf};

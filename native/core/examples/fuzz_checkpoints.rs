@@ -38,13 +38,18 @@ enum Outcome {
     Refused,
 }
 
+/// What went wrong, and with which bytes.
+type Failure = (String, Vec<u8>);
+
+type Run<'a> = Box<dyn Fn(&[u8]) -> Outcome + 'a>;
+
 /// One thing to fuzz: files to start from, and what reads them.
 struct Target<'a> {
     name: &'static str,
     pool: Vec<Vec<u8>>,
     /// How much of a file is worth changing.
     header: usize,
-    run: Box<dyn Fn(&[u8]) -> Outcome + 'a>,
+    run: Run<'a>,
     accepted: u64,
     refused: u64,
     slowest: Duration,
@@ -58,7 +63,7 @@ impl<'a> Target<'a> {
     }
 
     /// One mutated file. What went wrong with it, if anything did.
-    fn round(&mut self, seed: u64) -> Result<(), (String, Vec<u8>)> {
+    fn round(&mut self, seed: u64) -> Result<(), Failure> {
         let mut mutator = Mutator::new(seed);
         let mut bytes = self.pool[mutator.below(self.pool.len())].clone();
         mutator.mutate(&mut bytes, self.header);

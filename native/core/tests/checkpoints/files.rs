@@ -234,7 +234,7 @@ impl Mutator {
                 0 => bytes.truncate(at),
                 1 => bytes[at] ^= 1 << self.below(8),
                 2 => bytes[at] = self.below(256) as u8,
-                3 | 4 | 5 => {
+                3..=5 => {
                     let width = [1, 2, 4, 8][self.below(4)].min(size - at);
                     let number = self.number(size).to_le_bytes();
                     bytes[at..at + width].copy_from_slice(&number[..width]);
