@@ -148,7 +148,7 @@ fn main() -> ExitCode {
     let rt = Runtime::new(Some(1), None).unwrap();
     let (gguf, weights) = seeds(&rt, &dir);
     let config = fs::read(dir.join("config.json")).unwrap();
-    let index = br#"{"metadata":{"total_size":1},"weight_map":{"model.norm.weight":"model.safetensors"}}"#.to_vec();
+    let index = br#"{"metadata":{"total_size":1},"weight_map":{"model.norm.weight":"model-1.safetensors"}}"#.to_vec();
     let file = dir.join("model.gguf");
     let open = |path: &Path| {
         let (result, peak) = counting::peak(|| Model::open(&rt, path, 0, Options::default()));
