@@ -72,7 +72,8 @@ const build = ({ ends, file, json, templates, variables, ...parts }: Parts): Tok
   }
 
   const stops = Array.from(stopTokens, (id) => spellings[id]!)
-  const chat = template === undefined ? undefined : makeChat({ file, template, encode, special, stops, endOfText })
+  const chat =
+    template === undefined ? undefined : makeChat({ file, template, encode, special, stops, stopTokens, endOfText })
   const begin =
     typeof parts.begin === "string"
       ? spellings.indexOf(parts.begin)

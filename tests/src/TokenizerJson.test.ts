@@ -262,6 +262,23 @@ describe("turns", () => {
     )
   }
 
+  it.effect("end with the end of text where the template writes none", () =>
+    Effect.gen(function* () {
+      const source =
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}" +
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+      const tokenizer = yield* open("smollm", { "chat_template.jinja": source })
+      const turns = tokenizer.renderTurns!([U("Hi"), A("Hello!"), U("Bye"), A("Bye.")])
+      assert.deepStrictEqual(
+        turns.map(({ tokens }) => tokenizer.decode(tokens)),
+        ["user: Hi\nassistant: ", "Hello!", "\nuser: Bye\nassistant: ", "Bye."]
+      )
+      for (const { producer, tokens } of turns) {
+        assert.strictEqual(tokens.at(-1) === tokenizer.endOfText, producer === "policy")
+      }
+    })
+  )
+
   it.effect("leave nothing of the conversation out", () =>
     Effect.gen(function* () {
       for (const chat of chats) {

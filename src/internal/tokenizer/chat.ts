@@ -25,6 +25,7 @@ export interface ChatParts {
   readonly special: ReadonlyArray<string>
   /** Spellings of the tokens that end a turn. */
   readonly stops: ReadonlyArray<string>
+  readonly stopTokens: ReadonlySet<number>
   readonly endOfText: number
 }
 
@@ -65,24 +66,28 @@ const lastStop = (text: string, stops: ReadonlyArray<string>): number =>
     })
   )
 
-/** The control token that follows an answer in a template, by which a model learnt to end its turns. */
-export const turnEnd = (template: ChatTemplate, special: ReadonlyArray<string>): string | undefined => {
+/** What a template writes after an answer. */
+const afterAnswer = (template: ChatTemplate): string => {
   try {
     const text = template.render([
       { role: "user", content: "u" },
       { role: "assistant", content: ANSWER }
     ])
-    const after = text.slice(text.indexOf(ANSWER) + ANSWER.length)
-    const stop = firstStop(after, 0, special)
-    return stop !== undefined && after.slice(0, stop.start).trim() === ""
-      ? after.slice(stop.start, stop.end)
-      : undefined
+    const at = text.indexOf(ANSWER)
+    return at < 0 ? "" : text.slice(at + ANSWER.length)
   } catch {
-    return undefined
+    return ""
   }
 }
 
-export const makeChat = ({ encode, endOfText, file, special, stops, template }: ChatParts): Chat => {
+/** The control token that follows an answer in a template, by which a model learnt to end its turns. */
+export const turnEnd = (template: ChatTemplate, special: ReadonlyArray<string>): string | undefined => {
+  const after = afterAnswer(template)
+  const stop = firstStop(after, 0, special)
+  return stop !== undefined && after.slice(0, stop.start).trim() === "" ? after.slice(stop.start, stop.end) : undefined
+}
+
+export const makeChat = ({ encode, endOfText, file, special, stops, stopTokens, template }: ChatParts): Chat => {
   const fail = (problem: string, remedy: string) => new TemplateError({ file, problem, remedy })
 
   /** Breaks control tokens that are written out in `values` with a character that occurs nowhere in them. */
@@ -171,7 +176,10 @@ export const makeChat = ({ encode, endOfText, file, special, stops, template }: 
     if (text.startsWith(opened)) {
       const rest = text.slice(opened.length)
       const end = lastStop(rest, stops)
-      return end < 0 ? rest : rest.slice(0, end)
+      if (end >= 0) return rest.slice(0, end)
+      // Without a token that ends turns, what follows an answer is the template's.
+      const tail = afterAnswer(template)
+      return rest.endsWith(tail) ? rest.slice(0, rest.length - tail.length) : rest
     }
     // The prompt opens the turn with what the template does not write again (`<think>`). Of a call, what comes after what
     // both have is taken; an answer's content as it is, since the template may drop the thoughts in it.
@@ -210,8 +218,8 @@ export const makeChat = ({ encode, endOfText, file, special, stops, template }: 
         const said = pieces.length === 0 ? opened : between(values.messages.slice(from, index), settings, true)
         pieces.push({ tokens: toTokens(said, pieces.length > 0, mark), producer: "template" })
         const tokens = toTokens(turnText(before, turn, opened, settings), true, mark)
-        const ends = stops.length > 0 ? tokens : Uint32Array.from([...tokens, endOfText])
-        pieces.push({ tokens: ends, producer: "policy", message: index })
+        const ended = stopTokens.has(tokens.at(-1) ?? -1) ? tokens : Uint32Array.from([...tokens, endOfText])
+        pieces.push({ tokens: ended, producer: "policy", message: index })
         from = index + 1
       }
       const rest = values.messages.slice(from)
