@@ -11,6 +11,7 @@ pub mod forest;
 pub mod forward;
 mod head;
 pub mod kernels;
+mod logits;
 pub mod memory;
 pub mod model;
 pub mod optimizer;
