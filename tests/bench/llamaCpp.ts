@@ -17,7 +17,9 @@ import { llamaCpp } from "./realModel/llamaCpp.ts"
 import { quintain } from "./realModel/quintain.ts"
 import { CHAT, PLAIN, TEXT } from "./realModel/texts.ts"
 
-const settings = Object.fromEntries(process.argv.slice(2).map((part) => part.split("=", 2)))
+const settings: Readonly<Record<string, string | undefined>> = Object.fromEntries(
+  process.argv.slice(2).map((part) => part.split("=", 2))
+)
 const runs = Number(settings["runs"] ?? 5)
 const threads = Number(settings["threads"] ?? 2)
 const forms = (settings["forms"] ?? "f32,bf16,file").split(",")
@@ -40,7 +42,8 @@ const prompts = [
 const text = Array.from(tokenizer.encode(TEXT))
 
 const round = (value: number, digits = 3) => Number(value.toFixed(digits))
-const mean = (values: ReadonlyArray<number>) => values.reduce((sum, value) => sum + value, 0) / values.length
+const sum = (values: ReadonlyArray<number>) => values.reduce((total, value) => total + value, 0)
+const mean = (values: ReadonlyArray<number>) => sum(values) / values.length
 
 const greedy = async () => {
   const chat = (content: string) =>
@@ -58,17 +61,13 @@ const greedy = async () => {
   const summary = []
   const partings = []
   for (const engine of ours) {
-    const shared = []
-    let compared = 0
+    const [shared, lengths]: [Array<number>, Array<number>] = [[], []]
     for (const [i, prompt] of prompts.entries()) {
       const [a, b] = [upToEnd(await engine.greedy(prompt, CONTINUED)), reference[i]!]
       const at = a.findIndex((token, t) => token !== b[t])
-      compared += b.length
-      if (at < 0) {
-        shared.push(b.length)
-        continue
-      }
-      shared.push(at)
+      lengths.push(b.length)
+      shared.push(at < 0 ? b.length : at)
+      if (at < 0) continue
       const prefix = [...prompt, ...a.slice(0, at)]
       partings.push({
         engine: engine.name,
@@ -82,8 +81,8 @@ const greedy = async () => {
     }
     summary.push({
       engine: engine.name,
-      "equal continuations": `${partings.filter((parting) => parting.engine === engine.name).length === 0 ? prompts.length : prompts.length - partings.filter((parting) => parting.engine === engine.name).length} of ${prompts.length}`,
-      "tokens before they part": `${shared.reduce((sum, count) => sum + count, 0)} of ${compared}`
+      "equal continuations": `${shared.filter((count, i) => count === lengths[i]).length} of ${prompts.length}`,
+      "tokens before they part": `${sum(shared)} of ${sum(lengths)}`
     })
   }
   console.log(`\ngreedy continuations of ${prompts.length} prompts, ${CONTINUED} tokens, against ${theirs.name}`)

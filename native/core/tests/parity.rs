@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::*;
 use quintain_core::forest::Forest;
 use quintain_core::kernels::Runtime;
-use quintain_core::model::{Dtype, Model, Options, Targets};
+use quintain_core::model::{Blocks, Dtype, Model, Options, Targets};
 use safetensors::SafeTensors;
 
 const ARCHITECTURES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "llama3", "llama-linear"];
@@ -200,5 +200,32 @@ fn half_precision_and_sharded_folders_open() {
         let found = logits_difference(&mut open(&rt, &folder, Dtype::F32), &expected);
         println!("{name:24} f32   {found:9.1e}");
         assert!(found <= F32, "{name}: {found:e}");
+    }
+}
+
+#[test]
+fn gguf_files_compute_what_their_weights_do_in_transformers() {
+    let rt = runtime(best(), 2);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(fixtures().join("gguf")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    files.sort();
+    assert_eq!(files.len(), 14);
+    println!("{:24} {:>9} {:>9}  logits with the base dequantised on opening, and in the file's blocks", "GGUF", "f32", "blocks");
+    for path in files {
+        let expected = Expected::read(&path.with_extension("safetensors"));
+        let name = path.file_stem().unwrap().display();
+        let logits = |dtype, blocks| {
+            let mut model = Model::open(&rt, &path, 0, Options { dtype, blocks, ..Options::default() }).unwrap();
+            let (forest, _) = expected.forest();
+            let positions: Vec<u32> = (0..forest.len() as u32).collect();
+            model.logits(&forest, &positions, true, &quiet()).unwrap()
+        };
+        let found = [None, Some(Blocks::File)].map(|blocks| {
+            largest_difference(&logits(Dtype::F32, blocks), &expected.joined("logits"))
+        });
+        println!("{name:24} {:9.1e} {:9.1e}", found[0], found[1]);
+        assert!(found.iter().all(|&difference| difference <= F32), "{name}: {found:?}");
+        let (plain, blocks) = (logits(Dtype::Bf16, None), logits(Dtype::Bf16, Some(Blocks::File)));
+        assert_eq!(bits(&plain), bits(&blocks), "{name}: a block's values are rounded to bf16 as those held in bf16 are");
     }
 }

@@ -77,7 +77,13 @@ export const llamaCpp = async (
   const next = (token: number, tokens: ReadonlyArray<number>) =>
     [
       token,
-      { generateNext: { totalLogitWeight: true, logits: { filter: { tokens, includeMax: true } }, options: { temperature: 1 } } }
+      {
+        generateNext: {
+          totalLogitWeight: true,
+          logits: { filter: { tokens, includeMax: true } },
+          options: { temperature: 1 }
+        }
+      }
     ] as const
 
   return {
