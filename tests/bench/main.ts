@@ -2,9 +2,13 @@
  * `npm run bench`: kernels with their share of the machine's roof, one GRPO step at the shape of SmolLM2-135M in both
  * dtypes, the verifier pool, and the sandboxes. Each part runs in a process of its own, one after the other.
  *
- *     npm run bench                                  all parts but the soak and the fuzz run
+ *     npm run bench                                  all parts but those below
  *     npm run bench -- step pool                     some of them
  *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
+ *     npm run bench -- parity                        differences to transformers and PEFT on the fixtures
+ *     npm run bench -- peft python=<python>          what is saved here, opened there
+ *     npm run bench -- memory                        SmolLM2-135M in every form
+ *     npm run bench -- llamacpp llama=<folder>       SmolLM2-135M beside llama.cpp
  */
 import { execFileSync, spawnSync } from "node:child_process"
 import { availableParallelism, cpus } from "node:os"
@@ -71,10 +75,17 @@ const parts: Readonly<Record<string, () => void>> = {
   },
   sandbox: () => follow("sandbox.ts", "throughput", ...settings),
   soak: () => follow("sandbox.ts", "soak", ...settings),
-  fuzz: () => follow("fuzz.ts", ...settings)
+  fuzz: () => follow("fuzz.ts", ...settings),
+  parity: () => {
+    const args = ["test", "--release", "--quiet", "--locked", "--test", "parity", "--", "--nocapture", "--test-threads=1"]
+    execFileSync("cargo", args, { cwd: `${root}native/core`, stdio: "inherit" })
+  },
+  peft: () => follow("peft.ts", ...settings),
+  memory: () => follow("memory.ts", ...settings),
+  llamacpp: () => follow("llamaCpp.ts", ...settings)
 }
-/** Only when asked for: a soak takes hours, a fuzz run is no measurement. */
-const long = new Set(["soak", "fuzz"])
+/** Only when asked for: a soak takes hours, a fuzz run is no measurement, the others need what CI has not. */
+const onRequest = new Set(["soak", "fuzz", "parity", "peft", "memory", "llamacpp"])
 
 const settings = process.argv.slice(2).filter((part) => part.includes("="))
 const wanted = process.argv.slice(2).filter((part) => !part.includes("="))
@@ -83,7 +94,7 @@ for (const name of wanted) {
 }
 console.log(`${cpus()[0]?.model ?? "unknown processor"}, ${availableParallelism()} cores, Node ${process.version}`)
 for (const [name, run] of Object.entries(parts)) {
-  if (wanted.length > 0 ? !wanted.includes(name) : long.has(name)) continue
+  if (wanted.length > 0 ? !wanted.includes(name) : onRequest.has(name)) continue
   console.log(`\n== ${name}`)
   run()
 }

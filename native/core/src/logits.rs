@@ -1,17 +1,28 @@
 //! Whole rows of logits: for comparisons with other engines. Training and sampling never hold them for a batch.
 
+use crate::adapter::Adapted;
 use crate::error::{Error, Result};
 use crate::forest::Forest;
 use crate::head::HeadPlan;
-use crate::model::{AbortFlag, LogprobOptions, Model, Targets};
+use crate::model::{AbortFlag, Model, Targets};
+use crate::passes::Wanted;
 
 impl Model {
-    /// The logits after each of `positions` of the forest, `vocab_size` a position, in the order given.
+    /// The logits after each of `positions` of the forest, `vocab_size` a position, in that order. `adapter` as in
+    /// [`LogprobOptions`](crate::model::LogprobOptions).
     ///
     /// # Errors
-    /// [`Error::Shape`] if a position lies beyond the forest or the forest does not fit the model; whatever ends a forward.
-    pub fn logits(&mut self, forest: &Forest, positions: &[u32], adapter: bool, abort: &AbortFlag) -> Result<Vec<f32>> {
+    /// `Shape` where the positions are not ascending or lie beyond the forest, or it does not fit the model; `Config`
+    /// where there is no such adapter; whatever ends a forward.
+    pub fn logits(
+        &mut self,
+        forest: &Forest,
+        positions: &[u32],
+        adapter: Option<&str>,
+        abort: &AbortFlag,
+    ) -> Result<Vec<f32>> {
         forest.check(&self.config)?;
+        let chosen = self.choose("logits", adapter)?;
         let vocab = self.config.vocab_size;
         if !positions.is_sorted_by(|a, b| a < b) {
             return Err(Error::shape("logits", "positions must be ascending, each once"));
@@ -19,10 +30,10 @@ impl Model {
         let position: Vec<u32> = positions.iter().flat_map(|&at| std::iter::repeat_n(at, vocab)).collect();
         let token: Vec<u32> = positions.iter().flat_map(|_| 0..vocab as u32).collect();
         let plan = HeadPlan::new(forest, &Targets { position: &position, token: &token }, vocab)?;
-        let options = LogprobOptions { adapter, ..LogprobOptions::default() };
+        let wanted = Wanted { plan: &plan, inverse_temperature: 1.0, entropy: false };
         let mut work = std::mem::take(&mut self.work);
-        let layers = self.config.num_hidden_layers;
-        let result = self.rt.run(|| self.evaluate(forest, &plan, options, None, layers, &mut work, abort));
+        let net = self.net_of(&self.params, Adapted::All(self.adapter(chosen)));
+        let result = self.rt.run(|| self.evaluate(&net, forest, &wanted, &mut work, abort));
         self.work = work;
         let (mut logits, _, stats) = result?;
         for (row, stats) in logits.chunks_exact_mut(vocab).zip(stats) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
+use quintain_core::adapter::DEFAULT;
 use quintain_core::forest::Forest;
 use quintain_core::kernels::Runtime;
 use quintain_core::model::{Blocks, Dtype, Model, Options, Targets};
@@ -55,8 +56,7 @@ impl Expected {
         for sequence in &self.sequences {
             starts.push(starts.last().unwrap() + sequence.len());
         }
-        let segments: Vec<_> =
-            starts.windows(2).map(|pair| (pair[0] as u32, (pair[1] - pair[0]) as u32, -1)).collect();
+        let segments: Vec<_> = starts.windows(2).map(|pair| (pair[0] as u32, (pair[1] - pair[0]) as u32, -1)).collect();
         (Forest::new(self.sequences.concat(), &segments).unwrap(), starts)
     }
 }
@@ -103,14 +103,17 @@ fn header() {
     );
 }
 
-fn logits_difference(model: &mut Model, expected: &Expected) -> f64 {
+fn all_logits(model: &mut Model, expected: &Expected) -> Vec<f32> {
     let (forest, _) = expected.forest();
     let positions: Vec<u32> = (0..forest.len() as u32).collect();
-    let logits = model.logits(&forest, &positions, true, &quiet()).unwrap();
-    largest_difference(&logits, &expected.joined("logits"))
+    model.logits(&forest, &positions, None, &quiet()).unwrap()
 }
 
-/// Every figure of a fixture; `trained` says how many tensors must have a gradient.
+fn logits_difference(model: &mut Model, expected: &Expected) -> f64 {
+    largest_difference(&all_logits(model, expected), &expected.joined("logits"))
+}
+
+/// Every figure of a fixture; with an adapter the gradients are those of its factors.
 fn compare(model: &mut Model, expected: &Expected) -> Differences {
     let (forest, starts) = expected.forest();
     let (mut position, mut token) = (Vec::new(), Vec::new());
@@ -122,7 +125,9 @@ fn compare(model: &mut Model, expected: &Expected) -> Differences {
     let forward = model.logprobs(&forest, &targets, keep(1.0), &quiet()).unwrap();
     let (weights, entropy_weights) = (expected.joined("weights"), expected.joined("entropy_weights"));
     model.backward(forward.id, &weights, Some(&entropy_weights), &quiet()).unwrap();
-    let gradients: BTreeMap<String, Vec<f32>> = all_gradients(model).into_iter().collect();
+    let adapted = !model.adapters().is_empty();
+    let gradients: BTreeMap<String, Vec<f32>> =
+        all_gradients(model).into_iter().filter(|(name, _)| !adapted || name.contains(".lora_")).collect();
     model.zero_grad();
     let theirs: BTreeMap<&str, &Vec<f32>> =
         expected.tensors.iter().filter_map(|(name, values)| Some((name.strip_prefix("grad.")?, values))).collect();
@@ -192,6 +197,31 @@ fn architectures_compute_what_transformers_does() {
 }
 
 #[test]
+fn adapters_of_peft_compute_what_peft_does() {
+    let rt = runtime(best(), 2);
+    let saved = std::env::temp_dir().join(format!("quintain-parity-{}", std::process::id()));
+    header();
+    for name in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
+        let folder = fixtures().join(name);
+        let adapter = folder.join("adapter");
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let mut model = open(&rt, &folder, dtype);
+            model.add_adapter_from(DEFAULT, &adapter).unwrap();
+            check(&format!("{name} with an adapter"), &adapter, &mut model);
+            if dtype == Dtype::F32 {
+                // What is saved is what was read.
+                model.save(&saved, None, false).unwrap();
+                let mut again = open(&rt, &folder, dtype);
+                again.add_adapter_from(DEFAULT, &saved).unwrap();
+                let expected = Expected::read(&adapter.join("expected.safetensors"));
+                assert!(logits_difference(&mut again, &expected) <= F32, "{name}, saved and opened");
+            }
+        }
+    }
+    std::fs::remove_dir_all(saved).unwrap();
+}
+
+#[test]
 fn half_precision_and_sharded_folders_open() {
     let rt = runtime(best(), 1);
     for name in ["qwen2-bf16", "qwen2-f16"] {
@@ -206,26 +236,33 @@ fn half_precision_and_sharded_folders_open() {
 #[test]
 fn gguf_files_compute_what_their_weights_do_in_transformers() {
     let rt = runtime(best(), 2);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(fixtures().join("gguf")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(fixtures().join("gguf")).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
     files.sort();
     assert_eq!(files.len(), 14);
-    println!("{:24} {:>9} {:>9}  logits with the base dequantised on opening, and in the file's blocks", "GGUF", "f32", "blocks");
+    println!(
+        "{:24} {:>9} {:>9}  logits with the base dequantised on opening, and in the file's blocks",
+        "GGUF", "f32", "blocks"
+    );
     for path in files {
         let expected = Expected::read(&path.with_extension("safetensors"));
         let name = path.file_stem().unwrap().display();
         let logits = |dtype, blocks| {
-            let mut model = Model::open(&rt, &path, 0, Options { dtype, blocks, ..Options::default() }).unwrap();
-            let (forest, _) = expected.forest();
-            let positions: Vec<u32> = (0..forest.len() as u32).collect();
-            model.logits(&forest, &positions, true, &quiet()).unwrap()
+            all_logits(
+                &mut Model::open(&rt, &path, 0, Options { dtype, blocks, ..Options::default() }).unwrap(),
+                &expected,
+            )
         };
-        let found = [None, Some(Blocks::File)].map(|blocks| {
-            largest_difference(&logits(Dtype::F32, blocks), &expected.joined("logits"))
-        });
+        let found = [None, Some(Blocks::File)]
+            .map(|blocks| largest_difference(&logits(Dtype::F32, blocks), &expected.joined("logits")));
         println!("{name:24} {:9.1e} {:9.1e}", found[0], found[1]);
         assert!(found.iter().all(|&difference| difference <= F32), "{name}: {found:?}");
         let (plain, blocks) = (logits(Dtype::Bf16, None), logits(Dtype::Bf16, Some(Blocks::File)));
-        assert_eq!(bits(&plain), bits(&blocks), "{name}: a block's values are rounded to bf16 as those held in bf16 are");
+        assert_eq!(
+            bits(&plain),
+            bits(&blocks),
+            "{name}: a block's values are rounded to bf16 as those held in bf16 are"
+        );
     }
 }
