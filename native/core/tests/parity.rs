@@ -128,7 +128,7 @@ fn compare(model: &mut Model, expected: &Expected) -> Differences {
     let adapted = !model.adapters().is_empty();
     let gradients: BTreeMap<String, Vec<f32>> =
         all_gradients(model).into_iter().filter(|(name, _)| !adapted || name.contains(".lora_")).collect();
-    model.zero_grad();
+    model.zero_grad(None).unwrap();
     let theirs: BTreeMap<&str, &Vec<f32>> =
         expected.tensors.iter().filter_map(|(name, values)| Some((name.strip_prefix("grad.")?, values))).collect();
     let names = |of: &mut dyn Iterator<Item = &str>| of.map(String::from).collect::<Vec<_>>();
