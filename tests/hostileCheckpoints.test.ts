@@ -14,7 +14,7 @@ const fixtures = fileURLToPath(new URL("fixtures/checkpoints/", import.meta.url)
 const REFUSED = ["FORMAT", "CONFIG", "IO", "CHECKPOINT"]
 
 /** "opened", or the code of the error. */
-const open = (model: string): Promise<string> =>
+const open = (model: string): Effect.Effect<string> =>
   Layer.build(PolicyNative.layer({ model, threads: 1, cacheBytes: 1 << 20 })).pipe(
     Effect.scoped,
     Effect.result,
@@ -23,26 +23,25 @@ const open = (model: string): Promise<string> =>
       assert.strictEqual(result.failure._tag, "PolicyError")
       assert.notStrictEqual(result.failure.detail, "")
       return result.failure.code
-    }),
-    Effect.runPromise
+    })
   )
 
 /** Runs on a copy of a fixture (a folder or a file), which is gone afterwards. */
-const withCopy = async (fixture: string, use: (path: string) => Promise<void>) => {
-  const scratch = mkdtempSync(join(tmpdir(), "quintain-hostile-"))
-  try {
-    const path = join(scratch, basename(fixture))
-    cpSync(join(fixtures, fixture), path, { recursive: true })
-    await use(path)
-  } finally {
-    rmSync(scratch, { recursive: true, force: true })
-  }
-}
+const withCopy = (fixture: string, use: (path: string) => Effect.Effect<void>) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => mkdtempSync(join(tmpdir(), "quintain-hostile-"))),
+    (scratch) => {
+      const path = join(scratch, basename(fixture))
+      cpSync(join(fixtures, fixture), path, { recursive: true })
+      return use(path)
+    },
+    (scratch) => Effect.sync(() => rmSync(scratch, { recursive: true, force: true }))
+  )
 
 /** Opens the checkpoint with `file` in other bytes. */
-const withBytes = async (checkpoint: string, file: string, bytes: Uint8Array | string) => {
+const withBytes = (checkpoint: string, file: string, bytes: Uint8Array | string) => {
   writeFileSync(file, bytes)
-  return await open(checkpoint)
+  return open(checkpoint)
 }
 
 const editJson = (file: string, edit: (json: Record<string, unknown>) => Record<string, unknown>) =>
@@ -59,142 +58,168 @@ const withHeader = (file: string, edit: (header: Record<string, Record<string, u
 }
 
 describe("hostile checkpoints", () => {
-  it("opens the fixtures themselves", async () => {
-    for (const path of ["qwen2", "qwen2-f16", "gguf/llama-mixed.gguf"]) {
-      assert.strictEqual(await open(join(fixtures, path)), "opened")
-    }
-  })
-
-  it("refuses truncated weights", async () => {
-    await withCopy("qwen2", async (folder) => {
-      const file = join(folder, "model.safetensors")
-      const whole = readFileSync(file)
-      for (const length of [0, 7, 8, 9, 500, whole.length >> 1, whole.length - 1]) {
-        assert.strictEqual(await withBytes(folder, file, whole.subarray(0, length)), "FORMAT", `${length} bytes`)
-      }
-      rmSync(file)
-      assert.strictEqual(await open(folder), "IO")
-    })
-  })
-
-  it("refuses truncated GGUF files", async () => {
-    await withCopy("gguf/llama-mixed.gguf", async (file) => {
-      const whole = readFileSync(file)
-      const lengths = Array.from({ length: 40 }, (_, i) => Math.floor((whole.length * i) / 40))
-      for (const length of [...lengths, 3, 4, 8, 23, 24, whole.length - 1]) {
-        assert.include(REFUSED, await withBytes(file, file, whole.subarray(0, length)), `${length} bytes`)
+  it.effect("opens the fixtures themselves", () =>
+    Effect.gen(function* () {
+      for (const path of ["qwen2", "qwen2-f16", "gguf/llama-mixed.gguf"]) {
+        assert.strictEqual(yield* open(join(fixtures, path)), "opened")
       }
     })
-  })
+  )
 
-  it("refuses headers that lie about tensors", async () => {
-    const norm = "model.norm.weight"
-    const lies: Record<string, (header: Record<string, Record<string, unknown>>) => object> = {
-      "beyond the file": (header) => ({ ...header, [norm]: { ...header[norm], data_offsets: [0, 2 ** 40] } }),
-      "a shape that wraps around": (header) => ({ ...header, [norm]: { ...header[norm], shape: [2 ** 33, 2 ** 33] } }),
-      "an unknown dtype": (header) => ({ ...header, [norm]: { ...header[norm], dtype: "F7" } }),
-      "overlapping data": (header) => ({
-        ...header,
-        [norm]: { ...header[norm], data_offsets: header["lm_head.weight"]!["data_offsets"] }
-      }),
-      "a negative offset": (header) => ({ ...header, [norm]: { ...header[norm], data_offsets: [-128, 0] } }),
-      "another shape": (header) => ({ ...header, [norm]: { ...header[norm], shape: [16, 2] } }),
-      "no such tensor": ({ [norm]: _, ...header }) => header
-    }
-    await withCopy("qwen2", async (folder) => {
-      const file = join(folder, "model.safetensors")
-      const whole = readFileSync(file)
-      for (const [name, lie] of Object.entries(lies)) {
-        writeFileSync(file, whole)
-        assert.strictEqual(await withBytes(folder, file, withHeader(file, lie)), "FORMAT", name)
-      }
-      const huge = Buffer.from(whole)
-      huge.writeBigUInt64LE(2n ** 63n, 0)
-      assert.strictEqual(await withBytes(folder, file, huge), "FORMAT", "a header larger than memory")
+  it.effect("refuses truncated weights", () =>
+    Effect.gen(function* () {
+      yield* withCopy("qwen2", (folder) =>
+        Effect.gen(function* () {
+          const file = join(folder, "model.safetensors")
+          const whole = readFileSync(file)
+          for (const length of [0, 7, 8, 9, 500, whole.length >> 1, whole.length - 1]) {
+            assert.strictEqual(yield* withBytes(folder, file, whole.subarray(0, length)), "FORMAT", `${length} bytes`)
+          }
+          rmSync(file)
+          assert.strictEqual(yield* open(folder), "IO")
+        })
+      )
     })
-  })
+  )
 
-  it("refuses a config that cannot be, before anything is allocated", async () => {
-    await withCopy("qwen2", async (folder) => {
-      const file = join(folder, "config.json")
-      const whole = readFileSync(file, "utf8")
-      const fields = {
-        vocab_size: [2 ** 31 - 1, 2 ** 40, -1, 0, 1.5, "many", null],
-        hidden_size: [2 ** 31 - 1, 0, 31],
-        num_hidden_layers: [2 ** 31 - 1, 3, 0],
-        num_attention_heads: [2 ** 31 - 1, 3],
-        head_dim: [2 ** 31 - 2, 7],
-        max_position_embeddings: [2 ** 31 - 1],
-        rms_norm_eps: [0, -1, 1e999],
-        model_type: ["gpt2", 7],
-        hidden_act: ["gelu"]
-      }
-      for (const [field, values] of Object.entries(fields)) {
-        for (const value of values) {
-          writeFileSync(file, whole)
-          const text = editJson(file, (config) => ({ ...config, [field]: value }))
-          const found = await withBytes(folder, file, text)
-          // A context may be as long as it likes: it costs nothing until it is used.
-          assert.include(
-            field === "max_position_embeddings" ? [...REFUSED, "opened"] : REFUSED,
-            found,
-            `${field} ${value}`
-          )
-        }
-      }
-      for (const text of ["", "{", "[]", "null", "\u0000", "[".repeat(100_000)]) {
-        assert.include(REFUSED, await withBytes(folder, file, text), text.slice(0, 20))
-      }
-      rmSync(file)
-      assert.include(REFUSED, await open(folder))
+  it.effect("refuses truncated GGUF files", () =>
+    Effect.gen(function* () {
+      yield* withCopy("gguf/llama-mixed.gguf", (file) =>
+        Effect.gen(function* () {
+          const whole = readFileSync(file)
+          const lengths = Array.from({ length: 40 }, (_, i) => Math.floor((whole.length * i) / 40))
+          for (const length of [...lengths, 3, 4, 8, 23, 24, whole.length - 1]) {
+            assert.include(REFUSED, yield* withBytes(file, file, whole.subarray(0, length)), `${length} bytes`)
+          }
+        })
+      )
     })
-  })
+  )
 
-  it("refuses an index that leads elsewhere", async () => {
-    await withCopy("qwen2-f16", async (folder) => {
-      const file = join(folder, "model.safetensors.index.json")
-      const whole = readFileSync(file, "utf8")
+  it.effect("refuses headers that lie about tensors", () =>
+    Effect.gen(function* () {
       const norm = "model.norm.weight"
-      for (const shard of [
-        "../model.safetensors",
-        "/etc/passwd",
-        "model.safetensors.index.json",
-        "absent.safetensors",
-        ""
-      ]) {
-        writeFileSync(file, whole)
-        const text = editJson(file, ({ weight_map: map, ...index }) => ({
-          ...index,
-          weight_map: { ...(map as object), [norm]: shard }
-        }))
-        assert.include(REFUSED, await withBytes(folder, file, text), shard)
+      const lies: Record<string, (header: Record<string, Record<string, unknown>>) => object> = {
+        "beyond the file": (header) => ({ ...header, [norm]: { ...header[norm], data_offsets: [0, 2 ** 40] } }),
+        "a shape that wraps around": (header) => ({
+          ...header,
+          [norm]: { ...header[norm], shape: [2 ** 33, 2 ** 33] }
+        }),
+        "an unknown dtype": (header) => ({ ...header, [norm]: { ...header[norm], dtype: "F7" } }),
+        "overlapping data": (header) => ({
+          ...header,
+          [norm]: { ...header[norm], data_offsets: header["lm_head.weight"]!["data_offsets"] }
+        }),
+        "a negative offset": (header) => ({ ...header, [norm]: { ...header[norm], data_offsets: [-128, 0] } }),
+        "another shape": (header) => ({ ...header, [norm]: { ...header[norm], shape: [16, 2] } }),
+        "no such tensor": (header) => Object.fromEntries(Object.entries(header).filter(([name]) => name !== norm))
       }
-      for (const text of ["{}", '{"weight_map": {}}', '{"weight_map": {"model.norm.weight": 3}}', "["]) {
-        assert.include(REFUSED, await withBytes(folder, file, text), text)
+      yield* withCopy("qwen2", (folder) =>
+        Effect.gen(function* () {
+          const file = join(folder, "model.safetensors")
+          const whole = readFileSync(file)
+          for (const [name, lie] of Object.entries(lies)) {
+            writeFileSync(file, whole)
+            assert.strictEqual(yield* withBytes(folder, file, withHeader(file, lie)), "FORMAT", name)
+          }
+          const huge = Buffer.from(whole)
+          huge.writeBigUInt64LE(2n ** 63n, 0)
+          assert.strictEqual(yield* withBytes(folder, file, huge), "FORMAT", "a header larger than memory")
+        })
+      )
+    })
+  )
+
+  it.effect("refuses a config that cannot be, before anything is allocated", () =>
+    Effect.gen(function* () {
+      yield* withCopy("qwen2", (folder) =>
+        Effect.gen(function* () {
+          const file = join(folder, "config.json")
+          const whole = readFileSync(file, "utf8")
+          const fields = {
+            vocab_size: [2 ** 31 - 1, 2 ** 40, -1, 0, 1.5, "many", null],
+            hidden_size: [2 ** 31 - 1, 0, 31],
+            num_hidden_layers: [2 ** 31 - 1, 3, 0],
+            num_attention_heads: [2 ** 31 - 1, 3],
+            head_dim: [2 ** 31 - 2, 7],
+            max_position_embeddings: [2 ** 31 - 1],
+            rms_norm_eps: [0, -1, 1e300],
+            model_type: ["gpt2", 7],
+            hidden_act: ["gelu"]
+          }
+          for (const [field, values] of Object.entries(fields)) {
+            for (const value of values) {
+              writeFileSync(file, whole)
+              const text = editJson(file, (config) => ({ ...config, [field]: value }))
+              const found = yield* withBytes(folder, file, text)
+              // A context may be as long as it likes: it costs nothing until it is used.
+              assert.include(
+                field === "max_position_embeddings" ? [...REFUSED, "opened"] : REFUSED,
+                found,
+                `${field} ${value}`
+              )
+            }
+          }
+          for (const text of ["", "{", "[]", "null", "\u0000", "[".repeat(100_000)]) {
+            assert.include(REFUSED, yield* withBytes(folder, file, text), text.slice(0, 20))
+          }
+          rmSync(file)
+          assert.include(REFUSED, yield* open(folder))
+        })
+      )
+    })
+  )
+
+  it.effect("refuses an index that leads elsewhere", () =>
+    Effect.gen(function* () {
+      yield* withCopy("qwen2-f16", (folder) =>
+        Effect.gen(function* () {
+          const file = join(folder, "model.safetensors.index.json")
+          const whole = readFileSync(file, "utf8")
+          const norm = "model.norm.weight"
+          for (const shard of [
+            "../model.safetensors",
+            "/etc/passwd",
+            "model.safetensors.index.json",
+            "absent.safetensors",
+            ""
+          ]) {
+            writeFileSync(file, whole)
+            const text = editJson(file, ({ weight_map: map, ...index }) => ({
+              ...index,
+              weight_map: { ...(map as object), [norm]: shard }
+            }))
+            assert.include(REFUSED, yield* withBytes(folder, file, text), shard)
+          }
+          for (const text of ["{}", '{"weight_map": {}}', '{"weight_map": {"model.norm.weight": 3}}', "["]) {
+            assert.include(REFUSED, yield* withBytes(folder, file, text), text)
+          }
+        })
+      )
+    })
+  )
+
+  it.effect("opens or refuses files with bytes changed", () =>
+    Effect.gen(function* () {
+      for (const [fixture, inside] of [
+        ["gguf/llama-mixed.gguf", ""],
+        ["qwen3", "model.safetensors"]
+      ] as const) {
+        yield* withCopy(fixture, (path) =>
+          Effect.gen(function* () {
+            const file = join(path, inside)
+            const whole = readFileSync(file)
+            // Where the structure is: what lies behind are numbers.
+            const change = fc.tuple(fc.nat({ max: 3000 }), fc.nat({ max: 255 }))
+            const changes = fc.array(change, { minLength: 1, maxLength: 4 })
+            for (const made of fc.sample(changes, 150)) {
+              const bytes = Buffer.from(whole)
+              for (const [at, value] of made) bytes[at] = value
+              assert.include([...REFUSED, "opened"], yield* withBytes(path, file, bytes), JSON.stringify(made))
+            }
+          })
+        )
       }
     })
-  })
-
-  it("opens or refuses files with bytes changed", async () => {
-    for (const [fixture, inside] of [
-      ["gguf/llama-mixed.gguf", ""],
-      ["qwen3", "model.safetensors"]
-    ] as const) {
-      await withCopy(fixture, async (path) => {
-        const file = join(path, inside)
-        const whole = readFileSync(file)
-        // Where the structure is: what lies behind are numbers.
-        const change = fc.tuple(fc.nat({ max: 3000 }), fc.nat({ max: 255 }))
-        const changes = fc.array(change, { minLength: 1, maxLength: 4 })
-        await fc.assert(
-          fc.asyncProperty(changes, async (changes) => {
-            const bytes = Buffer.from(whole)
-            for (const [at, value] of changes) bytes[at] = value
-            assert.include([...REFUSED, "opened"], await withBytes(path, file, bytes))
-          }),
-          { numRuns: 150 }
-        )
-      })
-    }
-  })
+  )
 })
