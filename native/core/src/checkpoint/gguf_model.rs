@@ -151,18 +151,27 @@ impl<'a> Reader<'a> {
         }
         let mut factors = vec![0.0; half];
         tensor.encoding.decode(&self.map[tensor.range.clone()], &mut factors);
+        let (theta, dim) = (config.rope_theta, config.head_dim());
+        let plain = frequencies(theta, dim, None);
         let longest = f64::from(factors.last().copied().unwrap_or(1.0));
-        let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(8192);
-        let scaling = RopeScaling::llama3(longest, original as usize);
-        let theta = config.rope_theta;
-        let plain = frequencies(theta, config.head_dim(), None);
-        let scaled = frequencies(theta, config.head_dim(), Some(&scaling));
-        let same = plain
-            .iter()
-            .zip(scaled)
-            .zip(&factors)
-            .all(|((plain, scaled), factor)| (plain / scaled / factor - 1.0).abs() < 1e-4);
-        if same && longest >= 1.0 && longest.is_finite() {
+        // The file seldom says what the original context was: a factor between 1 and the longest does.
+        let between = plain.iter().zip(&factors).find_map(|(&frequency, &factor)| {
+            let smooth = (1.0 / f64::from(factor) - 1.0 / longest) / (1.0 - 1.0 / longest);
+            let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
+            (smooth > 0.0 && smooth < 1.0).then(|| (wavelength * (1.0 + 3.0 * smooth)).round() as usize)
+        });
+        let stated = keys.count("rope.scaling.original_context_length")?.map(|length| length as usize);
+        let usual = [Some(8192), stated, between].into_iter().flatten().chain((6..18).map(|power| 1 << power));
+        let same = |scaling: &RopeScaling| {
+            let scaled = frequencies(theta, dim, Some(scaling));
+            let mut pairs = plain.iter().zip(scaled).zip(&factors);
+            pairs.all(|((plain, scaled), factor)| (plain / scaled / factor - 1.0).abs() < 1e-4)
+        };
+        let found = usual
+            .filter(|original| (1..=i32::MAX as usize).contains(original))
+            .map(|original| RopeScaling::llama3(longest, original))
+            .find(same);
+        if let Some(scaling) = found.filter(|_| longest >= 1.0 && longest.is_finite()) {
             return Ok(scaling);
         }
         self.fail(format!("{ROPE_FACTORS} holds other factors than those of Llama 3, which are supported"))

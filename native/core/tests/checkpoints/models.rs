@@ -89,15 +89,15 @@ fn the_factors_of_llama_3_are_recognised() {
     let json = LLAMA_TIED.replace("16, \"inter", "16, \"head_dim\": 64, \"rope_theta\": 500000, \"inter");
     let original = model(&runtime(best(), 1), &json, options(Dtype::F32, false));
     // The factors as `LlamaModel.generate_extra_tensors` of the converter computes them.
-    let factors = |factor: f64, low: f64| -> Vec<u8> {
+    let factors = |factor: f64, low: f64, original: f64| -> Vec<u8> {
         let one = |i: u32| {
             let wavelength = 2.0 * std::f64::consts::PI * 500_000f64.powf(f64::from(2 * i) / 64.0);
-            if wavelength < 8192.0 / 4.0 {
+            if wavelength < original / 4.0 {
                 1.0
-            } else if wavelength > 8192.0 / low {
+            } else if wavelength > original / low {
                 factor
             } else {
-                let smooth = (8192.0 / wavelength - low) / (4.0 - low);
+                let smooth = (original / wavelength - low) / (4.0 - low);
                 1.0 / ((1.0 - smooth) / factor + smooth)
             }
         };
@@ -107,16 +107,19 @@ fn the_factors_of_llama_3_are_recognised() {
         let file = convert(&original).tensor("rope_freqs.weight", &[factors.len() as u64 / 4], 0, factors);
         open(&folder.write("model.gguf", file.bytes()))
     };
-    let opened = with(factors(32.0, 1.0)).unwrap();
-    let expected = RopeScaling::Llama3 {
-        factor: 32.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position_embeddings: 8192,
-    };
-    assert_eq!(opened.config.rope_scaling, Some(expected));
-    same(&opened, &original);
-    for unusual in [factors(32.0, 2.0), vec![0; 128], factors(8.0, 1.0)[..64].to_vec(), vec![255; 128]] {
+    for original_max_position_embeddings in [8192, 3000] {
+        let opened = with(factors(32.0, 1.0, original_max_position_embeddings as f64)).unwrap();
+        let expected = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings,
+        };
+        assert_eq!(opened.config.rope_scaling, Some(expected));
+        same(&opened, &original);
+    }
+    for unusual in [factors(32.0, 2.0, 8192.0), vec![0; 128], factors(8.0, 1.0, 8192.0)[..64].to_vec(), vec![255; 128]]
+    {
         let error = with(unusual).err().unwrap();
         assert!(error.to_string().contains("rope_freqs.weight"), "{error}");
     }
