@@ -43,7 +43,8 @@ export const LoraConfig = Schema.Struct({
   rsLora: Schema.optionalKey(Schema.Boolean),
   /**
    * Share of the adapter's inputs dropped in a forward that a gradient follows (`keep: true`), and only there. Unlike in
-   * PEFT, q, k and v of a layer share a mask, and so do gate and up. Default 0.
+   * PEFT, q, k and v of a layer share a mask, and so do gate and up. The log-probabilities of such a forward are those
+   * under its mask, not those that samples were drawn with. Default 0.
    */
   dropout: Schema.optionalKey(Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1, exclusiveMaximum: true })))
 })

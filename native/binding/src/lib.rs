@@ -4,13 +4,14 @@
 mod engine;
 mod error;
 pub mod gguf;
+mod objects;
 mod sample;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use napi::bindgen_prelude::{Float32Array, Function, Int32Array, Object, ToNapiValue, Uint8Array, Uint32Array};
+use napi::bindgen_prelude::{Float32Array, Function, Object, ToNapiValue, Uint8Array, Uint32Array};
 use napi::{Env, Unknown};
 use napi_derive::napi;
 use quintain_core::error::{Error, Result};
@@ -20,6 +21,7 @@ use quintain_core::sampler::Vocabulary;
 
 use engine::{Engine, Lora, Settings, Worker};
 use error::{closed, guard, to_napi};
+use objects::{Batch, ExportSettings, Forward, LogprobSettings, SaveSettings, StepReport, StepSettings, Tensor};
 use sample::{Arguments, SampleRequest, sink};
 
 /// Ends a call early; it is then rejected with the code `ABORTED`.
@@ -38,71 +40,6 @@ impl NativeAbort {
     pub fn abort(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// A batch: token trees, and the targets in them.
-#[napi(object, object_to_js = false)]
-pub struct Batch {
-    pub tokens: Uint32Array,
-    pub segment_start: Uint32Array,
-    pub segment_length: Uint32Array,
-    pub segment_parent: Int32Array,
-    pub target_position: Uint32Array,
-    pub target_token: Uint32Array,
-}
-
-#[napi(object, object_to_js = false)]
-pub struct LogprobSettings {
-    pub temperature: f64,
-    pub entropy: bool,
-    pub keep: bool,
-    pub weights: String,
-    pub adapter: Option<String>,
-}
-
-#[napi(object, object_from_js = false)]
-pub struct Forward {
-    pub id: f64,
-    pub logprobs: Float32Array,
-    pub entropy: Float32Array,
-}
-
-#[napi(object, object_to_js = false)]
-pub struct StepSettings {
-    pub learning_rate: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub epsilon: f64,
-    pub weight_decay: f64,
-    pub max_grad_norm: f64,
-    pub adapter: Option<String>,
-}
-
-#[napi(object, object_from_js = false)]
-pub struct StepReport {
-    pub grad_norm: f64,
-    pub clipped: bool,
-    pub skipped: bool,
-    pub version: f64,
-}
-
-#[napi(object, object_to_js = false)]
-pub struct SaveSettings {
-    pub optimizer: bool,
-    pub adapter: Option<String>,
-}
-
-#[napi(object, object_to_js = false)]
-pub struct ExportSettings {
-    pub adapter: Option<String>,
-    pub dtype: String,
-    pub shard_bytes: Option<f64>,
-}
-
-#[napi(object, object_from_js = false)]
-pub struct Tensor {
-    pub shape: Vec<u32>,
-    pub values: Float32Array,
 }
 
 /// Runs `job` on `worker`; a promise of its result.

@@ -9,8 +9,9 @@ use std::sync::{Arc, RwLock};
 use common::*;
 use quintain_core::error::{Error, Result};
 use quintain_core::forest::Forest;
+use quintain_core::kernels::BlockKind;
 use quintain_core::model::{
-    AdamW, BASE, Dtype, ExportOptions, FileDtype, LogprobOptions, LoraConfig, Model, Options, Targets,
+    AdamW, BASE, Blocks, Dtype, ExportOptions, FileDtype, LogprobOptions, LoraConfig, Model, Options, Targets,
 };
 use quintain_core::sampler::{Choice, Options as SamplerOptions, Request, Sampler};
 
@@ -380,6 +381,40 @@ fn a_merged_model_is_a_folder_like_any_other() {
                 let (ours, theirs) = (model.parameter(&name).unwrap().1, again.parameter(&name).unwrap().1);
                 let share = [0.0, 1.0 / 256.0, 1.0 / 2048.0][dtype as usize];
                 assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= share * a.abs() + 1e-7), "{name}");
+            }
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn a_quantised_base_carries_adapters_and_is_exported_as_the_numbers_it_stands_for() {
+    let dir = folder("quantised");
+    let json = r#"{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 64}"#;
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let options = Options { dtype, blocks: Some(Blocks::Make(BlockKind::Q4_1)), ..Options::default() };
+        let mut model = Model::random(&runtime(best(), 2), config(json), 5, options).unwrap();
+        let batch = Batch::new(64);
+        let refused = model.logprobs(&batch.forest, &batch.targets(), keep(BASE), &quiet()).unwrap_err();
+        assert_eq!(refused.code(), "State", "{refused}");
+        model.add_adapter("x", LoraConfig::all(4, 8.0)).unwrap();
+        let base = logprobs(&mut model, BASE);
+        (0..3).for_each(|_| train(&mut model, "x"));
+        assert_eq!(logprobs(&mut model, BASE), base);
+        let adapted = logprobs(&mut model, "x");
+        assert_ne!(adapted, base);
+        model.export(&dir, &ExportOptions { adapter: Some(BASE), ..ExportOptions::default() }).unwrap();
+        let plain = Model::open(&model.rt, &dir, 0, Options { dtype, ..Options::default() }).unwrap();
+        for name in plain.parameter_names() {
+            assert_eq!(bits(&plain.parameter(&name).unwrap().1), bits(&model.parameter(&name).unwrap().1), "{name}");
+        }
+        model.export(&dir, &ExportOptions { adapter: Some("x"), ..ExportOptions::default() }).unwrap();
+        if dtype == Dtype::F32 {
+            let merged = logprobs(&mut Model::open(&model.rt, &dir, 0, Options::default()).unwrap(), BASE);
+            for (merged, adapted) in merged.iter().zip(&adapted) {
+                let (merged, adapted) = (f32::from_bits(*merged), f32::from_bits(*adapted));
+                assert!((merged - adapted).abs() < 5e-5, "{merged} {adapted}");
             }
         }
         std::fs::remove_dir_all(&dir).unwrap();

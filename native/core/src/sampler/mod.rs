@@ -5,6 +5,7 @@ mod choose;
 mod draw;
 mod engine;
 mod job;
+mod outcome;
 mod paged;
 mod pages;
 mod record;
