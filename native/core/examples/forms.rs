@@ -1,6 +1,6 @@
 //! A model's base in each form side by side: memory, prefill and decoding.
 //!
-//! `cargo run --release -p quintain_core --example forms -- model.gguf [threads] [repetitions]`
+//! `cargo run --release -p quintain_core --example forms -- model.gguf [threads] [repetitions] [f32,bf16,blocks]`
 //!
 //! Forms take turns, and of each the best of many short runs counts: on a machine that others use too, a run is disturbed
 //! only upwards.
@@ -64,7 +64,9 @@ fn main() {
     let rt = Runtime::new(threads, None).expect("runtime");
     println!("{} on {} threads", rt.isa, rt.threads);
     let forms = [("f32", Dtype::F32, None), ("bf16", Dtype::Bf16, None), ("blocks", Dtype::Bf16, Some(Blocks::File))];
-    let mut forms = forms.map(|(name, dtype, blocks)| {
+    let wanted = arguments.next().unwrap_or_else(|| "f32,bf16,blocks".into());
+    let forms = forms.into_iter().filter(|(name, ..)| wanted.split(',').any(|wanted| wanted == *name));
+    let open = |(name, dtype, blocks)| {
         let options = Options { dtype, blocks, frozen: true, ..Options::default() };
         let start = Instant::now();
         let model = Model::open(&rt, &path, 0, options).expect("model");
@@ -72,9 +74,10 @@ fn main() {
         println!("{name}: weights {:.1} MB, opened in {:.2} s", weights as f64 / 1e6, start.elapsed().as_secs_f64());
         let sampler = Sampler::start(Arc::new(RwLock::new(model)), SamplerOptions::default()).expect("sampler");
         Form { name, sampler, stream: 0 }
-    });
+    };
+    let mut forms: Vec<Form> = forms.map(open).collect();
     let mut compare = |what: &str, tokens: f64, repetitions: usize, work: &dyn Fn(&mut Form) -> f64| {
-        let mut best = [f64::INFINITY; 3];
+        let mut best = vec![f64::INFINITY; forms.len()];
         for _ in 0..repetitions {
             for (form, best) in forms.iter_mut().zip(&mut best) {
                 *best = best.min(work(form));

@@ -3,11 +3,15 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, RwLock};
 
 use common::*;
-use quintain_core::kernels::{BlockKind, f16_from_f32};
+use quintain_core::forest::Forest;
+use quintain_core::kernels::{BlockKind, Isa, f16_from_f32};
 use quintain_core::memory::Memory;
-use quintain_core::model::{Blocks, Dtype, LogprobOptions, LoraConfig, Model, Options};
+use quintain_core::model::{Blocks, Dtype, LogprobOptions, LoraConfig, Model, Options, Targets};
+use quintain_core::sampler::{Choice, Options as SamplerOptions, Request, Sampler};
 
 /// Every matrix in whole panels and blocks.
 const FITS: &str = r#"{"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -38,7 +42,7 @@ fn everything(model: &mut Model, vocab: usize) -> Vec<(String, Vec<u32>)> {
 fn a_quantised_base_computes_what_its_values_do() {
     for (json, vocab) in [(FITS, 96), (PARTLY, 90)] {
         for kind in [BlockKind::Q8_0, BlockKind::Q4_0, BlockKind::Q4_1] {
-            for (isa, threads) in quintain_core::kernels::Isa::supported().zip([1, 2].into_iter().cycle()) {
+            for (isa, threads) in Isa::supported().zip([1, 2].into_iter().cycle()) {
                 let rt = runtime(isa, threads);
                 for dtype in [Dtype::F32, Dtype::Bf16] {
                     let mut quantised = model(&rt, json, with(dtype, Some(Blocks::Make(kind))));
@@ -98,6 +102,40 @@ fn a_quantised_base_is_frozen() {
     let options = Options { blocks: Some(Blocks::Make(BlockKind::Q5K)), ..Options::default() };
     let refused = Model::random(&rt, config(FITS), 1, options).err().unwrap().to_string();
     assert!(refused.contains("Q5_K") && refused.contains("q4_1"), "{refused}");
+}
+
+#[test]
+fn the_sampler_draws_what_logprobs_says() {
+    for (isa, threads) in Isa::supported().skip(1).zip([1, 2].into_iter().cycle()) {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let rt = runtime(isa, threads);
+            let options = with(dtype, Some(Blocks::Make(BlockKind::Q4_1)));
+            let model = Arc::new(RwLock::new(model(&rt, FITS, options)));
+            let sampler = Sampler::start(model.clone(), SamplerOptions::default()).unwrap();
+            let prompt: Vec<u32> = (0..19).map(|at| at * 7 % 96).collect();
+            let (sender, events) = channel();
+            let sink = Box::new(move |events| drop(sender.send(events)));
+            // As many rows as take one tile, several, and none that unpack on the way.
+            let samples = 40;
+            sampler.submit(Request::new(prompt.clone(), samples, 12, Choice::temperature(1.0)), sink).unwrap();
+            let mut drawn = vec![(prompt.clone(), Vec::new()); samples as usize];
+            for events in events {
+                assert_eq!(events.error, None);
+                for ((&sample, &token), logprob) in events.samples.iter().zip(&events.tokens).zip(&events.logprobs) {
+                    drawn[sample as usize].0.push(token);
+                    drawn[sample as usize].1.push(*logprob);
+                }
+            }
+            for (tokens, logprobs) in drawn {
+                let forest = Forest::sequences(&[&tokens]).unwrap();
+                let position: Vec<u32> = (prompt.len() as u32 - 1..tokens.len() as u32 - 1).collect();
+                let targets = Targets { position: &position, token: &tokens[prompt.len()..] };
+                let mut model = model.write().unwrap();
+                let forward = model.logprobs(&forest, &targets, LogprobOptions::default(), &quiet()).unwrap();
+                assert_eq!(bits(&forward.logprobs), bits(&logprobs), "{isa} {dtype:?}");
+            }
+        }
+    }
 }
 
 /// A GGUF file of one Llama layer with a kind of blocks for each tensor, and one tensor that is not quantised.
@@ -183,7 +221,7 @@ fn gguf(path: &Path) {
 fn a_gguf_file_keeps_its_blocks() {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("quantised-{}.gguf", std::process::id()));
     gguf(&path);
-    for isa in [best(), quintain_core::kernels::Isa::Portable] {
+    for isa in [best(), Isa::Portable] {
         let rt = runtime(isa, 2);
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let open = |blocks| {
