@@ -6,6 +6,8 @@
  *     npm run bench -- step pool                     some of them
  *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
  *     npm run bench -- parity                        differences to transformers and PEFT on the fixtures
+ *     npm run bench -- peft python=<python>          what is saved here, opened there
+ *     npm run bench -- memory                        SmolLM2-135M in every form
  *     npm run bench -- llamacpp llama=<folder>       SmolLM2-135M beside llama.cpp
  */
 import { execFileSync, spawnSync } from "node:child_process"
@@ -88,10 +90,12 @@ const parts: Readonly<Record<string, () => void>> = {
     ]
     execFileSync("cargo", args, { cwd: `${root}native/core`, stdio: "inherit" })
   },
+  peft: () => follow("peft.ts", ...settings),
+  memory: () => follow("memory.ts", ...settings),
   llamacpp: () => follow("llamaCpp.ts", ...settings)
 }
 /** Only when asked for: a soak takes hours, a fuzz run is no measurement, the others need what CI has not. */
-const onRequest = new Set(["soak", "fuzz", "parity", "llamacpp"])
+const onRequest = new Set(["soak", "fuzz", "parity", "peft", "memory", "llamacpp"])
 
 const settings = process.argv.slice(2).filter((part) => part.includes("="))
 const wanted = process.argv.slice(2).filter((part) => !part.includes("="))
