@@ -74,14 +74,14 @@ export const llamaCpp = async (
     }
     return drawn
   }
+  // No sampling options: their filters would leave tokens out. `includeMax` gives no maximum in 3.22.1, `includeTop` does.
   const next = (token: number, tokens: ReadonlyArray<number>) =>
     [
       token,
       {
         generateNext: {
           totalLogitWeight: true,
-          logits: { filter: { tokens, includeMax: true } },
-          options: { temperature: 1 }
+          logits: { filter: { tokens, includeTop: 1 } }
         }
       }
     ] as const
