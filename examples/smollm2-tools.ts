@@ -14,16 +14,19 @@ import { Checkpoint, Evaluate, Grpo, Policy, PolicyNative } from "quintain"
 import { toolkit, type Toolkit } from "quintain/envs"
 import { smollm2 } from "../scripts/smollm2.mjs"
 
-const [steps = "200", given] = process.argv.slice(2)
-const path = given ?? (await smollm2())
+const [steps = "100", given] = process.argv.slice(2)
+const model = given ?? (await smollm2())
 // Where the model is not to be had, the reason has been printed.
-if (path === undefined) process.exit(0)
+if (model === undefined) process.exit(0)
 
-const kit = toolkit({ seed: 1, heldOut: Number(process.env.HELD ?? 128) })
+const kit = toolkit({ seed: 1, heldOut: 128 })
 const directory = `runs/smollm2-tools-${new Date().toISOString().replaceAll(":", "-").slice(0, 19)}`
 
 /** Means over the held-out tasks that `which` picks. */
-const shares = ({ groups }: Evaluate.Evaluation<Toolkit.ToolkitData>, which: (data: Toolkit.ToolkitData) => boolean) => {
+const shares = (
+  { groups }: Evaluate.Evaluation<Toolkit.ToolkitData>,
+  which: (data: Toolkit.ToolkitData) => boolean
+) => {
   const picked = groups.filter(({ task }) => which(task.data)).flatMap(({ trajectories }) => trajectories)
   const mean = (value: (scored: (typeof picked)[number]) => number) =>
     picked.reduce((sum, scored) => sum + value(scored), 0) / picked.length
@@ -48,12 +51,12 @@ const show = (title: string, evaluation: Evaluate.Evaluation<Toolkit.ToolkitData
 }
 
 const program = Effect.gen(function* () {
-  const { tokenizer } = yield* Checkpoint.open(path)
+  const { tokenizer } = yield* Checkpoint.open(model)
   const times: Array<number> = []
   const run = Effect.gen(function* () {
     const policy = yield* Policy.Policy
     const { parameters, trainable } = policy.info
-    console.log(`${path}\n${parameters} parameters, ${trainable} of them trained, ${policy.info.device}`)
+    console.log(`${model}\n${parameters} parameters, ${trainable} of them trained, ${policy.info.device}`)
     const evaluate = Evaluate.run({ ...kit, tokenizer, tasks: kit.heldOut })
     show("before", yield* evaluate)
     const begun = performance.now()
@@ -64,7 +67,7 @@ const program = Effect.gen(function* () {
       tokenizer,
       steps: Number(steps),
       groups: 6,
-      size: 16,
+      size: 12,
       seed: 1,
       update: { learningRate: 3e-4 },
       directory,
@@ -80,7 +83,18 @@ const program = Effect.gen(function* () {
         `peak memory ${(process.resourceUsage().maxRSS / 2 ** 20).toFixed(2)} GiB\nadapter in PEFT's format: ${directory}/adapter`
     )
   })
-  yield* Effect.provide(run, PolicyNative.layer({ model: path, dtype: "bf16", seed: 1, lora: { rank: 16 }, tokenizer }))
+  const engine = PolicyNative.layer({
+    model,
+    tokenizer,
+    seed: 1,
+    dtype: "bf16",
+    lora: { rank: 16 },
+    // A GGUF file's base stays in its 4-bit blocks.
+    ...(model.endsWith(".gguf") ? { blocks: "file" as const } : {}),
+    // Room for what sampling computed of a whole batch: an update then needs no forward of its own.
+    activationBytes: 4 * 2 ** 30
+  })
+  yield* Effect.provide(run, engine)
 })
 
 NodeRuntime.runMain(program)
