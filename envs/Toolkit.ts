@@ -17,8 +17,9 @@ import { type Parameter, type ToolSpec, TRAINED, UNSEEN } from "./internal/toolk
 export interface ToolkitData {
   /** The right call. */
   readonly call: ToolCall
-  /** JSON Schema of the calls that the offered tools allow. */
+  /** JSON Schema of the right tool's calls, and of the calls that the offered tools allow. */
   readonly schema: Readonly<Record<string, unknown>>
+  readonly allowed: Readonly<Record<string, unknown>>
   /** Whether the tool is one that no training task mentions. */
   readonly unseen: boolean
 }
@@ -39,8 +40,9 @@ export interface Toolkit {
   /** One turn of at most 48 tokens. */
   readonly environment: Environment.Environment<ToolkitData>
   /**
-   * No JSON object with a name and arguments, no reward. Such a call gets .1, .2 for an offered tool's name, .3 where the text is
-   * a call that the tools' schemas allow and nothing else, and .4 for the share of its arguments that are right.
+   * No JSON object with a name and arguments, no reward. Such a call gets .1; .2 more for the right tool's name, .2 where the
+   * text is a call that this tool's schema allows and nothing else, and .5 for the share of its arguments that are right.
+   * `schema` (a call that any offered tool allows) and `exact` are only measured.
    */
   readonly reward: Reward.Reward<ToolkitData>
 }
@@ -132,7 +134,7 @@ const makeTask = (
       ...examples,
       { role: "user", content: question }
     ],
-    data: { call, schema: { anyOf: shown.map(callOf) }, unseen: tools === UNSEEN }
+    data: { call, schema: callOf(tool), allowed: { anyOf: shown.map(callOf) }, unseen: tools === UNSEEN }
   }
 }
 
@@ -174,16 +176,19 @@ export const exactCall: VerifierFunction<ToolkitData> = ({ task, trajectory }) =
     ? 1
     : { score: 0, reason: "not the right call alone" }
 
+// A call of another offered tool fits the schemas too, and its worked example can be copied: paid for, that is where
+// training ends. So the schema that pays is the right tool's alone.
 const makeReward = (): Reward.Reward<ToolkitData> =>
   Reward.all({
     call: Reward.gate(isCall),
     format: Reward.weight(0.1, isCall),
     tool: Reward.weight(0.2, rightTool),
-    schema: Reward.weight(
-      0.3,
+    fits: Reward.weight(
+      0.2,
       jsonSchema<ToolkitData>((task) => task.data.schema, { strict: true })
     ),
-    arguments: Reward.weight(0.4, rightArguments),
+    arguments: Reward.weight(0.5, rightArguments),
+    schema: Reward.metric(jsonSchema<ToolkitData>((task) => task.data.allowed, { strict: true })),
     exact: Reward.metric(exactCall)
   })
 

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import type { Toolkit} from "../../envs/index.ts";
+import type { Toolkit } from "../../envs/index.ts"
 import { toolkit } from "../../envs/index.ts"
 import { TRAINED, UNSEEN } from "../../envs/internal/toolkitTools.ts"
 import * as Reward from "../../src/Reward.ts"
@@ -39,11 +39,15 @@ describe("toolkit", () => {
         const { [first!]: _, ...missing } = call.arguments
         const lacking = yield* score(task, JSON.stringify({ ...call, arguments: missing }))
         const share = Object.keys(missing).length / Object.keys(call.arguments).length
-        assert.closeTo(lacking.reward!, 0.3 + 0.4 * share, 1e-12, "a call that lacks an argument fits no schema")
+        assert.closeTo(lacking.reward!, 0.3 + 0.5 * share, 1e-12, "a call that lacks an argument fits no schema")
         const chatty = yield* score(task, `Sure! ${gold}`)
-        assert.closeTo(chatty.reward!, 0.7, 1e-12, "right, but not alone")
+        assert.closeTo(chatty.reward!, 0.8, 1e-12, "right, but not alone")
         assert.deepInclude(chatty.outcomes["exact"], { _tag: "Scored", score: 0 })
         assert.strictEqual((yield* score(task, "I cannot do that.")).reward, 0)
+        const copied = (task.prompt as ReadonlyArray<Task.Message>).find(({ role }) => role === "assistant")!
+        const copy = yield* score(task, copied.content!)
+        assert.closeTo(copy.reward!, 0.1, 1e-12, "a worked example, copied")
+        assert.deepInclude(copy.outcomes["schema"], { _tag: "Scored", score: 1 })
         assert.closeTo((yield* score(task, JSON.stringify({ ...call, name: "rm" }))).reward!, 0.1, 1e-12)
       }
     })
