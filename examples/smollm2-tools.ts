@@ -14,7 +14,7 @@ import { Checkpoint, Evaluate, Grpo, Policy, PolicyNative } from "quintain"
 import { toolkit, type Toolkit } from "quintain/envs"
 import { smollm2 } from "../scripts/smollm2.mjs"
 
-const [steps = "100", given] = process.argv.slice(2)
+const [steps = "120", given] = process.argv.slice(2)
 const model = given ?? (await smollm2())
 // Where the model is not to be had, the reason has been printed.
 if (model === undefined) process.exit(0)
