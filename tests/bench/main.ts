@@ -77,17 +77,7 @@ const parts: Readonly<Record<string, () => void>> = {
   soak: () => follow("sandbox.ts", "soak", ...settings),
   fuzz: () => follow("fuzz.ts", ...settings),
   parity: () => {
-    const args = [
-      "test",
-      "--release",
-      "--quiet",
-      "--locked",
-      "--test",
-      "parity",
-      "--",
-      "--nocapture",
-      "--test-threads=1"
-    ]
+    const args = ["test", "--quiet", "--locked", "--test", "parity", "--", "--nocapture", "--test-threads=1"]
     execFileSync("cargo", args, { cwd: `${root}native/core`, stdio: "inherit" })
   },
   peft: () => follow("peft.ts", ...settings),
