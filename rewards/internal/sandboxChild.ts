@@ -77,17 +77,17 @@ interface Share {
   readonly waited: number | undefined
 }
 
-const share = (): Share => {
-  let waited: number | undefined = 0
+const waitedUntilNow = (): number | undefined => {
   try {
+    let waited = 0
     for (const thread of readdirSync("/proc/self/task")) {
       waited += Number(readFileSync(`/proc/self/task/${thread}/schedstat`, "utf8").split(" ")[1]) / 1e6
     }
+    return waited
   } catch {
     // no Linux, or a thread that just ended
-    waited = undefined
+    return undefined
   }
-  return { computed: process.cpuUsage(), waited }
 }
 
 /**
@@ -97,7 +97,7 @@ const share = (): Share => {
 const lackOf = (before: Share, timeout: number): "waited" | "idle" | undefined => {
   const { system, user } = process.cpuUsage(before.computed)
   if ((system + user) / 1000 >= timeout / 2) return undefined
-  const { waited } = share()
+  const waited = waitedUntilNow()
   if (before.waited === undefined || waited === undefined) return "idle"
   return waited - before.waited > timeout / 4 ? "waited" : "idle"
 }
@@ -119,6 +119,9 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
   let results: Array<CaseResult> = []
   /** Milliseconds of the present evaluation that were not the candidate's. */
   let paused = 0
+  /** What was waited until it began, or was last tried again: to ask for every case would cost more than a case. */
+  let waited: number | undefined
+  const share = (): Share => ({ computed: process.cpuUsage(), waited })
   /** This process cannot go on: what is known is said first. */
   const give = (status: CaseResult["status"]): void => finish([...results, result(status)], true)
 
@@ -240,6 +243,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
         realm = undefined
         engine.abandon()
         await new Promise((resolve) => setTimeout(resolve, 50 << attempt))
+        waited = waitedUntilNow()
         paused += performance.now() - began
       }
       results.push(outcome)
@@ -329,6 +333,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     over = false
     results = []
     paused = 0
+    waited = waitedUntilNow()
     if (request.kind === "close") {
       open = undefined
       finish([], false)
