@@ -36,14 +36,14 @@ const shares = (
 }
 
 const show = (title: string, evaluation: Evaluate.Evaluation<Toolkit.ToolkitData>) => {
-  console.log(`\n${title.padEnd(28)}reward  schema-valid  exact call`)
+  console.log(`\n${title.padEnd(30)}reward  schema-valid  exact call`)
   for (const [name, unseen] of [
     ["new questions, known tools", false],
     ["tools never seen", true]
   ] as const) {
     const { exact, reward, schema } = shares(evaluation, (data) => data.unseen === unseen)
     const percent = (share: number) => `${(100 * share).toFixed(1)} %`
-    console.log(`  ${name.padEnd(26)}${reward.toFixed(3)}  ${percent(schema).padEnd(12)}  ${percent(exact)}`)
+    console.log(`  ${name.padEnd(28)}${reward.toFixed(3)}  ${percent(schema).padEnd(12)}  ${percent(exact)}`)
   }
   for (const { task, trajectories } of evaluation.groups.slice(0, 4)) {
     console.log(`    wanted ${JSON.stringify(task.data.call)}\n    wrote  ${trajectories[0]?.trajectory.text}`)
