@@ -91,6 +91,39 @@ export interface Tensor {
   readonly values: Float32Array
 }
 
+/** A tensor that is held quantised, taken apart: a weight is `(code - zero) * scale + offset`, rounded once to f32. */
+export interface BlockTensor {
+  /** As ggml names it: `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q4_K`, `Q5_K` or `Q6_K`. */
+  readonly kind: string
+  readonly shape: ReadonlyArray<number>
+  /** Neighbours in a row that share a scale: 32 or 16. */
+  readonly group: number
+  /** The code that stands for zero; 0 where there are offsets. */
+  readonly zero: number
+  /** One byte for each weight, row-major. */
+  readonly codes: Uint8Array
+  /** One for each group, row-major. */
+  readonly scales: Float32Array
+  /** The same, or null: all zero. */
+  readonly offsets: Float32Array | null
+}
+
+/** The moments of AdamW for a tensor, row-major. */
+export interface Moments {
+  readonly first: Float32Array
+  readonly second: Float32Array
+}
+
+/** What a resumed run goes on counting from. */
+export interface Counters {
+  /** Of the optimiser. */
+  readonly steps: number
+  /** Of the weights. */
+  readonly version: number
+  /** Training forwards of an adapter with dropout; 0 for the base. */
+  readonly forwards: number
+}
+
 /** `count` continuations of one prompt. Token `position` (prompt included) is drawn with Philox(seed, stream, index, position). */
 export interface SampleRequest extends AdapterChoice {
   readonly prompt: Uint32Array
@@ -165,9 +198,29 @@ export interface NativeModel {
     directory: string,
     options: { readonly dtype: "f32" | "bf16" | "f16"; readonly shardBytes?: number } & AdapterChoice
   ): Promise<void>
-  parameter(name: string): Promise<Tensor>
-  setParameter(name: string, values: Float32Array): Promise<void>
-  gradient(name: string): Promise<Float32Array>
+  /**
+   * The tensors of the base (`base`) as checkpoints name them, or those of an adapter as PEFT does:
+   * `base_model.model.<module>.lora_A.weight`. Without `adapter`, all of them as `info` has them, where the tensors of
+   * adapters other than `default` have the adapter's name before `.weight`. The calls below take either: the one with
+   * `adapter`, the other without.
+   */
+  parameterNames(adapter?: string | null): Promise<ReadonlyArray<string>>
+  parameter(name: string, adapter?: string | null): Promise<Tensor>
+  /** Overwrites a tensor: another version of the weights, accumulated gradients are dropped. */
+  setParameter(name: string, values: Float32Array, adapter?: string | null): Promise<void>
+  gradient(name: string, adapter?: string | null): Promise<Float32Array>
+  /** A tensor as it is held in blocks; null where it is not. */
+  blocks(name: string, adapter?: string | null): Promise<BlockTensor | null>
+  /** Null where there are none: before the first step, or of what is frozen. */
+  moments(name: string, adapter?: string | null): Promise<Moments | null>
+  /** Those of other tensors of the same owner start as zeros. */
+  setMoments(name: string, first: Float32Array, second: Float32Array, adapter?: string | null): Promise<void>
+  counters(adapter?: string | null): Promise<Counters>
+  /**
+   * Sets the counters that are given. `save` writes them; so state computed elsewhere is saved by `setParameter` and
+   * `setMoments` for each tensor, then this, then `save`. 0 steps drop the moments.
+   */
+  setCounters(counters: Partial<Counters>, adapter?: string | null): Promise<void>
   /** Waits for the calls made before, aborts requests, joins the sampler's thread, frees the memory. */
   close(): Promise<void>
 }
@@ -194,6 +247,28 @@ export interface NativeInfo {
   /** Paths of the modules that an adapter can sit on. */
   readonly modules: ReadonlyArray<string>
   readonly config: { readonly [field: string]: unknown }
+  /** What `config` comes to, defaults included. */
+  readonly shape: {
+    readonly hidden: number
+    readonly layers: number
+    readonly heads: number
+    readonly kvHeads: number
+    readonly headDim: number
+    readonly inner: number
+    readonly vocabulary: number
+    readonly context: number
+    /** Of the norms. */
+    readonly epsilon: number
+    /** The head is the embedding. */
+    readonly tied: boolean
+    readonly qkvBias: boolean
+    readonly qkNorm: boolean
+  }
+  /**
+   * The angle that each of the `headDim / 2` pairs of a head (`i` and `i + headDim / 2`) turns by from one position to the
+   * next, scaling included; numbers of f32. The kernel rounds `position * frequency` to f32, and takes its cosine and sine.
+   */
+  readonly ropeFrequencies: ReadonlyArray<number>
   readonly vocabularySize: number
   readonly contextLength: number
   readonly parameters: number
