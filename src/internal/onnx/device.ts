@@ -1,0 +1,194 @@
+/**
+ * Where ONNX graphs run: the first execution provider of a list that opens, its sessions, and tensors that stay where it
+ * computes. Only the worker thread uses this: a session's `run` blocks its thread.
+ *
+ * With WebGPU tensors live in GPU buffers; one is read back only by a session whose output is declared to be on the host
+ * (`getData` of the runtime would abort the process). Everywhere else a tensor is a typed array.
+ */
+import type * as Ort from "onnxruntime-node"
+import { EngineFailure } from "./engine.ts"
+import { Graph, type Model, type Numbers, type Shape, type Type } from "./graph.ts"
+
+export type Tensor = Ort.Tensor
+/** An execution provider, by ONNX Runtime's name. */
+export type Provider = "cpu" | "webgpu" | "cuda" | "dml" | "coreml"
+
+export interface DeviceOptions {
+  /** In order of preference; the first that opens is taken. */
+  readonly providers: ReadonlyArray<Provider>
+  /** Of the processor. Default: the runtime's. */
+  readonly threads?: number
+  /** Bytes that tensors on the device may take together. Default: until the device refuses. */
+  readonly deviceBytes?: number
+}
+
+const failure = (operation: string, cause: unknown): EngineFailure => {
+  if (cause instanceof EngineFailure) return cause
+  const text = (cause instanceof Error ? cause.message : String(cause)).slice(0, 2000)
+  const code = /device (was |is )?lost|lost device|DXGI_ERROR_DEVICE|CUDA_ERROR|cudaError/i.test(text)
+    ? "DEVICE_LOST"
+    : /out of memory|bad_alloc|failed to allocate|allocation failed|exceeds the max|OOM/i.test(text)
+      ? "OUT_OF_MEMORY"
+      : "RUNTIME"
+  return new EngineFailure(code, `${operation}: ${text}`)
+}
+
+export type Feeds = Readonly<Record<string, Tensor>>
+
+export interface Session {
+  readonly model: Pick<Model, "inputs" | "outputs" | "nodes">
+  /** Results by name; on the device unless they were declared to be on the host. */
+  readonly run: (feeds: Feeds) => Promise<Readonly<Record<string, Tensor>>>
+  readonly release: () => Promise<void>
+}
+
+/** Bytes of one element. */
+const widths: Readonly<Record<Type, number>> = { float32: 4, float16: 2, int64: 8, int32: 4, uint8: 1, bool: 1 }
+
+export class Device {
+  readonly provider: Provider
+  /** Providers asked for before it, and why they did not open. */
+  readonly refused: ReadonlyArray<{ readonly provider: Provider; readonly reason: string }>
+  /** Whether tensors stay on the device. */
+  readonly resident: boolean
+  readonly #ort: typeof Ort
+  readonly #options: DeviceOptions
+  readonly #copies = new Map<string, Promise<Session>>()
+  #bytes = 0
+  #peak = 0
+
+  private constructor(ort: typeof Ort, options: DeviceOptions, provider: Provider, refused: Device["refused"]) {
+    this.#ort = ort
+    this.#options = options
+    this.provider = provider
+    this.refused = refused
+    this.resident = provider === "webgpu"
+  }
+
+  static async open(options: DeviceOptions): Promise<Device> {
+    const ort = await load()
+    const refused: Array<Device["refused"][number]> = []
+    const graph = new Graph()
+    graph.output("y", graph.scale(graph.input("x", ["n"]), 2))
+    const model = graph.build()
+    for (const provider of options.providers) {
+      const device = new Device(ort, options, provider, refused)
+      try {
+        const session = await device.session(model, { host: ["y"] })
+        const { y } = await session.run({ x: device.host(Float32Array.of(1, 2), [2]) })
+        if (y?.data[1] !== 4) throw new Error(`2 x 2 gave ${y?.data[1]}`)
+        await session.release()
+        return device
+      } catch (cause) {
+        refused.push({ provider, reason: cause instanceof Error ? cause.message : String(cause) })
+      }
+    }
+    const reasons = refused.map(({ provider, reason }) => `${provider}: ${reason}`).join("\n")
+    throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}`)
+  }
+
+  /** Bytes of tensors on the device now and at most; on the host nobody counts. */
+  get memory(): { readonly bytes: number; readonly peak: number } {
+    return { bytes: this.#bytes, peak: this.#peak }
+  }
+
+  /** `host`: results that are to be read here. */
+  async session(model: Model, { host = [] }: { readonly host?: ReadonlyArray<string> } = {}): Promise<Session> {
+    const where = Object.fromEntries(
+      model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
+    )
+    try {
+      const session = await this.#ort.InferenceSession.create(model.bytes, {
+        executionProviders: this.provider === "cpu" ? ["cpu"] : [this.provider, "cpu"],
+        graphOptimizationLevel: "all",
+        logSeverityLevel: 4,
+        ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
+        ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
+        ...(this.resident ? { preferredOutputLocation: where } : {})
+      })
+      return {
+        model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
+        run: async (feeds) => {
+          try {
+            const results = await session.run(feeds)
+            for (const tensor of Object.values(results)) this.#count(tensor, 1)
+            return results
+          } catch (cause) {
+            throw failure("run", cause)
+          }
+        },
+        release: () => session.release()
+      }
+    } catch (cause) {
+      throw failure("session", cause)
+    }
+  }
+
+  /** A tensor over an array of this thread; it is not copied. */
+  host(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Tensor {
+    return new this.#ort.Tensor(type, values as never, dims) as Tensor
+  }
+
+  /** A tensor where the device computes. */
+  async upload(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Promise<Tensor> {
+    const tensor = this.host(values, dims, type)
+    if (!this.resident) return tensor
+    this.#reserve(values.byteLength)
+    const copy = await this.#copy(dims.length, type, false)
+    return (await copy.run({ x: tensor }))["y"]!
+  }
+
+  /** The numbers of a tensor: a view of what is on the host already, else a copy. */
+  async download(tensor: Tensor): Promise<Float32Array> {
+    if (tensor.location === "cpu") return tensor.data as Float32Array
+    const copy = await this.#copy(tensor.dims.length, tensor.type as Type, true)
+    return (await copy.run({ x: tensor }))["y"]!.data as Float32Array
+  }
+
+  /** Frees tensors of the device; those on the host are left to the garbage collector. */
+  free(...tensors: ReadonlyArray<Tensor | undefined>): void {
+    for (const tensor of tensors) {
+      if (tensor === undefined || tensor.location === "cpu") continue
+      this.#count(tensor, -1)
+      tensor.dispose()
+    }
+  }
+
+  #copy(rank: number, type: Type, host: boolean): Promise<Session> {
+    const key = `${rank} ${type} ${host}`
+    const known = this.#copies.get(key)
+    if (known !== undefined) return known
+    const graph = new Graph()
+    const shape: Shape = Array.from({ length: rank }, (_, i) => `d${i}`)
+    graph.output("y", graph.input("x", shape, type))
+    const made = this.session(graph.build(), { host: host ? ["y"] : [] })
+    this.#copies.set(key, made)
+    return made
+  }
+
+  #reserve(bytes: number): void {
+    const limit = this.#options.deviceBytes
+    if (limit === undefined || this.#bytes + bytes <= limit) return
+    const detail = `${bytes} bytes more than the ${this.#bytes} in use exceed deviceBytes = ${limit}`
+    throw new EngineFailure("OUT_OF_MEMORY", `${detail}: raise it, use a smaller model, or train fewer tokens at once`)
+  }
+
+  #count(tensor: Tensor, sign: 1 | -1): void {
+    if (tensor.location === "cpu") return
+    const bytes = tensor.dims.reduce((size, dim) => size * dim, widths[tensor.type as Type])
+    if (sign === 1) this.#reserve(bytes)
+    this.#bytes += sign * bytes
+    this.#peak = Math.max(this.#peak, this.#bytes)
+  }
+}
+
+/** The runtime, an optional dependency. */
+const load = async (): Promise<typeof Ort> => {
+  try {
+    return await import("onnxruntime-node")
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const remedy = "npm install onnxruntime-node@1.30.0 (there is no binary for this platform where that fails)"
+    throw new EngineFailure("PROVIDER", `onnxruntime-node cannot be loaded: ${reason}\nInstall it with: ${remedy}`)
+  }
+}
