@@ -137,6 +137,8 @@ export class Policy extends Context.Service<
   Policy,
   {
     readonly info: PolicyInfo
+    /** Counts changes of the weights that calls which name no adapter train. An engine without it counts by its steps. */
+    readonly version?: Effect.Effect<number, PolicyError>
     readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, PolicyError>
     /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
     readonly backward: (

@@ -228,6 +228,7 @@ const policy = (model: Native.NativeModel, location: Checkpoint.Location | undef
     })
   return {
     info: policyInfo(model),
+    version: Effect.sync(() => facts(model).version),
     logprobs: (forest, options = {}) =>
       abortable("logprobs", (abort) =>
         model.logprobs(

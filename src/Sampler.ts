@@ -53,6 +53,15 @@ export interface Completion {
   readonly policyVersion: number
 }
 
+/** Weights on a disk that the sampler reads. */
+export interface WeightUpdate {
+  readonly directory: string
+  /** `adapter`: a folder in PEFT's format, on the base that the sampler has. `model`: a Hugging Face folder. */
+  readonly kind: "adapter" | "model"
+  /** The policy's, as {@link Completion.policyVersion} reports it from then on. */
+  readonly version: number
+}
+
 export class SamplerError extends Schema.TaggedError<SamplerError>()("SamplerError", {
   operation: Schema.String,
   /** What went wrong: `SHAPE`, `CONFIG`, `OUT_OF_MEMORY`, `DEADLINE`, `INTERNAL`, ... */
@@ -68,7 +77,18 @@ export class Sampler extends Context.Service<
   Sampler,
   {
     readonly name: string
+    /**
+     * The engine whose arithmetic the log-probabilities come from. It equals the policy's `info.engine` only where the two
+     * agree to rounding: the same weights, dtype and program. Default: `name`. Where it differs, `Grpo.train` corrects for it.
+     */
+    readonly engine?: string
     /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
     readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
+    /**
+     * Takes other weights, by path; absent where an engine cannot. The folder is read during the call. Samples requested
+     * afterwards are drawn with them and carry `version`; after a failure or an interruption the former ones still serve.
+     * {@link WeightUpdate}'s folder of an adapter may be read again until the next update.
+     */
+    readonly update?: (weights: WeightUpdate) => Effect.Effect<void, SamplerError>
   }
 >()("quintain/Sampler") {}

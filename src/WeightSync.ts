@@ -1,0 +1,220 @@
+/**
+ * A policy of one engine and a sampler of another that follows its weights: an inference server, a quantised engine. After
+ * every step the sampler's weights are stale; the next sample first hands it the new ones, as files, once for all requests
+ * that wait for it.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Semaphore from "effect/Semaphore"
+import * as fs from "node:fs/promises"
+import { tmpdir } from "node:os"
+import * as path from "node:path"
+import * as Adapter from "./Adapter.ts"
+import { type ExportOptions, Policy, type PolicyError } from "./Policy.ts"
+import { Sampler, SamplerError, type WeightUpdate } from "./Sampler.ts"
+
+export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = never> {
+  /** The engine that trains; a sampler that comes with it is not used. */
+  readonly policy: Layer.Layer<Policy, E1, R1>
+  /** One that has `update`. */
+  readonly sampler: Layer.Layer<Sampler, E2, R2>
+  /** The adapter to follow. Default: the one that `lora` made, or all weights where there is none. */
+  readonly adapter?: string
+  /**
+   * What is handed over: the adapter alone, or a whole model (of a policy that trains an adapter: with the adapter merged
+   * into it, for samplers that know no adapters). Default: `adapter` where there is one.
+   */
+  readonly kind?: WeightUpdate["kind"]
+  /** What the weights of a whole model are rounded to on the way. Default f32: what the policy has. */
+  readonly dtype?: Exclude<ExportOptions["dtype"], undefined>
+  /**
+   * Where the files are put, each time in a folder of its own that is removed when the sampler has no more need of it. A
+   * server must be able to read it under the same path. Default: the system's folder for temporary files.
+   */
+  readonly directory?: string
+  /** The sampler has opened the very weights that the policy begins with: the first push waits for a step. Default false. */
+  readonly inSync?: boolean
+}
+
+/**
+ * Policy and sampler, the sampler following the policy. Completions carry the policy's version. A push that fails, or is
+ * interrupted, fails the requests that waited for it with a {@link SamplerError}; the next request tries again.
+ *
+ * A request may name the followed adapter, or `base` beside an adapter; others are refused with `CONFIG`, for the names of
+ * a server's adapters are not the policy's.
+ *
+ * @example
+ * ```ts
+ * const engine = WeightSync.layer({
+ *   policy: PolicyNative.layer({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 } }),
+ *   sampler: SamplerServer.layer({ kind: "vllm", url: "http://localhost:8000" })
+ * })
+ * Grpo.train(options).pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = <E1, R1, E2, R2>(
+  options: WeightSyncOptions<E1, R1, E2, R2>
+): Layer.Layer<Policy | Sampler, E1 | E2 | SamplerError, R1 | R2> =>
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const policy = Context.get(yield* Layer.build(options.policy), Policy)
+      const sampler = Context.get(yield* Layer.build(options.sampler), Sampler)
+      return yield* follow(policy, sampler, options)
+    })
+  )
+
+const refused = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+
+const follow = Effect.fnUntraced(function* (
+  policy: Policy["Service"],
+  sampler: Sampler["Service"],
+  options: Pick<WeightSyncOptions, "adapter" | "directory" | "dtype" | "inSync" | "kind">
+) {
+  const { update } = sampler
+  if (update === undefined) {
+    const detail = `the sampler ${sampler.name} cannot take other weights; use one that has \`update\``
+    return yield* refused("update", "CONFIG", detail)
+  }
+  const followed = options.adapter ?? Adapter.defaultName
+  const choice = options.adapter === undefined ? {} : { adapter: options.adapter }
+
+  // Of the policy's weights; `pushed` is the one that the sampler has.
+  let generation = 0
+  let pushed = options.inSync === true ? 0 : -1
+  let lastStep = 0
+  let failures = 0
+  let failure: SamplerError | undefined
+  /** The folder of an adapter that the sampler may read again. */
+  let held: string | undefined
+  // One push at a time; nothing changes the weights between their version and their files.
+  const pushing = yield* Semaphore.make(1)
+  const changing = yield* Semaphore.make(1)
+
+  const remove = (folder: string) =>
+    Effect.tryPromise(() => fs.rm(folder, { recursive: true, force: true })).pipe(
+      Effect.catch((error) =>
+        Effect.logWarning(`the weights in ${folder} could not be removed: ${String(error.cause)}`)
+      )
+    )
+  yield* Effect.addFinalizer(() => Effect.suspend(() => (held === undefined ? Effect.void : remove(held))))
+
+  /** Writes the present weights, and says what was written. Not interruptible: an engine writes on when nobody waits. */
+  const write = (folder: string) =>
+    Effect.gen(function* () {
+      const adapters = yield* policy.adapters.list
+      const adapter = adapters.find(({ name }) => name === followed)
+      if (adapter === undefined && options.adapter !== undefined) {
+        return yield* refused("update", "STATE", `the policy has no adapter \`${followed}\`; add it first`)
+      }
+      const kind = options.kind ?? (adapter === undefined ? "model" : "adapter")
+      if (kind === "adapter" && adapter === undefined) {
+        return yield* refused(
+          "update",
+          "CONFIG",
+          "kind is `adapter`, but the policy trains none; set `lora`, or leave it out"
+        )
+      }
+      const version = adapter?.version ?? (policy.version === undefined ? lastStep : yield* policy.version)
+      const directory = path.join(folder, `${kind}-${version}`)
+      yield* kind === "adapter"
+        ? policy.save(directory, choice)
+        : policy.exportModel(directory, { ...choice, ...(options.dtype === undefined ? {} : { dtype: options.dtype }) })
+      return { generation, weights: { directory, kind, version } satisfies WeightUpdate }
+    }).pipe(
+      Effect.uninterruptible,
+      changing.withPermit,
+      Effect.catchTag("PolicyError", (error: PolicyError) => refused("update", error.code, error.message))
+    )
+
+  const folder = Effect.tryPromise({
+    try: async () => {
+      if (options.directory !== undefined) await fs.mkdir(options.directory, { recursive: true })
+      return await fs.mkdtemp(path.join(options.directory ?? tmpdir(), "quintain-weights-"))
+    },
+    catch: (cause) =>
+      refused("update", "IO", `no folder for the weights: ${String(cause)}; choose one with \`directory\``)
+  })
+
+  const push = Effect.acquireUseRelease(
+    folder,
+    (folder) =>
+      Effect.tap(write(folder), ({ generation, weights }) =>
+        Effect.uninterruptibleMask((restore) =>
+          Effect.tap(restore(update(weights)), () =>
+            Effect.sync(() => {
+              pushed = generation
+            })
+          )
+        )
+      ),
+    (folder, exit) =>
+      Effect.suspend(() => {
+        if (Exit.isFailure(exit) || exit.value.weights.kind === "model") return remove(folder)
+        const former = held
+        held = folder
+        return former === undefined ? Effect.void : remove(former)
+      })
+  )
+
+  /** Those who waited for a push that failed share its error; who comes later tries again. */
+  const current = Effect.suspend(() => {
+    if (pushed === generation) return Effect.void
+    const seen = failures
+    return pushing.withPermit(
+      Effect.suspend((): Effect.Effect<unknown, SamplerError> => {
+        if (pushed === generation) return Effect.void
+        if (failures > seen && failure !== undefined) return Effect.fail(failure)
+        return Effect.tapError(push, (error) =>
+          Effect.sync(() => {
+            failures++
+            failure = error
+          })
+        )
+      })
+    )
+  })
+
+  /** Whatever became of it, weights that may have changed are stale. */
+  const change = <A, E>(
+    effect: Effect.Effect<A, E>,
+    adapter: string | undefined,
+    unchanged: (value: A) => boolean = () => false
+  ) =>
+    changing.withPermit(
+      Effect.onExit(effect, (exit) =>
+        Effect.sync(() => {
+          if ((adapter ?? Adapter.defaultName) !== followed) return
+          if (!(Exit.isSuccess(exit) && unchanged(exit.value))) generation++
+        })
+      )
+    )
+
+  const following: Policy["Service"] = {
+    ...policy,
+    step: (settings) =>
+      change(
+        Effect.tap(policy.step(settings), ({ version }) => Effect.sync(() => void (lastStep = version))),
+        settings.adapter,
+        ({ skipped }) => skipped
+      ),
+    load: (directory, which) => change(policy.load(directory, which), which?.adapter),
+    adapters: {
+      ...policy.adapters,
+      add: (name, from) => change(policy.adapters.add(name, from), name),
+      remove: (name) => change(policy.adapters.remove(name), name)
+    }
+  }
+  const follower: Sampler["Service"] = {
+    name: sampler.name,
+    engine: sampler.engine ?? sampler.name,
+    sample: ({ adapter, ...request }) => {
+      if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
+      if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })
+      const detail = `the sampler ${sampler.name} follows \`${followed}\`, not \`${adapter}\`; name that in WeightSync's \`adapter\``
+      return Effect.fail(refused("sample", "CONFIG", detail))
+    }
+  }
+  return Context.make(Policy, following).pipe(Context.add(Sampler, follower))
+})
