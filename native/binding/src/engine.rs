@@ -175,6 +175,8 @@ impl Engine {
             "adapters": model.adapters().iter().map(describe_adapter).collect::<Vec<_>>(),
             "modules": module_paths(&model.config),
             "config": config,
+            "shape": describe_shape(&model.config),
+            "ropeFrequencies": model.config.rope_frequencies().into_iter().map(f64::from).collect::<Vec<_>>(),
             "vocabularySize": model.config.vocab_size,
             "contextLength": model.config.max_position_embeddings,
             "parameters": parameters,
@@ -210,6 +212,24 @@ fn describe_lora(lora: &LoraConfig) -> Value {
         "targets": lora.targets,
         "rsLora": lora.rs_lora,
         "dropout": decimal(lora.dropout),
+    })
+}
+
+/// What a configuration comes to.
+fn describe_shape(config: &ModelConfig) -> Value {
+    json!({
+        "hidden": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "kvHeads": config.kv_heads(),
+        "headDim": config.head_dim(),
+        "inner": config.intermediate_size,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "epsilon": decimal(config.rms_norm_eps),
+        "tied": config.tie_word_embeddings,
+        "qkvBias": config.qkv_bias(),
+        "qkNorm": config.has_qk_norm(),
     })
 }
 

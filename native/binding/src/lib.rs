@@ -6,6 +6,7 @@ mod error;
 pub mod gguf;
 mod objects;
 mod sample;
+mod store;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use quintain_core::sampler::Vocabulary;
 
 use engine::{Engine, Lora, Settings, Worker};
 use error::{closed, guard, to_napi};
-use objects::{Batch, ExportSettings, Forward, LogprobSettings, SaveSettings, StepReport, StepSettings, Tensor};
+use objects::{Batch, ExportSettings, Forward, LogprobSettings, SaveSettings, StepReport, StepSettings};
 use sample::{Arguments, SampleRequest, sink};
 
 /// Ends a call early; it is then rejected with the code `ABORTED`.
@@ -285,30 +286,6 @@ impl NativeModel {
     #[napi]
     pub fn remove_adapter<'env>(&self, env: &'env Env, name: String) -> napi::Result<Object<'env>> {
         self.run(env, "removeAdapter", move |engine| engine.write("removeAdapter")?.remove_adapter(&name))
-    }
-
-    #[napi]
-    pub fn parameter<'env>(&self, env: &'env Env, name: String) -> napi::Result<Object<'env>> {
-        self.run(env, "parameter", move |engine| {
-            let (shape, values) = engine.read("parameter")?.parameter(&name)?;
-            Ok(Tensor { shape: shape.into_iter().map(|size| size as u32).collect(), values: values.into() })
-        })
-    }
-
-    #[napi]
-    pub fn set_parameter<'env>(
-        &self,
-        env: &'env Env,
-        name: String,
-        values: Float32Array,
-    ) -> napi::Result<Object<'env>> {
-        let values = values.to_vec();
-        self.run(env, "setParameter", move |engine| engine.write("setParameter")?.set_parameter(&name, &values))
-    }
-
-    #[napi]
-    pub fn gradient<'env>(&self, env: &'env Env, name: String) -> napi::Result<Object<'env>> {
-        self.run(env, "gradient", move |engine| Ok(Float32Array::from(engine.read("gradient")?.gradient(&name)?)))
     }
 
     /// Ends after the calls made before it: aborts all requests, joins the sampler's thread and frees the memory. A second

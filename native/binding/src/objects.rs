@@ -1,6 +1,6 @@
 //! Arguments and results as JavaScript objects; their types are stated in `src/internal/Native.ts`.
 
-use napi::bindgen_prelude::{Float32Array, Int32Array, Uint32Array};
+use napi::bindgen_prelude::{Float32Array, Int32Array, Uint8Array, Uint32Array};
 use napi_derive::napi;
 
 /// A batch: token trees, and the targets in them.
@@ -66,4 +66,40 @@ pub struct ExportSettings {
 pub struct Tensor {
     pub shape: Vec<u32>,
     pub values: Float32Array,
+}
+
+/// A shape for JavaScript.
+pub fn shape(dimensions: &[usize]) -> Vec<u32> {
+    dimensions.iter().map(|&size| size as u32).collect()
+}
+
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct BlockTensor {
+    pub kind: &'static str,
+    pub shape: Vec<u32>,
+    pub group: u32,
+    pub zero: u32,
+    pub codes: Uint8Array,
+    pub scales: Float32Array,
+    pub offsets: Option<Float32Array>,
+}
+
+#[napi(object, object_from_js = false)]
+pub struct Moments {
+    pub first: Float32Array,
+    pub second: Float32Array,
+}
+
+#[napi(object, object_from_js = false)]
+pub struct Counters {
+    pub steps: f64,
+    pub version: f64,
+    pub forwards: f64,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct GivenCounters {
+    pub steps: Option<f64>,
+    pub version: Option<f64>,
+    pub forwards: Option<f64>,
 }

@@ -21,6 +21,7 @@ pub use crate::checkpoint::{ExportOptions, FileDtype};
 pub use crate::head::Targets;
 pub use crate::optimizer::{AdamW, StepReport};
 pub use crate::params::{Blocks, Dtype};
+pub use crate::training::Counters;
 
 /// Raised by the caller to end a call early; it then returns [`Error::Aborted`].
 pub type AbortFlag = Arc<AtomicBool>;

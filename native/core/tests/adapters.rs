@@ -64,7 +64,7 @@ fn factor_bits(model: &Model, adapter: &str) -> Vec<Vec<u32>> {
     };
     let names: Vec<String> = model.parameter_names().filter(|name| ours(name)).map(String::from).collect();
     assert!(!names.is_empty());
-    names.iter().map(|name| bits(&model.parameter(name).unwrap().1)).collect()
+    names.iter().map(|name| bits(&model.parameter(name, None).unwrap().1)).collect()
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -378,7 +378,7 @@ fn a_merged_model_is_a_folder_like_any_other() {
             assert_eq!(saved["torch_dtype"], kind);
             let again = open();
             for name in again.parameter_names() {
-                let (ours, theirs) = (model.parameter(&name).unwrap().1, again.parameter(&name).unwrap().1);
+                let (ours, theirs) = (model.parameter(&name, None).unwrap().1, again.parameter(&name, None).unwrap().1);
                 let share = [0.0, 1.0 / 256.0, 1.0 / 2048.0][dtype as usize];
                 assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= share * a.abs() + 1e-7), "{name}");
             }
@@ -407,7 +407,11 @@ fn a_quantised_base_carries_adapters_and_is_exported_as_the_numbers_it_stands_fo
         model.export(&dir, &ExportOptions { adapter: Some(BASE), ..ExportOptions::default() }).unwrap();
         let plain = Model::open(&model.rt, &dir, 0, Options { dtype, ..Options::default() }).unwrap();
         for name in plain.parameter_names() {
-            assert_eq!(bits(&plain.parameter(&name).unwrap().1), bits(&model.parameter(&name).unwrap().1), "{name}");
+            assert_eq!(
+                bits(&plain.parameter(&name, None).unwrap().1),
+                bits(&model.parameter(&name, None).unwrap().1),
+                "{name}"
+            );
         }
         model.export(&dir, &ExportOptions { adapter: Some("x"), ..ExportOptions::default() }).unwrap();
         if dtype == Dtype::F32 {

@@ -14,7 +14,7 @@ fn gradient_bits(model: &mut Model, batch: &Batch) -> Vec<(String, Vec<u32>)> {
 }
 
 fn weight_bits(model: &Model) -> Vec<(String, Vec<u32>)> {
-    model.parameter_names().map(|name| (name.to_string(), bits(&model.parameter(&name).unwrap().1))).collect()
+    model.parameter_names().map(|name| (name.to_string(), bits(&model.parameter(&name, None).unwrap().1))).collect()
 }
 
 fn settings() -> AdamW {

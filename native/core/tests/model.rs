@@ -20,7 +20,7 @@ fn starts_as_transformers_and_peft_do() {
     let model = Model::random(&runtime(best(), 2), config(json), 7, Options { lora, ..Options::default() }).unwrap();
     let plain = Model::random(&runtime(best(), 1), config(json), 7, Options::default()).unwrap();
     for name in model.parameter_names() {
-        let (shape, values) = model.parameter(&name).unwrap();
+        let (shape, values) = model.parameter(&name, None).unwrap();
         assert_eq!(shape.iter().product::<usize>(), values.len());
         let count = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -35,7 +35,7 @@ fn starts_as_transformers_and_peft_do() {
             assert!((deviation / (bound / 3f64.sqrt()) - 1.0).abs() < 0.1, "{name} {deviation}");
         } else {
             assert!((deviation / 0.02 - 1.0).abs() < 0.05 && mean.abs() < 0.001, "{name} {mean} {deviation}");
-            assert_eq!(values, plain.parameter(&name).unwrap().1, "adapters do not change the base");
+            assert_eq!(values, plain.parameter(&name, None).unwrap().1, "adapters do not change the base");
         }
     }
 }
@@ -49,7 +49,7 @@ fn a_step_is_adamw() {
     let mut expected: Vec<(Vec<f64>, Vec<f64>, Vec<f64>)> = names
         .iter()
         .map(|name| {
-            let values: Vec<f64> = model.parameter(name).unwrap().1.iter().map(|&v| f64::from(v)).collect();
+            let values: Vec<f64> = model.parameter(name, None).unwrap().1.iter().map(|&v| f64::from(v)).collect();
             (values.clone(), vec![0.0; values.len()], vec![0.0; values.len()])
         })
         .collect();
@@ -68,11 +68,11 @@ fn a_step_is_adamw() {
                 let (m, v) = (first[i] / (1.0 - 0.9f64.powi(step)), second[i] / (1.0 - 0.95f64.powi(step)));
                 values[i] -= 0.01 * decay * values[i] + 0.01 * m / (v.sqrt() + 1e-8);
             }
-            for (ours, theirs) in model.parameter(name).unwrap().1.iter().zip(values.iter()) {
+            for (ours, theirs) in model.parameter(name, None).unwrap().1.iter().zip(values.iter()) {
                 assert!((f64::from(*ours) - theirs).abs() < 2e-5, "{name}: {ours} {theirs}");
             }
         }
-        assert!(model.gradient(names[0]).unwrap().iter().all(|&g| g == 0.0));
+        assert!(model.gradient(names[0], None).unwrap().iter().all(|&g| g == 0.0));
     }
 }
 
@@ -81,14 +81,14 @@ fn a_non_finite_gradient_skips_the_step() {
     let mut model = small();
     let batch = Batch::new(model.config.vocab_size);
     let name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-    let before = model.parameter(name).unwrap().1;
+    let before = model.parameter(name, None).unwrap().1;
     let forward = model.logprobs(&batch.forest, &batch.targets(), keep(1.0), &quiet()).unwrap();
     let huge = vec![f32::MAX; batch.dlogprob.len()];
     model.backward(forward.id, &huge, None, &quiet()).unwrap();
     let version = model.version();
     let report = model.step(None, AdamW::default()).unwrap();
     assert!(report.skipped && !report.grad_norm.is_finite() && report.version == version);
-    assert_eq!(model.parameter(name).unwrap().1, before);
+    assert_eq!(model.parameter(name, None).unwrap().1, before);
     assert_eq!(model.step(None, AdamW::default()).unwrap_err().code(), "State", "its gradients are gone");
 }
 
@@ -160,7 +160,7 @@ fn damaged_checkpoints_are_refused_and_change_nothing() {
     gradients(&mut trained, &Batch::new(40), 1.0);
     trained.step(None, AdamW::default()).unwrap();
     trained.save(&dir, None, true).unwrap();
-    let weights = |model: &Model| model.parameter("model.norm.weight").unwrap().1;
+    let weights = |model: &Model| model.parameter("model.norm.weight", None).unwrap().1;
     let mut other = model(&rt, QWEN3, options(Dtype::F32, false));
     let before = weights(&other);
     let (file, optimizer) = (dir.join("model.safetensors"), dir.join("optimizer.safetensors"));

@@ -50,10 +50,10 @@ fn a_quantised_base_computes_what_its_values_do() {
                     let names: Vec<String> = quantised.parameter_names().map(String::from).collect();
                     let mut changed = 0;
                     for name in names {
-                        let (shape, values) = quantised.parameter(&name).unwrap();
-                        assert_eq!(shape, plain.parameter(&name).unwrap().0, "{name}");
-                        changed += usize::from(values != plain.parameter(&name).unwrap().1);
-                        plain.set_parameter(&name, &values).unwrap();
+                        let (shape, values) = quantised.parameter(&name, None).unwrap();
+                        assert_eq!(shape, plain.parameter(&name, None).unwrap().0, "{name}");
+                        changed += usize::from(values != plain.parameter(&name, None).unwrap().1);
+                        plain.set_parameter(&name, None, &values).unwrap();
                     }
                     assert!(changed > 2, "{kind}: nothing was quantised");
                     assert_eq!(
@@ -231,16 +231,16 @@ fn a_gguf_file_keeps_its_blocks() {
                 let mut dice = Dice::new(8);
                 let names: Vec<String> = model.parameter_names().map(String::from).collect();
                 for name in names.iter().filter(|name| name.contains("lora_B")) {
-                    let (_, values) = model.parameter(name).unwrap();
+                    let (_, values) = model.parameter(name, None).unwrap();
                     let values: Vec<f32> = values.iter().map(|_| 0.1 * dice.signed()).collect();
-                    model.set_parameter(name, &values).unwrap();
+                    model.set_parameter(name, None, &values).unwrap();
                 }
                 model
             };
             let (mut kept, mut read) = (open(Some(Blocks::File)), open(None));
             for name in ["model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"] {
                 let name = format!("{name}.weight");
-                let (kept, read) = (kept.parameter(&name).unwrap(), read.parameter(&name).unwrap());
+                let (kept, read) = (kept.parameter(&name, None).unwrap(), read.parameter(&name, None).unwrap());
                 if dtype == Dtype::F32 {
                     assert_eq!(kept, read, "{name}");
                 }
@@ -250,10 +250,16 @@ fn a_gguf_file_keeps_its_blocks() {
             let weights = 256 * (64 * 137 + 256 * 74 + 128 * 80 + 128 * 138 + 256 * 136 + 256 * 144 + 256 * 136) / 128;
             let down = 256 * 256 * if dtype == Dtype::F32 { 4 } else { 2 };
             assert_eq!(kept.memory().weights, weights + down + 3 * 256 * 4);
+            // The tensors of a fused product have their own kinds.
+            let kind = |name: &str| kept.blocks(&format!("{name}.weight"), None).unwrap().map(|(_, rows)| rows.kind);
+            assert_eq!(kind("model.layers.0.self_attn.q_proj"), Some(BlockKind::Q4K));
+            assert_eq!(kind("model.layers.0.self_attn.k_proj"), Some(BlockKind::Q4_1));
+            assert_eq!(kind("model.layers.0.self_attn.v_proj"), Some(BlockKind::Q5K));
+            assert_eq!((kind("model.layers.0.mlp.down_proj"), kind("model.norm")), (None, None));
             // Only ggml makes Q4_K blocks.
             let name = "model.layers.0.self_attn.q_proj.weight";
-            let values = kept.parameter(name).unwrap().1;
-            let refused = kept.set_parameter(name, &values).unwrap_err().to_string();
+            let values = kept.parameter(name, None).unwrap().1;
+            let refused = kept.set_parameter(name, None, &values).unwrap_err().to_string();
             assert!(refused.contains("Q4_K"), "{refused}");
             // Or made of what the file has.
             let made = open(Some(Blocks::Make(BlockKind::Q4_0)));

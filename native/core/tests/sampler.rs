@@ -168,7 +168,7 @@ impl Packed {
         let names: Vec<String> = model.parameter_names().map(String::from).collect();
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
         let gradients =
-            names.into_iter().filter_map(|name| model.gradient(&name).ok().map(|values| (name, bits(&values))));
+            names.into_iter().filter_map(|name| model.gradient(&name, None).ok().map(|values| (name, bits(&values))));
         let head = [("logprobs", &forward.logprobs), ("entropy", &forward.entropy)];
         let head = head.map(|(name, values)| (name.to_string(), bits(values)));
         (forward.recorded, head.into_iter().chain(gradients).collect())
@@ -477,10 +477,10 @@ fn diverged_weights_are_an_error() {
     // The first norm: what is not a number gets into the pages too, and must not come out of them later.
     let name = "model.layers.0.input_layernorm.weight";
     let size = model.read().unwrap().config.hidden_size;
-    model.write().unwrap().set_parameter(name, &vec![f32::NAN; size]).unwrap();
+    model.write().unwrap().set_parameter(name, None, &vec![f32::NAN; size]).unwrap();
     let (_, pending) = submit(&sampler, &request(1, 20, 3, 5, Choice::temperature(1.0)));
     assert_eq!(pending.finish().unwrap_err().code(), "NonFinite");
-    model.write().unwrap().set_parameter(name, &vec![1.0; size]).unwrap();
+    model.write().unwrap().set_parameter(name, None, &vec![1.0; size]).unwrap();
     let good = request(1, 21, 3, 30, Choice::temperature(1.0));
     let (_, pending) = submit(&sampler, &good);
     assert_eq!(vec![pending.finish().unwrap()], run(&model, SMALL, &[good]));

@@ -33,6 +33,7 @@ use crate::kernels::PackedF32;
 use crate::model::Model;
 use crate::optimizer::Moments;
 use crate::params::{Parameter, Slice, read_rows};
+use crate::training::Counters;
 use adapter::Peft;
 use file::{Outgoing, write_atomic, write_tensors};
 use source::TensorSource;
@@ -76,10 +77,10 @@ impl Model {
 
     /// The counters that a resumed run goes on from.
     fn state(&self, chosen: Chosen) -> String {
-        let training = self.training(chosen);
-        let mut state = json!({ "steps": training.moments.steps, "version": training.version });
-        if let Some(adapter) = self.adapter(chosen).filter(|adapter| adapter.config.dropout > 0.0) {
-            state["forwards"] = json!(adapter.forwards);
+        let Counters { steps, version, forwards } = self.counters_of(chosen);
+        let mut state = json!({ "steps": steps, "version": version });
+        if self.adapter(chosen).is_some_and(|adapter| adapter.config.dropout > 0.0) {
+            state["forwards"] = json!(forwards);
         }
         state.to_string()
     }
@@ -208,14 +209,6 @@ fn check_moments(state: &TensorSource, list: &[Parameter]) -> Result<()> {
 }
 
 /// What [`Model::save`] recorded beside the moments.
-#[derive(Default)]
-struct Counters {
-    steps: u64,
-    version: u64,
-    /// Training forwards with dropout.
-    forwards: u64,
-}
-
 fn counters(files: &TensorSource) -> Result<Counters> {
     let text = files.metadata.get("quintain").map_or("", String::as_str);
     let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);

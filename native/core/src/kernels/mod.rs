@@ -23,7 +23,7 @@ mod transpose;
 
 pub use aligned::AlignedVec;
 pub use attention::{GradSpan, KeySpan, Queries, attend, attend_backward, attend_rows, attend_rows_backward};
-pub use blocks::{BlockKind, PackedBlocks, f16_from_f32, f32_from_f16};
+pub use blocks::{BlockKind, BlockRows, PackedBlocks, f16_from_f32, f32_from_f16};
 pub use elementwise::{
     RopeTable, RowStats, add, column_sum, dlogits, rmsnorm, rmsnorm_backward, rope, row_stats, silu_mul,
     silu_mul_backward,

@@ -1,10 +1,11 @@
 //! Parameters that stay quantised, and how parameters of any form are filled row by row.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Dtype, Parameter, Params};
 use crate::error::{Error, Result};
-use crate::kernels::{BlockKind, NR, PackedBf16, PackedBlocks, PackedF32};
+use crate::kernels::{BlockKind, BlockRows, NR, PackedBf16, PackedBlocks, PackedF32};
 
 /// How the frozen base under adapters stays quantised. Vectors, and matrices whose shape does not fit, are held in the
 /// dtype.
@@ -89,6 +90,11 @@ impl Parameter {
             kind.decode(block, values);
             self.put(row, at * values.len(), values);
         }
+    }
+
+    /// Rows of one slice taken apart, if they are held in blocks.
+    pub fn read_blocks(&self, rows: Range<usize>) -> Option<BlockRows> {
+        self.blocks.as_ref().map(|blocks| blocks.rows(rows))
     }
 
     /// Quantises values drawn or given whole.

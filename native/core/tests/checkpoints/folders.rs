@@ -45,7 +45,8 @@ pub fn same(a: &Model, b: &Model) {
     let names: Vec<_> = a.parameter_names().map(String::from).collect();
     assert_eq!(names, b.parameter_names().collect::<Vec<_>>());
     for name in names {
-        let ((shape, values), (other_shape, others)) = (a.parameter(&name).unwrap(), b.parameter(&name).unwrap());
+        let ((shape, values), (other_shape, others)) =
+            (a.parameter(&name, None).unwrap(), b.parameter(&name, None).unwrap());
         assert_eq!((shape, bits(&values)), (other_shape, bits(&others)), "{name}");
     }
 }

@@ -25,7 +25,7 @@ fn convert(model: &Model) -> GgufFile {
         .f32(&key("attention.layer_norm_rms_epsilon"), config.rms_norm_eps)
         .f32(&key("rope.freq_base"), config.rope_theta);
     for name in model.parameter_names().map(String::from) {
-        let (shape, mut values) = model.parameter(&name).unwrap();
+        let (shape, mut values) = model.parameter(&name, None).unwrap();
         if arch == "llama" && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")) {
             values = permute(&values, shape[0] / config.head_dim(), config.head_dim());
         }

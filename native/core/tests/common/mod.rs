@@ -66,9 +66,9 @@ pub fn model(rt: &Arc<Runtime>, json: &str, options: Options) -> Model {
     let names: Vec<String> = model.parameter_names().map(String::from).collect();
     for name in names {
         if ["norm", "bias", "lora_B"].iter().any(|kind| name.contains(kind)) {
-            let (_, mut values) = model.parameter(&name).unwrap();
+            let (_, mut values) = model.parameter(&name, None).unwrap();
             values.iter_mut().for_each(|value| *value += 0.3 * dice.signed());
-            model.set_parameter(&name, &values).unwrap();
+            model.set_parameter(&name, None, &values).unwrap();
         }
     }
     model
@@ -126,7 +126,7 @@ pub fn gradients(model: &mut Model, batch: &Batch, temperature: f32) -> Vec<(Str
 
 pub fn all_gradients(model: &Model) -> Vec<(String, Vec<f32>)> {
     let names = model.parameter_names().map(String::from);
-    names.filter_map(|name| model.gradient(&name).ok().map(|gradient| (name, gradient))).collect()
+    names.filter_map(|name| model.gradient(&name, None).ok().map(|gradient| (name, gradient))).collect()
 }
 
 pub fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -150,9 +150,9 @@ pub type Mask = fn(usize, usize, usize, usize) -> f64;
 
 impl Mirror {
     pub fn of(model: &Model) -> Self {
-        let tensors = model
-            .parameter_names()
-            .map(|name| (name.to_string(), model.parameter(&name).unwrap().1.iter().map(|&v| f64::from(v)).collect()));
+        let tensors = model.parameter_names().map(|name| {
+            (name.to_string(), model.parameter(&name, None).unwrap().1.iter().map(|&v| f64::from(v)).collect())
+        });
         let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.scale()));
         Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale, dropout: None }
     }

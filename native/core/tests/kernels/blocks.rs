@@ -119,6 +119,34 @@ fn random_rows(rng: &mut Rng, kind: BlockKind, n: usize, k: usize) -> Vec<Vec<u8
         .collect()
 }
 
+#[test]
+fn rows_are_taken_apart_exactly() {
+    let mut rng = Rng::new(23);
+    for kind in BlockKind::ALL {
+        let (n, k) = (96, 512);
+        let rows = random_rows(&mut rng, kind, n, k);
+        let mut packed = PackedBlocks::new(k, vec![kind; n / 32], false);
+        rows.iter().enumerate().for_each(|(row, blocks)| packed.set_row(row, blocks));
+        // Within a panel, across two, all.
+        for range in [3..9, 20..70, 0..n] {
+            let apart = packed.rows(range.clone());
+            assert_eq!(apart.kind, kind);
+            assert_eq!(apart.offsets.is_some(), apart.zero == 0, "{kind}");
+            assert_eq!(apart.scales.len() * apart.group, range.len() * k);
+            let value = |at: usize| {
+                let offset = apart.offsets.as_ref().map_or(0.0, |offsets| offsets[at / apart.group]);
+                (f32::from(apart.codes[at]) - f32::from(apart.zero)) * apart.scales[at / apart.group] + offset
+            };
+            for (place, row) in range.enumerate() {
+                let mut expected = vec![0.0; k];
+                kind.decode(&rows[row], &mut expected);
+                let values: Vec<f32> = (place * k..(place + 1) * k).map(value).collect();
+                assert_eq!(values, expected, "{kind}, row {row}");
+            }
+        }
+    }
+}
+
 struct Case {
     n: usize,
     k: usize,

@@ -8,7 +8,7 @@ pub(super) mod unpack;
 use std::fmt;
 
 pub use encode::f16_from_f32;
-pub use packed::PackedBlocks;
+pub use packed::{BlockRows, PackedBlocks};
 
 /// Weights of the longest block.
 const BLOCK: usize = 256;

@@ -43,6 +43,22 @@ struct Panel {
     start: usize,
 }
 
+/// Quantised rows taken apart: a weight is `(code - zero) * scale + offset`, rounded once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockRows {
+    pub kind: BlockKind,
+    /// Neighbours in a row that share a scale.
+    pub group: usize,
+    /// The code of zero; 0 where there are offsets.
+    pub zero: u8,
+    /// Row-major, as are the others.
+    pub codes: Vec<u8>,
+    /// One for each group.
+    pub scales: Vec<f32>,
+    /// The same; none: all zero.
+    pub offsets: Option<Vec<f32>>,
+}
+
 /// Bytes of a panel's parts.
 #[derive(Clone, Copy)]
 pub struct Form {
@@ -139,6 +155,33 @@ impl PackedBlocks {
         for (group, out) in out.chunks_exact_mut(GROUP).enumerate() {
             unpack::lane(kind, panel, group, row % NR, out);
         }
+    }
+
+    /// Rows of one kind taken apart.
+    pub fn rows(&self, rows: Range<usize>) -> BlockRows {
+        let kind = self.kind(rows.start);
+        let group = kind.group_len();
+        let mut codes = vec![0; rows.len() * self.k];
+        let mut scales = vec![0.0; rows.len() * self.k / group];
+        let mut offsets = kind.has_minimum().then(|| scales.clone());
+        for at in rows.start / NR..rows.end.div_ceil(NR) {
+            let (own, panel) = self.panel(at);
+            assert_eq!(own, kind, "PackedBlocks::rows: {rows:?} are of several kinds");
+            for step in 0..self.k / GROUP {
+                let s = unpack::scales(kind, panel, step);
+                for row in rows.start.max(at * NR)..rows.end.min((at + 1) * NR) {
+                    let (first, lane) = ((row - rows.start) * self.k + step * GROUP, row % NR);
+                    unpack::codes(kind, panel, step, lane, &mut codes[first..first + GROUP]);
+                    for part in 0..GROUP / group {
+                        scales[first / group + part] = s.scale[part][lane];
+                        if let Some(offsets) = &mut offsets {
+                            offsets[first / group + part] = s.offset[part][lane];
+                        }
+                    }
+                }
+            }
+        }
+        BlockRows { kind, group, zero: kind.zero() as u8, codes, scales, offsets }
     }
 
     /// Row `row` as products read it: rounded if they are in bf16.

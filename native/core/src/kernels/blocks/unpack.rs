@@ -167,14 +167,21 @@ pub unsafe fn pairs(isa: Isa, kind: BlockKind, panel: &[u8], groups: Range<usize
     }
 }
 
-/// One lane of a group.
-pub fn lane(kind: BlockKind, panel: &[u8], group: usize, lane: usize, out: &mut [f32]) {
+/// The codes of one lane of a group.
+pub fn codes(kind: BlockKind, panel: &[u8], group: usize, lane: usize, out: &mut [u8]) {
     let form = Form::of(kind);
-    let s = scales(kind, panel, group);
     let codes = &panel[form.places(group).1 + form.scales..];
     for (step, out) in out.iter_mut().enumerate() {
         let at = step / 2 * NR * 2 + lane * 2 + step % 2;
-        let code = if kind.is_narrow() { codes[at / 32 * 16 + at % 16] >> (at % 32 / 16 * 4) & 15 } else { codes[at] };
+        *out = if kind.is_narrow() { codes[at / 32 * 16 + at % 16] >> (at % 32 / 16 * 4) & 15 } else { codes[at] };
+    }
+}
+
+/// One lane of a group.
+pub fn lane(kind: BlockKind, panel: &[u8], group: usize, lane: usize, out: &mut [f32]) {
+    let (s, mut lanes) = (scales(kind, panel, group), [0; GROUP]);
+    codes(kind, panel, group, lane, &mut lanes);
+    for (step, (out, code)) in out.iter_mut().zip(lanes).enumerate() {
         // Both operations are exact or the last: as fused.
         *out = f32::from(code) * s.scale[step / 16][lane] + s.offset[step / 16][lane];
     }
