@@ -1,30 +1,31 @@
-/** The sampler of a native model. */
+/** The sampler service of an engine. */
 import * as Effect from "effect/Effect"
 import { type Completion, type Sampler, SamplerError, type SampleRequest } from "../Sampler.ts"
+import type { SamplingEngine } from "./Engine.ts"
 import { hash64 } from "./hash64.ts"
 import * as Native from "./Native.ts"
 
 const failed = (cause: unknown): SamplerError => new SamplerError({ operation: "sample", ...Native.describe(cause) })
 
-export const nativeSampler = (model: Native.NativeModel): Sampler["Service"] => ({
-  name: "native",
+export const engineSampler = (engine: SamplingEngine): Sampler["Service"] => ({
+  name: engine.name,
   sample: (request) =>
     Effect.callback((resume) => {
       const gathered = new Gathered(request)
       try {
-        const id = model.sample(nativeRequest(request), (error, events) => {
+        const id = engine.sample(engineRequest(request), (error, events) => {
           if (error !== null) return resume(Effect.fail(failed(error)))
           gathered.add(events)
           if (events.done) resume(gathered.completions())
         })
-        return Effect.sync(() => model.cancel(id))
+        return Effect.sync(() => engine.cancel(id))
       } catch (cause) {
         resume(Effect.fail(failed(cause)))
       }
     })
 })
 
-const nativeRequest = (request: SampleRequest): Native.SampleRequest => ({
+const engineRequest = (request: SampleRequest): Native.SampleRequest => ({
   prompt: request.prompt,
   count: request.count,
   seed: BigInt.asUintN(64, BigInt(request.key.seed)),
