@@ -1,4 +1,4 @@
-//! The state of training by name: copied from one model into another, it is what a run of the other's own would have left.
+//! The state of training by name: copied to another model, it is what a run of that model itself would have left.
 
 mod common;
 
