@@ -124,7 +124,7 @@ export class Graph {
 
   /** A constant; large ones are not copied until a session is made. */
   constant(values: Numbers, shape: Shape, type: Type = "float32"): Value {
-    const name = `c${this.#names++}`
+    const name = `_c${this.#names++}`
     const bytes = bytesOf(values)
     const tensor = create(TensorProtoSchema, { name, dataType: dataTypes[type], dims: shape.map((d) => BigInt(d)) })
     if (bytes.length <= inlineBytes) tensor.rawData = bytes.slice()
@@ -163,7 +163,7 @@ export class Graph {
     attributes: Readonly<Record<string, Attribute>> = {},
     type: Type = inputs.find((input) => input !== undefined)!.type
   ): ReadonlyArray<Value> {
-    const outputs = shapes.map((shape) => ({ name: `v${this.#names++}`, type, shape }))
+    const outputs = shapes.map((shape) => ({ name: `_v${this.#names++}`, type, shape }))
     this.nodes.push({ op, inputs, outputs, attributes })
     return outputs
   }

@@ -5,6 +5,7 @@
 import type { NativeInfo, NativeModel } from "../Native.ts"
 import type { Device, Tensor } from "./device.ts"
 import { EngineFailure } from "./engine.ts"
+import { sizeOf } from "./graph.ts"
 import type { Shape } from "./network.ts"
 
 /** The adapter that calls which name none mean, where there is one; and the name of the model without any. */
@@ -143,5 +144,14 @@ export class Weights {
     const current = new Set(this.#tensors.get(undefined)?.values())
     for (const tensor of this.#pinned) if (!current.has(tensor)) this.device.free(tensor)
     this.#pinned.clear()
+  }
+
+  /** Bytes of the tensors: of the base, of adapters, of a reference policy apart from the base. */
+  memory(): { readonly weights: number; readonly adapters: number; readonly reference: number } {
+    const bytes = (tensors: Iterable<Tensor>) => [...tensors].reduce((sum, { dims }) => sum + 4 * sizeOf(dims), 0)
+    const base = new Set(this.#tensors.get(undefined)?.values())
+    const adapters = [...this.#tensors].flatMap(([owner, own]) => (owner === undefined ? [] : [...own.values()]))
+    const reference = [...this.#pinned].filter((tensor) => !base.has(tensor))
+    return { weights: bytes(base), adapters: bytes(adapters), reference: bytes(reference) }
   }
 }
