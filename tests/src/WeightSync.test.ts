@@ -7,7 +7,9 @@ import * as Layer from "effect/Layer"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import { Policy, PolicyNative, Sampler, WeightSync } from "quintain"
+import { Policy, PolicyNative, Sampler, SamplerServer, WeightSync } from "quintain"
+import { serveInference } from "../fixtures/inferenceServer.ts"
+import { nativeReplica } from "../fixtures/nativeReplica.ts"
 import { tabular } from "../fixtures/tabularPolicy.ts"
 
 const model = { vocab_size: 24, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64 }
@@ -317,4 +319,42 @@ describe("what it refuses", () => {
       assert.lengthOf([...updates, ...none.updates, ...lora.updates], 0)
     })
   )
+})
+
+describe("through a server", () => {
+  for (const [kind, options] of [
+    ["vllm", { lora: { rank: 4 } }],
+    ["sglang", { lora: { rank: 4 } }],
+    ["sglang", {}]
+  ] as const) {
+    it.live(
+      `${kind} ${"lora" in options ? "with an adapter" : "with all weights"} draws from the policy's present weights`,
+      () =>
+        Effect.gen(function* () {
+          const replica = yield* nativeReplica(model, 3)
+          const server = yield* Effect.acquireRelease(
+            Effect.promise(() => serveInference({ kind, ...replica, eos: 0 })),
+            (server) => Effect.promise(() => server.close())
+          )
+          const layer = WeightSync.layer({
+            policy: PolicyNative.layer({ model, seed: 3, threads: 1, ...options }),
+            sampler: SamplerServer.layer({ kind, url: server.url, vocabularySize: model.vocab_size })
+          })
+          yield* Effect.gen(function* () {
+            const sampler = yield* Sampler.Sampler
+            for (const version of [0, 1, 2]) {
+              if (version > 0) yield* train
+              for (const completion of yield* sampler.sample({ ...request, stopTokens: [0] })) {
+                assert.strictEqual(completion.policyVersion, version)
+                const own = yield* logprobsOf(completion)
+                completion.logprobs.forEach((value, t) => assert.closeTo(value, own[t]!, 1e-5))
+              }
+            }
+          }).pipe(Effect.provide(layer))
+          const pushes = server.log.filter(({ path }) => /\/(load_lora_adapter|update_weights_from_disk)$/.test(path))
+          assert.lengthOf(pushes, 3)
+          assert.strictEqual(server.adapters.size, 0)
+        })
+    )
+  }
 })

@@ -1,0 +1,82 @@
+/** What a server's answer must be before anything is trained on it. */
+import type { Completion } from "../../Sampler.ts"
+import { type Answer, type Draw, Unusable } from "./Dialect.ts"
+
+// Rounding may leave the logarithm of a certain token's probability a little above 0.
+const ROUNDING = 1e-3
+// Servers write such a number in place of minus infinity, and nothing less likely is ever drawn.
+const LEAST = -1000
+
+export interface Bounds {
+  readonly vocabularySize: number
+  /** See `Dialect.cut`. */
+  readonly cut: boolean
+}
+
+/** The completion of a draw, or {@link Unusable}. */
+export const check = (
+  answer: Answer,
+  draw: Draw,
+  { cut, vocabularySize }: Bounds
+): Omit<Completion, "policyVersion"> => {
+  const { prompt } = answer
+  if (prompt !== undefined && (prompt.length !== draw.prompt.length || prompt.some((id, t) => id !== draw.prompt[t]))) {
+    throw new Unusable(
+      "PROMPT",
+      `the server took another prompt (${prompt.length} tokens) than it was given (${draw.prompt.length}): it may cut or ` +
+        "extend prompts; check its settings"
+    )
+  }
+  const { length } = answer.tokens
+  if (length !== answer.logprobs.length) {
+    throw new Unusable("LENGTH", `${length} tokens and ${answer.logprobs.length} log-probabilities`)
+  }
+  if (length === 0 || length > draw.maxTokens) {
+    throw new Unusable("LENGTH", `${length} tokens, where 1 to ${draw.maxTokens} were asked for`)
+  }
+  const isStop = (token: number) => draw.stopTokens.includes(token)
+  const stopped = answer.tokens.findIndex(isStop)
+  const kept = cut && stopped >= 0 ? stopped + 1 : length
+  const tokens = new Uint32Array(kept)
+  const logprobs = new Float32Array(kept)
+  for (let t = 0; t < kept; t++) {
+    const token = answer.tokens[t]!
+    const logprob = answer.logprobs[t]!
+    if (!Number.isInteger(token) || token < 0 || token >= vocabularySize) {
+      throw new Unusable(
+        "VOCABULARY",
+        `token ${t} is ${token}, beyond the vocabulary of ${vocabularySize}: the server may have another model open`
+      )
+    }
+    if (logprob === null || !(logprob <= ROUNDING && logprob > LEAST)) {
+      throw new Unusable(
+        "LOGPROBS",
+        `the log-probability of token ${t} is ${logprob}, which is none: the server's numbers overflow, or are others`
+      )
+    }
+    tokens[t] = token
+    logprobs[t] = Math.min(logprob, 0)
+  }
+  return { tokens, logprobs, stopReason: stopReason(answer, draw, stopped, kept) }
+}
+
+const stopReason = (answer: Answer, draw: Draw, stopped: number, kept: number): Completion["stopReason"] => {
+  const ended = stopped === kept - 1
+  if (stopped >= 0 && !ended) {
+    throw new Unusable("STOP", `token ${stopped} is a stop token, yet ${kept - 1 - stopped} more follow it`)
+  }
+  const { matched, reason } = answer
+  const other = answer.finish === "other" || (typeof matched === "string" && !draw.stop.includes(matched))
+  // Servers disagree on what a stop token is called that is the last one allowed as well.
+  if (!other && (ended || typeof matched === "string")) return "stop"
+  if (answer.finish === "length") return kept === draw.maxTokens ? "length" : "context"
+  const last = answer.tokens[kept - 1]
+  throw new Unusable(
+    "STOP",
+    answer.finish === "stop"
+      ? `the server stopped${matched === undefined ? "" : ` at ${JSON.stringify(matched)}`}, but the last token (${last}) is ` +
+          `none of the stop tokens [${draw.stopTokens.join(", ")}]: the server drops stop tokens, or ends at others, which ` +
+          "must then be among the request's"
+      : `the server ended the sample for another reason: ${reason}`
+  )
+}
