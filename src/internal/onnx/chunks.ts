@@ -28,11 +28,10 @@ export interface Chunk {
 /** Added to a score that must not count: its share becomes exactly 0. */
 const hidden = -1e9
 
-/** Rows of a graph with room for `rows`: graphs are made for few sizes, at most a third of one is padding. */
+/** Rows of a graph with room for `rows`: few sizes, since each has graphs of its own, and at most an eighth of padding. */
 export const bucket = (rows: number): number => {
-  let size = 16
-  while (size < rows) size = size % 3 === 0 ? (size / 3) * 4 : (size / 2) * 3
-  return size
+  const unit = Math.max(16, 2 ** (Math.ceil(Math.log2(rows)) - 4))
+  return Math.ceil(rows / unit) * unit
 }
 
 const refuse = (detail: string): EngineFailure => new EngineFailure("SHAPE", `logprobs: ${detail}`)
