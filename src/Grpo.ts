@@ -18,7 +18,7 @@ import * as Progress from "./Progress.ts"
 import * as Reward from "./Reward.ts"
 import * as Rollout from "./Rollout.ts"
 import * as Run from "./Run.ts"
-import type { SamplingParameters } from "./Sampler.ts"
+import { Sampler, type SamplingParameters } from "./Sampler.ts"
 import * as Task from "./Task.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 import * as Update from "./Update.ts"
@@ -42,6 +42,13 @@ export interface GrpoOptions<Data, R = never> {
   readonly advantage?: Advantage.Advantage
   /** Default `Loss.clipped()`: 0.2 both ways, no KL. */
   readonly loss?: Loss.Loss
+  /**
+   * What makes up for a sampler that is not the policy's own engine, whose log-probabilities differ. Default: TRL's (whole
+   * sequences, those of a ratio above 3 left out) where `Sampler.engine` is not `Policy.info.engine` and the loss takes its
+   * ratio against the old policy; else `none`. KL and entropy are never weighed. The step's `sampling/*` metrics tell the
+   * distance.
+   */
+  readonly correction?: Loss.ImportanceCorrection | "none"
   /** Default `token`: every policy token of the batch weighs the same. */
   readonly aggregate?: Aggregate
   /** Leave out groups of constant reward and draw others, up to `maxDraws` times the batch. Defaults true, 1 (draw none). */
@@ -89,18 +96,25 @@ export interface GrpoResult {
 export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOptions<Data, R>) {
   const { environment, reward, tokenizer } = options
   const policy = yield* Policy
+  const sampler = yield* Sampler
+  const engines = { sampler: sampler.engine ?? sampler.name, policy: policy.info.engine }
+  const { correction, loss } = corrected(options, engines)
   const seed = options.seed ?? 0
   const temperature = options.sampling?.temperature ?? 1
   const contextLength = policy.info.contextLength
   const progress = options.progress ?? Progress.make({ label: "GRPO" })
   const run = yield* Run.open({
     directory: options.directory,
-    config: describe(options, policy.info),
+    config: {
+      ...describe(options, policy.info),
+      // One engine needs none, and a run of one may have begun before there was any.
+      ...(engines.sampler === engines.policy && correction === "none" ? {} : { sampler: engines.sampler, correction })
+    },
     mayChange: ["steps", "evaluateEvery", "checkpointEvery"]
   })
 
   let position: Run.Position = run.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
-  if (options.loss?.reference === true) {
+  if (loss.reference === true) {
     // The policy that training began with is kept in the run: a resumed one must measure its distance from the same.
     const reference = path.join(options.directory, "reference")
     yield* run.resumed === undefined ? policy.save(reference) : policy.load(reference)
@@ -128,7 +142,7 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOp
 
   const updater = Update.make({
     ...options.update,
-    loss: options.loss ?? Loss.clipped(),
+    loss,
     aggregate: options.aggregate ?? "token",
     temperature,
     dump: (dump) => run.skipped(dump.step, dump).pipe(Effect.ignore)
@@ -224,6 +238,18 @@ const poolMetrics = Effect.serviceOption(VerifierPool).pipe(
 
 const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]))
+
+/** The loss, and what corrects it for the distance between the engines. */
+const corrected = (
+  { correction, loss = Loss.clipped() }: Pick<GrpoOptions<never>, "correction" | "loss">,
+  engines: { readonly sampler: string; readonly policy: string }
+): { readonly loss: Loss.Loss; readonly correction: Loss.ImportanceCorrection | "none" } => {
+  const needed = engines.sampler !== engines.policy && loss.againstSampler !== true
+  const chosen = correction ?? (needed ? {} : "none")
+  if (chosen === "none") return { loss, correction: chosen }
+  const { level = "sequence", max = 3, min = 0, mode = "mask" } = chosen
+  return { loss: Loss.withImportanceCorrection(loss, chosen), correction: { level, mode, min, max } }
+}
 
 /** What a resumed run must share with the one it continues. Functions are left to the user's honesty. */
 const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: PolicyInfo): Record<string, unknown> => ({

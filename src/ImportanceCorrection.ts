@@ -1,7 +1,19 @@
 /**
  * Corrects a loss for a sampler whose log-probabilities are not the policy's: another engine, another dtype, older
- * weights. The engine of this package needs none of it, since its sampler and its policy agree bit for bit.
+ * weights. Where one engine samples and trains there is nothing to correct. How far the two are apart is in the step's
+ * `sampling/*` metrics, with a correction or without.
+ *
+ * `Grpo.train` applies it where the engines differ. A pipeline of one's own does the same by its loss:
+ *
+ * ```ts
+ * const loss = Loss.withImportanceCorrection(Loss.withKl(Loss.clipped(), { coefficient: 0.01 }))
+ * groups.pipe(Batch.collect({ groups: 16 }), Update.stage({ loss, learningRate: 1e-5 }))
+ * ```
+ *
+ * Sources: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated, TIS); the
+ * masks of TRL (`sequence_mask`, cap 3: the default) and IcePop; verl's `rollout_corr_helper` (the bound of the logarithm).
  */
+import { within } from "./internal/within.ts"
 import type { Loss, LossInput, LossOutput } from "./Loss.ts"
 
 export interface ImportanceCorrection {
@@ -18,7 +30,11 @@ export interface ImportanceCorrection {
   readonly min?: number
 }
 
-/** [N] w of each target; every target of a sequence has the same one at the levels above `token`. */
+// verl's: so far apart the numbers say nothing, and must not overflow.
+const LARGEST_LOG = 20
+const bounded = (log: number): number => Math.exp(Math.min(Math.max(log, -LARGEST_LOG), LARGEST_LOG))
+
+/** [N] w of each target, within exp(±20); every target of a sequence has the same one at the levels above `token`. */
 export const importanceRatios = (
   input: Pick<LossInput, "oldLogprobs" | "samplerLogprobs" | "sequenceStart">,
   level: "token" | "sequence" | "geometric"
@@ -32,34 +48,43 @@ export const importanceRatios = (
     for (let t = start; t < end; t++) {
       const d = oldLogprobs[t]! - samplerLogprobs[t]!
       sum += d
-      ratios[t] = Math.exp(d)
+      ratios[t] = bounded(d)
     }
-    if (level !== "token") ratios.fill(Math.exp(level === "sequence" ? sum : sum / (end - start)), start, end)
+    if (level !== "token") ratios.fill(bounded(level === "sequence" ? sum : sum / (end - start)), start, end)
   }
   return ratios
 }
 
 /**
  * Weighs each target's loss by its corrected ratio: TIS (`token`, `truncate`), MIS (`mask`). A loss is linear in its
- * weights, so this is all it takes; terms that must not be weighed (KL, entropy) are wrapped around it, not inside.
+ * weights, so this is all it takes. Terms that a loss adds to another (`Loss.withKl`, `Loss.withEntropy`: what says
+ * {@link Loss.within}) are left as they are, whichever of the two is wrapped around the other. A target whose ratio is not
+ * a number, for there was no sampler, is dropped.
+ *
  * Metric `sampling/correction_share`: the share of targets whose w was out of bounds.
  */
-export const withImportanceCorrection = (loss: Loss, options: ImportanceCorrection = {}): Loss => {
+export const withImportanceCorrection = (loss: Loss, options: ImportanceCorrection = {}): Loss =>
+  within(loss, (inner) => correct(inner, options))
+
+const correct = (loss: Loss, options: ImportanceCorrection): Loss => {
   const { level = "sequence", max = 3, min = 0, mode = "mask" } = options
   const corrected = (input: LossInput): LossOutput => {
     const weights = importanceRatios(input, level)
     let outside = 0
     for (let t = 0; t < weights.length; t++) {
       const ratio = weights[t]!
-      // A NaN ratio is out of bounds too.
       const inside = ratio >= min && ratio <= max
       if (!inside) outside++
       const kept = level === "geometric" ? 1 : ratio
-      weights[t] = input.weights[t]! * (inside ? kept : mode === "mask" ? 0 : Math.min(Math.max(ratio, min), max))
+      const dropped = mode === "mask" || Number.isNaN(ratio)
+      weights[t] = input.weights[t]! * (inside ? kept : dropped ? 0 : Math.min(Math.max(ratio, min), max))
     }
     const inner = loss({ ...input, weights })
     const changed = weights.length === 0 ? 0 : outside / weights.length
     return { ...inner, metrics: { ...inner.metrics, "sampling/correction_share": changed } }
   }
-  return Object.assign(corrected, { reference: loss.reference ?? false })
+  return Object.assign(corrected, {
+    reference: loss.reference ?? false,
+    againstSampler: loss.againstSampler ?? false
+  })
 }

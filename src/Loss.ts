@@ -19,6 +19,7 @@
  * `weights`. With one update per batch old and new log-probabilities are the same numbers, r is 1, and the value of a
  * group-relative loss is near 0 while its gradient is not: watch the reward, not the loss.
  */
+import { around } from "./internal/within.ts"
 import * as Kl from "./Kl.ts"
 
 export type { KlEstimator } from "./Kl.ts"
@@ -66,6 +67,16 @@ export interface Loss {
   (input: LossInput): LossOutput
   /** Whether `referenceLogprobs` must be computed. Default false. */
   readonly reference?: boolean
+  /**
+   * Of a loss that adds a term to another: the same with `wrap` around the other alone. What weighs targets, such as an
+   * importance correction, goes inside by it, and leaves KL and entropy as they are.
+   */
+  readonly within?: (wrap: (loss: Loss) => Loss) => Loss
+  /**
+   * Whether it takes its ratio against the sampler, so that an importance correction has nothing left to correct. Default
+   * false.
+   */
+  readonly againstSampler?: boolean
 }
 
 /** Whose log-probabilities the ratio is taken against: those at sampling, or those before this batch's updates. */
@@ -159,10 +170,13 @@ export const reinforce: Loss = (input) =>
     out.gradient = -input.advantages[t]!
   })
 
+const marked = (loss: Loss, against: Against["against"]): Loss =>
+  Object.assign(loss, { againstSampler: against === "sampler" })
+
 /** -r A without a clip, r against the sampler by default (Tinker's `importance_sampling`). */
 export const importanceSampling = (options: Against = {}): Loss => {
   const { against = "sampler" } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     const base = baseOf(input, against)
     return sumTargets(input, (t, out) => {
       const advantage = input.advantages[t]!
@@ -170,6 +184,7 @@ export const importanceSampling = (options: Against = {}): Loss => {
       out.gradient = out.loss
     })
   }
+  return marked(loss, against)
 }
 
 /**
@@ -226,7 +241,7 @@ export const gspo = (options: { readonly low?: number; readonly high?: number } 
  */
 export const cispo = (options: { readonly low?: number; readonly high?: number } & Against = {}): Loss => {
   const { against = "old", high = 5, low = 0 } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     const base = baseOf(input, against)
     let count = 0
     const output = sumTargets(input, (t, out) => {
@@ -237,6 +252,7 @@ export const cispo = (options: { readonly low?: number; readonly high?: number }
     })
     return { ...output, metrics: { ...output.metrics, cispo_clip_ratio: share(count, input) } }
   }
+  return marked(loss, against)
 }
 
 /** SAPO (Gao et al. 2025): -(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A; a soft gate in place of the clip. */
@@ -263,7 +279,7 @@ export const sapo = (options: { readonly positive?: number; readonly negative?: 
  */
 export const dppo = (options: { readonly low?: number; readonly high?: number; readonly tau?: number } = {}): Loss => {
   const { high = 0.2, low = 0.2, tau = 1e-3 } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     let dropped = 0
     const output = sumTargets(input, (t, out) => {
       const logprob = input.logprobs[t]!
@@ -278,12 +294,13 @@ export const dppo = (options: { readonly low?: number; readonly high?: number; r
     })
     return { ...output, metrics: { ...output.metrics, is_masked: share(dropped, input) } }
   }
+  return marked(loss, "sampler")
 }
 
 /** DRO (Richemond et al. 2024): -(A logprob - beta/2 (logprob - old)^2). Wants soft advantages. */
 export const dro = (options: { readonly beta?: number } & Against = {}): Loss => {
   const { against = "old", beta = 0.05 } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     const base = baseOf(input, against)
     return sumTargets(input, (t, out) => {
       const d = input.logprobs[t]! - base[t]!
@@ -291,6 +308,7 @@ export const dro = (options: { readonly beta?: number } & Against = {}): Loss =>
       out.gradient = -input.advantages[t]! + beta * d
     })
   }
+  return marked(loss, against)
 }
 
 /** Negative log-likelihood, for supervised data; advantages play no part. Metric `nll`, in nats per token. */
@@ -315,7 +333,7 @@ export interface KlOptions {
   readonly biasCorrection?: boolean
 }
 
-/** Adds coefficient * KL(policy || reference) per target. Wrap it outside of an importance correction. Metric `kl`. */
+/** Adds coefficient * KL(policy || reference) per target, which no importance correction weighs. Metric `kl`. */
 export const withKl = (loss: Loss, options: KlOptions): Loss => {
   const { biasCorrection = false, coefficient, estimator = "k3", straightThrough = false } = options
   const added = (input: LossInput): LossOutput => {
@@ -342,10 +360,13 @@ export const withKl = (loss: Loss, options: KlOptions): Loss => {
       metrics: { ...inner.metrics, kl: share(kl, input) }
     }
   }
-  return Object.assign(added, { reference: true })
+  return Object.assign(
+    added,
+    around(loss, true, (inner) => withKl(inner, options))
+  )
 }
 
-/** Subtracts coefficient * entropy per target: a bonus that keeps the policy exploring. */
+/** Subtracts coefficient * entropy per target: a bonus that keeps the policy exploring. No importance correction weighs it. */
 export const withEntropy = (loss: Loss, coefficient: number): Loss => {
   const added = (input: LossInput): LossOutput => {
     const { entropy, weights } = input
@@ -359,8 +380,12 @@ export const withEntropy = (loss: Loss, coefficient: number): Loss => {
     }
     return { ...inner, loss: inner.loss - coefficient * bonus, dEntropy }
   }
-  return Object.assign(added, { reference: loss.reference ?? false })
+  return Object.assign(
+    added,
+    around(loss, loss.reference ?? false, (inner) => withEntropy(inner, coefficient))
+  )
 }
 
+export { within } from "./internal/within.ts"
 export { importanceRatios, withImportanceCorrection } from "./ImportanceCorrection.ts"
 export type { ImportanceCorrection } from "./ImportanceCorrection.ts"

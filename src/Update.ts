@@ -65,7 +65,7 @@ export interface StepReport {
   readonly entropy: number
   /**
    * The loss's own metrics, and how far the sampler was from the policy before the update (all 0, ratios 1, when both
-   * agree): `sampling/sampling_logp_difference/{mean,max}`, `sampling/importance_sampling_ratio/{min,mean,max}`,
+   * agree; where they do not, see {@link Loss.withImportanceCorrection}): `sampling/sampling_logp_difference/{mean,max}`, `sampling/importance_sampling_ratio/{min,mean,max}`,
    * `sampling/kl_v1` = mean(sampler - policy) and `sampling/kl_v2` = mean of half its square.
    */
   readonly metrics: Readonly<Record<string, number>>
