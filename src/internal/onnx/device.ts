@@ -148,7 +148,7 @@ export class Device {
   /** Frees tensors of the device; those on the host are left to the garbage collector. */
   free(...tensors: ReadonlyArray<Tensor | undefined>): void {
     for (const tensor of tensors) {
-      if (tensor === undefined || tensor.location === "cpu") continue
+      if (tensor?.location !== "gpu-buffer") continue
       this.#count(tensor, -1)
       tensor.dispose()
     }

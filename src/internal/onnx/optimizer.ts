@@ -1,9 +1,10 @@
 /** Gradients and the state of AdamW as tensors of a device, and their way to and from the store. */
 import type { StepReport, StepSettings } from "../Native.ts"
-import type { Session, Tensor } from "./device.ts"
+import type { Tensor } from "./device.ts"
 import { EngineFailure } from "./engine.ts"
-import { type Model, sizeOf } from "./graph.ts"
+import { sizeOf } from "./graph.ts"
 import * as Graphs from "./policyGraphs.ts"
+import type { Sessions } from "./sessions.ts"
 import type { Owner, Weights } from "./weights.ts"
 
 interface State {
@@ -13,9 +14,6 @@ interface State {
   accumulated: number
   steps: number
 }
-
-/** A session for a graph, made when it is first needed; its result `sum` is on the host. */
-type Sessions = (key: string, make: () => Model) => Promise<Session>
 
 export class Optimizer {
   readonly #weights: Weights
@@ -92,7 +90,7 @@ export class Optimizer {
         names.map(async (name, i) => [`g${i}`, await this.gradient(owner, name)] as const)
       )
       const shapes = feeds.map(([, tensor]) => tensor.dims)
-      const session = await this.#sessions(`squares ${shapes.join(";")}`, () => Graphs.squares(shapes))
+      const session = await this.#sessions.get(`squares ${shapes.join(";")}`, () => Graphs.squares(shapes), ["sum"])
       squares += (await session.run(Object.fromEntries(feeds)))["sum"]!.data[0] as number
     }
     const gradNorm = Math.sqrt(squares)
@@ -141,7 +139,7 @@ export class Optimizer {
       Object.assign(feeds, { [`w${i}`]: weight, [`m${i}`]: first, [`v${i}`]: second })
       feeds[`g${i}`] = await this.gradient(owner, name)
     }
-    const session = await this.#sessions(`adamW ${shapes.join(";")}`, () => Graphs.adamW(shapes))
+    const session = await this.#sessions.get(`adamW ${shapes.join(";")}`, () => Graphs.adamW(shapes))
     const results = await session.run(feeds)
     for (const [i, name] of names.entries()) {
       this.#weights.replace(owner, name, results[`w${i}.next`]!)
