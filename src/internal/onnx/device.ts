@@ -20,6 +20,10 @@ export interface DeviceOptions {
   readonly threads?: number
   /** Bytes that tensors on the device may take together. Default: until the device refuses. */
   readonly deviceBytes?: number
+  /** Entries of the runtime's own session configuration (`disable_cpu_ep_fallback`, ...). */
+  readonly config?: Readonly<Record<string, string>>
+  /** Where the runtime writes what each node took; a file for each session, the name begins so. */
+  readonly profile?: string
 }
 
 const failure = (operation: string, cause: unknown): EngineFailure => {
@@ -37,8 +41,11 @@ export type Feeds = Readonly<Record<string, Tensor>>
 
 export interface Session {
   readonly model: Pick<Model, "inputs" | "outputs" | "nodes">
-  /** Results by name; on the device unless they were declared to be on the host. */
-  readonly run: (feeds: Feeds) => Promise<Readonly<Record<string, Tensor>>>
+  /**
+   * Results by name; on the device unless they were declared to be on the host. `wanted` leaves the others out, where
+   * tensors are on the host and would be copied.
+   */
+  readonly run: (feeds: Feeds, wanted?: ReadonlyArray<string>) => Promise<Readonly<Record<string, Tensor>>>
   readonly release: () => Promise<void>
 }
 
@@ -103,21 +110,30 @@ export class Device {
         graphOptimizationLevel: "all",
         logSeverityLevel: 4,
         ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
+        ...(this.#options.config === undefined ? {} : { extra: { session: this.#options.config } }),
+        ...(this.#options.profile === undefined
+          ? {}
+          : { enableProfiling: true, profileFilePrefix: this.#options.profile }),
         ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
         ...(this.resident ? { preferredOutputLocation: where } : {})
       })
       return {
         model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
-        run: async (feeds) => {
+        run: async (feeds, wanted) => {
           try {
-            const results = await session.run(feeds)
+            const results = await (wanted === undefined || this.resident
+              ? session.run(feeds)
+              : session.run(feeds, wanted))
             for (const tensor of Object.values(results)) this.#count(tensor, 1)
             return results
           } catch (cause) {
             throw failure("run", cause)
           }
         },
-        release: () => session.release()
+        release: () => {
+          if (this.#options.profile !== undefined) session.endProfiling()
+          return session.release()
+        }
       }
     } catch (cause) {
       throw failure("session", cause)

@@ -59,7 +59,9 @@ const dataTypes: Readonly<Record<Type, DataType>> = {
 
 /** Operators of ONNX Runtime's own. */
 const contributed = new Set([
+  "FusedMatMul",
   "MatMulNBits",
+  "RotaryEmbedding",
   "SimplifiedLayerNormalization",
   "SkipSimplifiedLayerNormalization",
   "QuickGelu"
@@ -227,7 +229,7 @@ export class Graph {
     return this.#one("Softmax", [x], x.shape, { axis: -1 })
   }
   /** Along the last axis, which stays with size 1. */
-  reduce(op: "ReduceSum" | "ReduceMean" | "ReduceMax", x: Value): Value {
+  reduce(op: "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin", x: Value): Value {
     return this.#one(op, [x, this.integers([-1])], [...x.shape.slice(0, -1), 1], { keepdims: 1 })
   }
   /** Sum over some axes, which stay with size 1 or go. */
@@ -240,6 +242,10 @@ export class Graph {
   reshape(x: Value, shape: Shape): Value {
     const named = shape.map((dim, i) => (typeof dim === "number" ? dim : dim === x.shape[i] ? 0 : -1))
     return this.#one("Reshape", [x, this.integers(named)], shape)
+  }
+  /** To sizes that are known when the graph runs: `sizes` is a list of whole numbers. */
+  reshapeTo(x: Value, sizes: Value, shape: Shape): Value {
+    return this.#one("Reshape", [x, sizes], shape)
   }
   transpose(x: Value, order: ReadonlyArray<number>): Value {
     return this.#one(
