@@ -62,7 +62,6 @@ const contributed = new Set([
   "FusedMatMul",
   "MatMulNBits",
   "RotaryEmbedding",
-  "SimplifiedLayerNormalization",
   "SkipSimplifiedLayerNormalization",
   "QuickGelu"
 ])
@@ -236,6 +235,14 @@ export class Graph {
   sum(x: Value, axes: ReadonlyArray<number>, keep: boolean): Value {
     const kept = x.shape.flatMap((dim, i) => (axes.includes(i) ? (keep ? [1] : []) : [dim]))
     return this.#one("ReduceSum", [x, this.integers(axes)], kept, { keepdims: Number(keep) })
+  }
+
+  /** Sums up to and including each place of the last axis. */
+  cumulate(x: Value): Value {
+    const axis = this.#share(`axis ${x.shape.length - 1}`, () =>
+      this.constant(Int32Array.of(x.shape.length - 1), [], "int32")
+    )
+    return this.#one("CumSum", [x, axis], x.shape)
   }
 
   /** One named size at most may be new; other names must stand where they stood. */

@@ -1,0 +1,80 @@
+/**
+ * Draws from filtered distributions, on the host: the native kernel's rules (`sampler/choose.rs`). The filters apply in the
+ * order top-k, top-p, min-p, each over what the one before left, and change what is drawn, never what is recorded.
+ */
+
+export interface Choice {
+  readonly temperature: number
+  /** 0 is off. */
+  readonly topK: number
+  /** 1 is off. */
+  readonly topP: number
+  /** 0 is off. */
+  readonly minP: number
+}
+
+export const hasFilters = ({ minP, temperature, topK, topP }: Choice): boolean =>
+  temperature !== 0 && (topK > 0 || topP < 1 || minP > 0)
+
+export interface Chosen {
+  readonly token: number
+  /** log_softmax(logits / temperature) at the token, of the whole vocabulary. */
+  readonly logprob: number
+  /** Of the scaled logits. Not finite where the weights have diverged. */
+  readonly logSumExp: number
+}
+
+/** Inverts the cumulative distribution of what the filters leave, in ascending order of ids, at `uniform` in [0, 1). */
+export const chooseFiltered = (logits: Float32Array, choice: Choice, uniform: number): Chosen => {
+  const scale = 1 / choice.temperature
+  let largest = -Infinity
+  for (let id = 0; id < logits.length; id++) {
+    const value = logits[id]!
+    if (value > largest || Number.isNaN(value)) largest = value
+  }
+  let sum = 0
+  const weights = new Float64Array(logits.length)
+  for (let id = 0; id < logits.length; id++) sum += weights[id] = Math.exp((logits[id]! - largest) * scale)
+  const logSumExp = largest * scale + Math.log(sum)
+  if (!Number.isFinite(logSumExp)) return { token: 0, logprob: Number.NaN, logSumExp }
+
+  let kept = likeliest(logits, choice.topK)
+  const mass = (ids: Iterable<number>): number => {
+    let total = 0
+    for (const id of ids) total += weights[id]!
+    return total
+  }
+  if (choice.topP < 1) {
+    const wanted = choice.topP * mass(kept)
+    // The set asked for is the head of the order by probability: only as much of it is sorted as can matter.
+    for (const exponent of [8, 16, 32, Infinity]) {
+      const candidates = kept.filter((id) => weights[id]! >= 2 ** -exponent)
+      if (exponent !== Infinity && mass(candidates) < wanted) continue
+      candidates.sort((a, b) => logits[b]! - logits[a]! || a - b)
+      let held = 0
+      const last = candidates.findIndex((id) => (held += weights[id]!) >= wanted)
+      kept = (last < 0 ? candidates : candidates.subarray(0, last + 1)).toSorted()
+      break
+    }
+  }
+  // The most probable token has weight 1.
+  if (choice.minP > 0) kept = kept.filter((id) => weights[id]! >= choice.minP)
+  const target = uniform * mass(kept)
+  let [held, token] = [0, kept[0]!]
+  for (const id of kept) {
+    if (weights[id] === 0) continue
+    held += weights[id]!
+    token = id
+    if (held > target) break
+  }
+  return { token, logprob: logits[token]! * scale - logSumExp, logSumExp }
+}
+
+/** Ids of the `k` largest logits, ascending; all that equal the last of them stay. */
+const likeliest = (logits: Float32Array, k: number): Uint32Array => {
+  if (k === 0 || k >= logits.length) return Uint32Array.from(logits, (_, id) => id)
+  const floor = logits.toSorted()[logits.length - k]!
+  const ids: Array<number> = []
+  for (let id = 0; id < logits.length; id++) if (logits[id]! >= floor) ids.push(id)
+  return Uint32Array.from(ids)
+}
