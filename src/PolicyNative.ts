@@ -5,12 +5,11 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Adapter from "./Adapter.ts"
-import { addAdapter, enginePolicy, policyFailure } from "./internal/enginePolicy.ts"
+import { enginePolicy, policyFailure, setUp } from "./internal/enginePolicy.ts"
 import { engineSampler } from "./internal/engineSampler.ts"
 import * as Native from "./internal/Native.ts"
 import { nativeEngine } from "./internal/nativeEngine.ts"
-import { type ModelOptions, type Source, sourceOf, vocabulary } from "./internal/openModel.ts"
+import { type ModelOptions, type Source, sourceOf } from "./internal/openModel.ts"
 import { Policy, PolicyError } from "./Policy.ts"
 import { Sampler } from "./Sampler.ts"
 
@@ -75,10 +74,6 @@ const open = Effect.fnUntraced(function* (options: NativeOptions, { location, se
     (model) => Effect.promise(() => model.close())
   )
   const engine = nativeEngine(model)
-  if (options.lora !== undefined) yield* addAdapter(engine, "open", Adapter.defaultName, options.lora)
-  if (options.tokenizer !== undefined) {
-    const { bytes, offsets } = vocabulary(options.tokenizer)
-    engine.setVocabulary(bytes, offsets)
-  }
+  yield* setUp(engine, options)
   return engine
 })

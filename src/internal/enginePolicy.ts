@@ -9,6 +9,7 @@ import * as Checkpoint from "../Checkpoint.ts"
 import { type Policy, PolicyError } from "../Policy.ts"
 import type { Engine } from "./Engine.ts"
 import * as Native from "./Native.ts"
+import { type ModelOptions, vocabulary } from "./openModel.ts"
 
 const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
 
@@ -97,7 +98,7 @@ const named = (options: { readonly adapter?: string } | undefined): { readonly a
   options?.adapter === undefined ? {} : { adapter: options.adapter }
 
 /** Adds an adapter with these settings, or the one in a folder. */
-export const addAdapter = Effect.fnUntraced(function* (
+const addAdapter = Effect.fnUntraced(function* (
   engine: Pick<Engine, "addAdapter" | "facts">,
   operation: string,
   name: string,
@@ -111,6 +112,15 @@ export const addAdapter = Effect.fnUntraced(function* (
   if (Result.isFailure(targets)) return yield* refused(`lora.targets: ${targets.failure}`)
   const settings = JSON.stringify({ ...lora, targets: targets.success })
   yield* call(operation, () => engine.addAdapter(name, settings, null))
+})
+
+/** What is the same for every engine that has just opened: the adapter that is trained, and the tokens' bytes. */
+export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokenizer }: ModelOptions) {
+  if (lora !== undefined) yield* addAdapter(engine, "open", Adapter.defaultName, lora)
+  if (tokenizer !== undefined) {
+    const { bytes, offsets } = vocabulary(tokenizer)
+    engine.setVocabulary(bytes, offsets)
+  }
 })
 
 /** A folder that holds a whole model opens in other tools only with its tokenizer beside it. */

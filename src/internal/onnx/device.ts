@@ -7,6 +7,7 @@
  */
 import type * as Ort from "onnxruntime-node"
 import { EngineFailure } from "./engine.ts"
+import { Gate } from "./gate.ts"
 import { Graph, type Model, type Numbers, type Shape, type Type } from "./graph.ts"
 
 export type Tensor = Ort.Tensor
@@ -24,6 +25,8 @@ export interface DeviceOptions {
   readonly config?: Readonly<Record<string, string>>
   /** Where the runtime writes what each node took; a file for each session, the name begins so. */
   readonly profile?: string
+  /** What every call of the runtime goes through. Default: one of its own. */
+  readonly gate?: Gate
 }
 
 const failure = (operation: string, cause: unknown): EngineFailure => {
@@ -60,6 +63,8 @@ export class Device {
   readonly resident: boolean
   readonly #ort: typeof Ort
   readonly #options: DeviceOptions
+  readonly #gate: Gate
+  readonly #sessions = new Set<Ort.InferenceSession>()
   readonly #copies = new Map<string, Promise<Session>>()
   #bytes = 0
   #peak = 0
@@ -67,6 +72,7 @@ export class Device {
   private constructor(ort: typeof Ort, options: DeviceOptions, provider: Provider, refused: Device["refused"]) {
     this.#ort = ort
     this.#options = options
+    this.#gate = options.gate ?? new Gate()
     this.provider = provider
     this.refused = refused
     this.resident = provider === "webgpu"
@@ -78,20 +84,25 @@ export class Device {
     const graph = new Graph()
     graph.output("y", graph.scale(graph.input("x", ["n"]), 2))
     const model = graph.build()
+    const offered = new Set(ort.listSupportedBackends().map(({ name }) => name))
     for (const provider of options.providers) {
       const device = new Device(ort, options, provider, refused)
       try {
+        // The runtime would go on without it, and say so only in its log.
+        if (!offered.has(provider)) throw new Error(`not in the runtime for ${process.platform}-${process.arch}`)
         const session = await device.session(model, { host: ["y"] })
         const { y } = await session.run({ x: device.host(Float32Array.of(1, 2), [2]) })
         if (y?.data[1] !== 4) throw new Error(`2 x 2 gave ${y?.data[1]}`)
         await session.release()
         return device
       } catch (cause) {
-        refused.push({ provider, reason: cause instanceof Error ? cause.message : String(cause) })
+        refused.push({ provider, reason: briefly(cause) })
+        await device.close()
       }
     }
     const reasons = refused.map(({ provider, reason }) => `${provider}: ${reason}`).join("\n")
-    throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}`)
+    const remedy = 'Install a driver for one of them, or add "cpu" to executionProviders'
+    throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}\n${remedy}`)
   }
 
   /** Bytes of tensors on the device now and at most; on the host nobody counts. */
@@ -105,39 +116,51 @@ export class Device {
       model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
     )
     try {
-      const session = await this.#ort.InferenceSession.create(model.bytes, {
-        executionProviders: this.provider === "cpu" ? ["cpu"] : [this.provider, "cpu"],
-        graphOptimizationLevel: "all",
-        logSeverityLevel: 4,
-        ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
-        ...(this.#options.config === undefined ? {} : { extra: { session: this.#options.config } }),
-        ...(this.#options.profile === undefined
-          ? {}
-          : { enableProfiling: true, profileFilePrefix: this.#options.profile }),
-        ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
-        ...(this.resident ? { preferredOutputLocation: where } : {})
-      })
+      const session = await this.#gate.through(() =>
+        this.#ort.InferenceSession.create(model.bytes, {
+          executionProviders: this.provider === "cpu" ? ["cpu"] : [this.provider, "cpu"],
+          graphOptimizationLevel: "all",
+          logSeverityLevel: 4,
+          ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
+          ...(this.#options.config === undefined ? {} : { extra: { session: this.#options.config } }),
+          ...(this.#options.profile === undefined
+            ? {}
+            : { enableProfiling: true, profileFilePrefix: this.#options.profile }),
+          ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
+          ...(this.resident ? { preferredOutputLocation: where } : {})
+        })
+      )
+      this.#sessions.add(session)
       return {
         model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
         run: async (feeds, wanted) => {
           try {
-            const results = await (wanted === undefined || this.resident
-              ? session.run(feeds)
-              : session.run(feeds, wanted))
+            const results = await this.#gate.through(() =>
+              wanted === undefined || this.resident ? session.run(feeds) : session.run(feeds, wanted)
+            )
             for (const tensor of Object.values(results)) this.#count(tensor, 1)
             return results
           } catch (cause) {
             throw failure("run", cause)
           }
         },
-        release: () => {
-          if (this.#options.profile !== undefined) session.endProfiling()
-          return session.release()
-        }
+        release: () => this.#release(session)
       }
     } catch (cause) {
       throw failure("session", cause)
     }
+  }
+
+  /** Releases every session; tensors that are left on the device go with the thread. */
+  async close(): Promise<void> {
+    for (const session of this.#sessions) await this.#release(session)
+    this.#copies.clear()
+  }
+
+  async #release(session: Ort.InferenceSession): Promise<void> {
+    if (!this.#sessions.delete(session)) return
+    if (this.#options.profile !== undefined) session.endProfiling()
+    await this.#gate.through(() => session.release())
   }
 
   /** A tensor over an array of this thread; it is not copied. */
@@ -198,10 +221,21 @@ export class Device {
   }
 }
 
+/** The end of what the runtime says, which begins with paths and conditions of its source. */
+const briefly = (cause: unknown): string => {
+  const text = cause instanceof Error ? cause.message : String(cause)
+  const line = text.split("\n").find((line) => line.trim() !== "") ?? ""
+  const said = line.replace(/^(session|run): /, "").replace(/^.* was false\. /, "")
+  return said.replace(/^\/onnxruntime_src\/\S+ /, "").slice(0, 300)
+}
+
 /** The runtime, an optional dependency. */
 const load = async (): Promise<typeof Ort> => {
   try {
-    return await import("onnxruntime-node")
+    const ort = await import("onnxruntime-node")
+    // It would write pages to the standard error about providers that do not open.
+    ort.env.logLevel = "fatal"
+    return ort
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
     const remedy = "npm install onnxruntime-node@1.30.0 (there is no binary for this platform where that fails)"
