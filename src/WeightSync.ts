@@ -208,7 +208,8 @@ const follow = Effect.fnUntraced(function* (
   }
   const follower: Sampler["Service"] = {
     name: sampler.name,
-    engine: sampler.engine ?? sampler.name,
+    // Even one of the policy's own kind is another program, which may round otherwise.
+    engine: sampler.engine ?? `${sampler.name}, following`,
     sample: ({ adapter, ...request }) => {
       if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
       if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })

@@ -164,7 +164,7 @@ describe("a run", () => {
       directory,
       steps: 2,
       groups: 6,
-      size: 8,
+      size: 16,
       dropConstant: false,
       evaluateCount: 2,
       update: { learningRate: 1e-2 },

@@ -5,8 +5,23 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import { Sampler, SamplerServer } from "quintain"
+import * as Stream from "effect/Stream"
+import {
+  Advantage,
+  Batch,
+  Environment,
+  Loss,
+  Policy,
+  Reward,
+  Rollout,
+  Sampler,
+  SamplerServer,
+  Task,
+  Tokenizer,
+  Update
+} from "quintain"
 import { type Behaviour, type Exchange, type Kind, type Sampled, serveInference } from "../fixtures/inferenceServer.ts"
+import { tabular } from "../fixtures/tabularPolicy.ts"
 
 const VOCABULARY = 8
 const EOS = 7
@@ -653,6 +668,42 @@ describe("weights", () => {
       assert.strictEqual(completion!.policyVersion, 0)
       yield* sampler.update!(update(1, "/second"))
       assert.deepStrictEqual([...server.adapters.values()], ["/second"], "what the first left behind is dropped")
+    })
+  )
+})
+
+describe("a pipeline of one's own", () => {
+  it.live("rolls out on a server and updates the policy, whose tables both share", () =>
+    Effect.gen(function* () {
+      const table = tabular(VOCABULARY)
+      table.weights.set(table.weights.map((_, i) => Math.sin(7 * i)))
+      const row = (token: number) => table.weights.subarray(token * VOCABULARY, (token + 1) * VOCABULARY)
+      const { sampler } = yield* scene({ kind: "vllm", logits: (context) => Array.from(row(context.at(-1)!)) })
+      const tasks = Task.fromArray([1, 2].map((n) => ({ id: `t${n}`, prompt: Uint32Array.of(n), data: n })))
+      const loss = Loss.withImportanceCorrection(Loss.clipped())
+      const batches = Task.stream(tasks, { seed: 1 }).pipe(
+        Rollout.groups({
+          environment: Environment.singleTurn({ maxTokens: 4 }),
+          tokenizer: { ...Tokenizer.bytes(), endOfText: EOS },
+          size: 16,
+          seed: 1
+        }),
+        // Token 5 is what it is to say.
+        Reward.score(({ trajectory: { tokens } }) => tokens.filter((token) => token === 5).length / 4),
+        Batch.collect({ groups: 2, advantage: Advantage.groupRelative() }),
+        Update.stage({ loss, learningRate: 20 }),
+        Stream.take(25)
+      )
+      const updates = yield* Stream.runCollect(batches).pipe(
+        Effect.provide(Layer.succeed(Sampler.Sampler, sampler)),
+        Effect.provide(Layer.succeed(Policy.Policy, table.policy))
+      )
+      const rewards = updates.map(({ batch }) => Batch.metrics(batch)["reward"]!)
+      assert.isAbove(rewards.at(-1)!, rewards[0]! + 0.3)
+      // Later batches are drawn while the one before them is in its update.
+      const [{ report }] = updates as [Update.Updated]
+      assert.isBelow(report.metrics["sampling/sampling_logp_difference/max"]!, 1e-5)
+      assert.strictEqual(report.metrics["sampling/correction_share"], 0)
     })
   )
 })

@@ -37,6 +37,8 @@ interface Module {
 
 export interface LlamaCpp extends Engine {
   readonly tokenize: (text: string) => ReadonlyArray<number>
+  /** [vocabulary] after a context; one that continues the last is computed only from there. */
+  readonly logits: (context: ReadonlyArray<number>) => Promise<ReadonlyArray<number>>
 }
 
 /** Undefined, with a message, where it is not installed. */
@@ -66,8 +68,14 @@ export const llamaCpp = async (
   const long = one.getSequence()
   const short = Array.from({ length: options.sequences }, () => many.getSequence())
 
-  const draw = async (sequence: Sequence, prompt: ReadonlyArray<number>, count: number) => {
+  /** What the long sequence holds, as far as {@link LlamaCpp.logits} put it there. */
+  let known: ReadonlyArray<number> = []
+  const clear = async (sequence: Sequence): Promise<void> => {
+    known = []
     await sequence.clearHistory()
+  }
+  const draw = async (sequence: Sequence, prompt: ReadonlyArray<number>, count: number) => {
+    await clear(sequence)
     const drawn: Array<number> = []
     for await (const token of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
       if (drawn.push(token) === count) break
@@ -91,7 +99,7 @@ export const llamaCpp = async (
     tokenize: (text) => loaded.tokenize(text, true),
     greedy: (prompt, count) => draw(long, prompt, count),
     logprobs: async (tokens) => {
-      await long.clearHistory()
+      await clear(long)
       const results = await long.controlledEvaluate(
         tokens.slice(0, -1).map((token, i) => next(token, [tokens[i + 1]!]))
       )
@@ -102,11 +110,26 @@ export const llamaCpp = async (
       })
     },
     gap: async (prefix, a, b) => {
-      await long.clearHistory()
+      await clear(long)
       const last = prefix.length - 1
       const results = await long.controlledEvaluate([...prefix.slice(0, -1), next(prefix[last]!, [a, b])])
       const { logits } = results[last]!.next
       return logits!.get(a)! - logits!.get(b)!
+    },
+    logits: async (context) => {
+      const continues = known.length < context.length && known.every((token, t) => token === context[t])
+      if (!continues) await long.clearHistory()
+      const fresh = continues ? context.slice(known.length) : context
+      known = []
+      const results = await long.controlledEvaluate([
+        ...fresh.slice(0, -1),
+        [fresh.at(-1)!, { generateNext: { logits: true } }]
+      ])
+      known = [...context]
+      const { logits } = results.at(-1)!.next
+      const all = Array.from({ length: logits!.size }, () => Number.NaN)
+      for (const [token, logit] of logits!) all[token] = logit
+      return all
     },
     decode: async (prompts, count) => {
       const sequences = prompts.length === 1 ? [long] : short
