@@ -7,9 +7,11 @@ import * as path from "node:path"
 import * as Adapter from "../Adapter.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import { type Policy, PolicyError } from "../Policy.ts"
+import type { Tokenizer } from "../Tokenizer.ts"
+import { abortable } from "./abortable.ts"
 import type { Engine } from "./Engine.ts"
 import * as Native from "./Native.ts"
-import { type ModelOptions, vocabulary } from "./openModel.ts"
+import { vocabulary } from "./openModel.ts"
 
 const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
 
@@ -19,19 +21,8 @@ export const policyFailure = (operation: string, cause: unknown): PolicyError =>
 const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
   Effect.tryPromise({ try: run, catch: (cause) => policyFailure(operation, cause) })
 
-/** Interruption raises the abort flag, and waits until the engine has really stopped. */
-const abortable = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, PolicyError> =>
-  Effect.callback((resume) => {
-    const abort = new AbortController()
-    const done = run(abort.signal).then(
-      (value) => resume(Effect.succeed(value)),
-      (cause: unknown) => resume(Effect.fail(policyFailure(operation, cause)))
-    )
-    return Effect.promise(() => {
-      abort.abort()
-      return done
-    })
-  })
+const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, PolicyError> =>
+  abortable(run, (cause) => policyFailure(operation, cause))
 
 /** `location`: where the model was opened; its tokenizer goes with every whole model that is written. */
 export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, location: Checkpoint.Location | undefined) {
@@ -41,7 +32,7 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
     info: { engine: name, dtype, device, parameters, trainable, vocabularySize, contextLength },
     version: Effect.map(facts, ({ version }) => version),
     logprobs: (forest, options = {}) =>
-      abortable("logprobs", (signal) =>
+      aborting("logprobs", (signal) =>
         engine.logprobs(
           forest,
           {
@@ -55,7 +46,7 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
         )
       ),
     backward: (id, dLogprobs, dEntropy) =>
-      abortable("backward", (signal) => engine.backward(id, dLogprobs, dEntropy ?? null, signal)),
+      aborting("backward", (signal) => engine.backward(id, dLogprobs, dEntropy ?? null, signal)),
     release: (id) => call("release", () => engine.release(id)),
     step: (settings) =>
       call("step", () =>
@@ -114,8 +105,13 @@ const addAdapter = Effect.fnUntraced(function* (
   yield* call(operation, () => engine.addAdapter(name, settings, null))
 })
 
+interface SetUp {
+  readonly lora?: Adapter.LoraConfig | undefined
+  readonly tokenizer?: Tokenizer | undefined
+}
+
 /** What is the same for every engine that has just opened: the adapter that is trained, and the tokens' bytes. */
-export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokenizer }: ModelOptions) {
+export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokenizer }: SetUp) {
   if (lora !== undefined) yield* addAdapter(engine, "open", Adapter.defaultName, lora)
   if (tokenizer !== undefined) {
     const { bytes, offsets } = vocabulary(tokenizer)

@@ -55,10 +55,14 @@ export class Weights {
     this.full = !facts.frozen
   }
 
-  /** Copies the model of a store to a device, its adapters too. */
-  static async open(store: NativeModel, device: Device): Promise<Weights> {
+  /** Copies the model of a store to a device, its adapters too; or (`base` false) these alone. */
+  static async open(
+    store: NativeModel,
+    device: Device,
+    { base = true }: { readonly base?: boolean } = {}
+  ): Promise<Weights> {
     const weights = new Weights(store, device)
-    await weights.reload(undefined)
+    if (base) await weights.reload(undefined)
     for (const { name } of factsOf(store).adapters) await weights.reload(name)
     return weights
   }
@@ -144,6 +148,14 @@ export class Weights {
     const current = new Set(this.#tensors.get(undefined)?.values())
     for (const tensor of this.#pinned) if (!current.has(tensor)) this.device.free(tensor)
     this.#pinned.clear()
+  }
+
+  /** Frees all of them. */
+  free(): void {
+    this.unpin()
+    for (const own of this.#tensors.values()) this.device.free(...own.values())
+    this.#tensors.clear()
+    this.#adapters.clear()
   }
 
   /** Bytes of the tensors: of the base, of adapters, of a reference policy apart from the base. */
