@@ -115,10 +115,12 @@ export class Device {
     const where = Object.fromEntries(
       model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
     )
+    // Naming the processor too would contradict it.
+    const strict = this.#options.config?.["disable_cpu_ep_fallback"] === "1"
     try {
       const session = await this.#gate.through(() =>
         this.#ort.InferenceSession.create(model.bytes, {
-          executionProviders: this.provider === "cpu" ? ["cpu"] : [this.provider, "cpu"],
+          executionProviders: this.provider === "cpu" || strict ? [this.provider] : [this.provider, "cpu"],
           graphOptimizationLevel: "all",
           logSeverityLevel: 4,
           ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),

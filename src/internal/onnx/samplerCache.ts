@@ -31,8 +31,8 @@ export interface Prompts {
   /** Regions for a run of more tokens. */
   readonly feeds: () => Feeds
   readonly parts: (tokens: number) => Parts
-  /** Where in a row of scores the positions so far begin, and where the new tokens. */
-  readonly starts: readonly [stored: number, fresh: number]
+  /** Where in a row of scores the positions so far begin. */
+  readonly start: number
   readonly append: (results: Results, tokens: number) => void
   readonly free: () => void
 }
@@ -49,15 +49,17 @@ export interface SamplerCache {
   /** Other sizes; `copies` is all that stays. */
   readonly arrange: (layout: Layout, copies: ReadonlyArray<Copy>) => Promise<void>
   /** An empty store for that many prompts of up to `capacity` positions. */
-  readonly prompts: (count: number, capacity: number) => Prompts
+  readonly prompts: (count: number, capacity: number) => Promise<Prompts>
   readonly write: (prompts: Prompts, targets: ReadonlyArray<Filling>) => Promise<void>
+  /** How many lanes a run has to compute of which the first `used` matter. */
+  readonly lanes: (used: number) => number
   /** Regions for a run of one token for each seat of the first `lanes` lanes. */
   readonly feeds: (lanes: number) => Feeds
   readonly parts: () => Parts
   /** Writes 0 where a seat's new token may look, in a row of scores that is forbidden everywhere. */
   readonly allow: (row: Float32Array, seat: Occupied) => void
   /** Takes the new keys and values of these seats, behind what each has. */
-  readonly append: (results: Results, seats: ReadonlyArray<Occupied>, lanes: number) => Promise<void>
+  readonly append: (results: Results, seats: ReadonlyArray<Occupied>) => Promise<void>
   /** Nobody sits there any more. */
   readonly leave: (seat: Seat) => void
   /** Forgets everything. */

@@ -27,7 +27,7 @@ const move = (shape: Shape, source: Float32Array, from: Span, target: Float32Arr
 }
 
 class HostPrompts implements Prompts {
-  readonly starts: readonly [number, number]
+  readonly start = 1
   length = 0
   /** [prompt, head, room, headDim], for each name. */
   arrays: ReadonlyArray<Float32Array> = []
@@ -44,7 +44,6 @@ class HostPrompts implements Prompts {
     this.#names = cacheNames(shape.layers)
     this.#count = count
     this.#capacity = capacity
-    this.starts = [1, 0]
   }
 
   parts(tokens: number): Parts {
@@ -54,7 +53,7 @@ class HostPrompts implements Prompts {
   feeds(): Feeds {
     const { headDim, kvHeads } = this.#shape
     const nothing = new Float32Array(this.#count * kvHeads * headDim)
-    const shared = this.#device.host(nothing, [this.#count, kvHeads, 1, headDim])
+    const shared = this.#device.host(nothing, [this.#count, kvHeads, 1, 1, headDim])
     const feeds: Record<string, Tensor> = {}
     for (const [i, name] of this.#names.entries()) {
       const dims = [this.#count, kvHeads, 1, Math.max(1, this.room), headDim]
@@ -144,8 +143,8 @@ export class HostCache implements SamplerCache {
     return Promise.resolve()
   }
 
-  prompts(count: number, capacity: number): Prompts {
-    return new HostPrompts(this.#device, this.#shape, count, capacity)
+  prompts(count: number, capacity: number): Promise<Prompts> {
+    return Promise.resolve(new HostPrompts(this.#device, this.#shape, count, capacity))
   }
 
   write(prompts: Prompts, targets: ReadonlyArray<Filling>): Promise<void> {
@@ -161,6 +160,10 @@ export class HostCache implements SamplerCache {
     return Promise.resolve()
   }
 
+  lanes(used: number): number {
+    return used
+  }
+
   feeds(lanes: number): Feeds {
     const known = this.#views.get(lanes)
     if (known !== undefined) return known
@@ -172,7 +175,7 @@ export class HostCache implements SamplerCache {
       const array = this.#arrays[i]!
       const prompts = array.subarray(0, lanes * kvHeads * shared * headDim)
       const seats = array.subarray(start, start + lanes * kvHeads * width * own * headDim)
-      feeds[`shared.${name}`] = this.#device.host(prompts, [lanes, kvHeads, shared, headDim])
+      feeds[`shared.${name}`] = this.#device.host(prompts, [lanes, kvHeads, 1, shared, headDim])
       feeds[`own.${name}`] = this.#device.host(seats, [lanes, kvHeads, width, own, headDim])
     }
     this.#views.set(lanes, feeds)

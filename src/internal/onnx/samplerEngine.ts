@@ -10,6 +10,7 @@ import { EngineFailure, type SamplerEngine } from "./engine.ts"
 import type { Shape } from "./network.ts"
 import { FORBIDDEN, type Parts, type Prompts, type SamplerCache } from "./samplerCache.ts"
 import { HostCache } from "./samplerCacheHost.ts"
+import { DeviceCache } from "./samplerCacheDevice.ts"
 import { chooseFiltered } from "./samplerChoose.ts"
 import { Grid } from "./samplerGrid.ts"
 import { type Plan, plan, positionsOf } from "./samplerLayout.ts"
@@ -56,7 +57,9 @@ export const openSampler = async (options: SamplerOptions): Promise<Sampler> => 
     options.source === "inputs"
       ? inputWeights(weights)
       : await constantWeights(weights, { form: options.form ?? "f32", accuracy })
-  const cache: SamplerCache = new HostCache(weights.device, weights.shape, positions + maxSequences)
+  const cache = weights.device.resident
+    ? new DeviceCache(weights.device, weights.shape)
+    : new HostCache(weights.device, weights.shape, positions + maxSequences)
   const run = new SamplerRun(weights, source, options.source === "constants")
   return new Engine(weights, run, cache, {
     bytes,
@@ -313,7 +316,7 @@ class Engine implements Sampler {
       this.#filling.prompts.free()
       this.#filling = undefined
     }
-    const { jobs, prompts } = (this.#filling ??= this.#nextPrompts())
+    const { jobs, prompts } = (this.#filling ??= await this.#nextPrompts())
     const [longest, count] = [Math.max(...jobs.map(({ prefix }) => prefix)), jobs.length]
     const length = Math.min(longest - prompts.length, Math.max(1, Math.floor(this.#bounds.prefillRows / count)))
     const tokens: Array<number> = []
@@ -349,7 +352,7 @@ class Engine implements Sampler {
   }
 
   /** The oldest prompt that is not in the cache, and others of about its length with the same weights. */
-  #nextPrompts(): Filling {
+  async #nextPrompts(): Promise<Filling> {
     const missing = new Set(this.#running.flatMap(({ family, filled }) => (filled ? [] : [family])))
     const [first, ...others] = missing
     const jobs = [first!]
@@ -361,18 +364,18 @@ class Engine implements Sampler {
       jobs.push(job)
       ;[shortest, longest] = [low, high]
     }
-    return { jobs, prompts: this.#cache.prompts(jobs.length, longest) }
+    return { jobs, prompts: await this.#cache.prompts(jobs.length, longest) }
   }
 
   /** New tokens see what is stored, and one another up to themselves; the rows of query heads that share a key alike. */
-  #causal({ length: stored, starts }: Prompts, parts: Parts, tokens: number): Tensor {
+  #causal({ length: stored, start }: Prompts, parts: Parts, tokens: number): Tensor {
     const width = parts[0] + parts[1] + parts[2]
     const group = this.#shape.heads / this.#shape.kvHeads
     const mask = new Float32Array(group * tokens * width).fill(FORBIDDEN)
     const fresh = width - tokens
     for (let row = 0; row < group * tokens; row++) {
       const at = row * width
-      mask.fill(0, at + starts[0], at + starts[0] + stored)
+      mask.fill(0, at + start, at + start + stored)
       mask.fill(0, at + fresh, at + fresh + 1 + (row % tokens))
     }
     return this.#weights.device.host(mask, [1, 1, 1, group * tokens, width])
@@ -391,7 +394,7 @@ class Engine implements Sampler {
   /** One token for the samples of one owner's weights. */
   async #decodeFor(owner: Owner, sequences: ReadonlyArray<Sequence>): Promise<void> {
     const { device } = this.#weights
-    const { used: lanes } = this.#grid
+    const lanes = this.#cache.lanes(this.#grid.used)
     const { width } = this.#grid.layout
     const parts = this.#cache.parts()
     const scores = parts[0] + parts[1] + parts[2]
@@ -427,8 +430,7 @@ class Engine implements Sampler {
     // A request that was cancelled meanwhile has no seats any more.
     await this.#cache.append(
       outcome.results,
-      seats.filter((_, i) => sequences[i]!.seat !== undefined),
-      lanes
+      seats.filter((_, i) => sequences[i]!.seat !== undefined)
     )
     const failed = new Map<Job, number>()
     for (const [i, sequence] of sequences.entries()) {

@@ -13,7 +13,7 @@
  * | `cos`, `sin`    | [n w t, headDim / 2]     | of each token's position                                    |
  * | `rows`          | [1, n w t]               | int64: 0, 1, 2, ...                                         |
  * | `mask`          | [n, 1, w, g t, P+M+t]    | any of the first four may be 1; `g` query heads share a key |
- * | `shared.*.i`    | [n, kvHeads, P, headDim] | `k` and `v` of layer i                                      |
+ * | `shared.*.i`    | [n, kvHeads, 1, P, headDim] | `k` and `v` of layer i                                      |
  * | `own.*.i`       | [n, kvHeads, w, M, headDim] |                                                          |
  * | `select`        | [s]                      | int64: rows to draw from                                    |
  *
@@ -50,7 +50,7 @@ export const sizes = (
     "sizes.queries": [n, w, t, kvHeads, g, headDim],
     "sizes.keys": [n, w, t, kvHeads, headDim],
     "sizes.seats": [n, kvHeads, w, g * t, -1],
-    "sizes.lanes": [n, kvHeads, w * g * t, -1],
+    "sizes.lanes": [n, kvHeads, 1, w * g * t, -1],
     "sizes.heads": [n, kvHeads, w, g, t, headDim]
   }
 }
@@ -134,14 +134,14 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
   const { headDim, heads, kvHeads } = shape
   const listOf = (name: string, length: number) => graph.input(`sizes.${name}`, [length], "int64")
   const [toQueries, toKeys, toHeads] = [listOf("queries", 6), listOf("keys", 5), listOf("heads", 6)]
-  const [toSeats, toLanes] = [listOf("seats", 5), listOf("lanes", 4)]
+  const [toSeats, toLanes] = [listOf("seats", 5), listOf("lanes", 5)]
   const parts = graph.input("sizes.parts", [3], "int64")
   const mask = graph.input("mask", ["mask n", 1, "mask w", "mask t", "S"])
   const g = heads / kvHeads
   const scale = 1 / Math.sqrt(headDim)
   const [seats, lanes] = [
     ["n", kvHeads, "w", "gt"],
-    ["n", kvHeads, "wgt"]
+    ["n", kvHeads, 1, "wgt"]
   ] as [Dims, Dims]
 
   /** Query rows by keys, both [..., headDim]. */
@@ -173,7 +173,7 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
     const cached = (region: "shared" | "own", name: string): Value =>
       graph.input(
         `${region}.${name}.${layer}`,
-        region === "shared" ? ["n", kvHeads, "P", headDim] : ["n", kvHeads, "w", "M", headDim]
+        region === "shared" ? ["n", kvHeads, 1, "P", headDim] : ["n", kvHeads, "w", "M", headDim]
       )
     const [newKeys, newValues] = [fresh("k", k), fresh("v", v)]
     const apart = graph.reshapeTo(q, toQueries, ["n", "w", "t", kvHeads, g, headDim])

@@ -2,16 +2,14 @@ import { assert, describe, it } from "@effect/vitest"
 import type * as Native from "../../../../src/internal/Native.ts"
 import { describe as describeFailure } from "../../../../src/internal/Native.ts"
 import {
-  differenceFromStore,
+  assertNative,
   models,
   open,
-  type Opened,
   request,
+  type Sampled,
   sampleNative,
-  type Sampled
+  tolerance
 } from "../../../fixtures/onnxSampler.ts"
-
-const tolerance = 1e-4
 
 /** Requests that differ in everything that one batch may mix. */
 const mixed = (): ReadonlyArray<Native.SampleRequest> => [
@@ -22,20 +20,6 @@ const mixed = (): ReadonlyArray<Native.SampleRequest> => [
   request({ count: 1, prompt: Uint32Array.from({ length: 37 }, (_, i) => i), temperature: 1.4, stream: 7n }),
   request({ count: 5, maxTokens: 1, stream: 8n })
 ]
-
-/** Token for token what the native sampler draws, with the log-probabilities of its `logprobs`. */
-const assertNative = async (
-  { store }: Pick<Opened, "store">,
-  asked: Native.SampleRequest,
-  samples: ReadonlyArray<Sampled>
-) => {
-  const expected = await sampleNative(store, asked)
-  for (const [i, { reason, tokens }] of expected.entries()) {
-    assert.deepStrictEqual(samples[i]!.tokens, tokens)
-    assert.strictEqual(samples[i]!.reason, reason)
-  }
-  assert.isBelow(await differenceFromStore(store, asked, samples), tolerance)
-}
 
 const failureOf = async (promise: Promise<unknown>): Promise<{ readonly code: string; readonly detail: string }> =>
   promise.then(
