@@ -11,7 +11,7 @@ describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
     it(`draws as the native sampler does, the cache on the device, no node on the processor: ${name}`, async () => {
       const opened = await open({ config, device })
       const asked = [
-        request({ maxTokens: 40 }),
+        request({ maxTokens: 24 }),
         request({ count: 1, stream: 4n, temperature: 0 }),
         request({ count: 2, prompt: Uint32Array.of(9), temperature: 0.7, stream: 5n }),
         request({ topK: 20, topP: 0.9, count: 1, stream: 6n })
@@ -26,12 +26,12 @@ describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
     const position = 2 * 2 * 2 * 16 * 4
     const opened = await open({ device, cacheBytes: 320 * position, maxSequences: 6, prefillRows: 24 })
     const { driver } = opened
-    const asked = Array.from({ length: 6 }, (_, i) =>
+    const asked = Array.from({ length: 5 }, (_, i) =>
       request({
         prompt: Uint32Array.from({ length: 5 + ((i * 23) % 60) }, (_, t) => (i + t) % 97),
         stream: BigInt(i),
         count: 1 + ((i * 5) % 4),
-        maxTokens: 8 + ((i * 29) % 60)
+        maxTokens: 8 + ((i * 29) % 40)
       })
     )
     const dropped = driver.submit(request({ stream: 99n, maxTokens: 60 }))
@@ -65,9 +65,9 @@ describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
     const opened = await open({ device })
     const { driver, weights } = opened
     const before = weights.device.memory.bytes
-    await driver.all([request({ maxTokens: 40 })])
+    await driver.all([request({ maxTokens: 24 })])
     const held = weights.device.memory.bytes
-    await driver.all([request({ maxTokens: 40, stream: 4n }), request({ stream: 5n, count: 1 })])
+    await driver.all([request({ maxTokens: 24, stream: 4n }), request({ stream: 5n, count: 1 })])
     assert.isAbove(held, before)
     await opened.driver.sampler.close()
     // A few zeros stay.
