@@ -86,8 +86,9 @@ export class Sampler extends Context.Service<
     readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
     /**
      * Takes other weights, by path; absent where an engine cannot. The folder is read during the call. Samples requested
-     * afterwards are drawn with them and carry `version`; after a failure or an interruption the former ones still serve.
-     * {@link WeightUpdate}'s folder of an adapter may be read again until the next update.
+     * afterwards are drawn with them and carry `version`. After a failure or an interruption the former ones still serve, or
+     * samples fail until another update where a sampler cannot tell which it has. The folder of an adapter may be read again
+     * until the next update.
      */
     readonly update?: (weights: WeightUpdate) => Effect.Effect<void, SamplerError>
   }

@@ -34,16 +34,16 @@ import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
-import { randomUUID } from "node:crypto"
 import * as Adapter from "./Adapter.ts"
 import { check } from "./internal/servers/check.ts"
-import { type Client, makeClient } from "./internal/servers/client.ts"
+import { makeClient } from "./internal/servers/client.ts"
 import { type Call, type Dialect, type Draw, drawOf, isFiltered, Unusable } from "./internal/servers/Dialect.ts"
 import { llamaCpp } from "./internal/servers/llamaCpp.ts"
 import { type Meaning, meaningOf, PROBED } from "./internal/servers/meaning.ts"
 import { sglang } from "./internal/servers/sglang.ts"
 import { vllm } from "./internal/servers/vllm.ts"
-import { type Completion, Sampler, SamplerError, type SampleRequest, type WeightUpdate } from "./Sampler.ts"
+import { weightsOf } from "./internal/servers/weights.ts"
+import { type Completion, Sampler, SamplerError, type SampleRequest } from "./Sampler.ts"
 
 export interface ServerOptions {
   readonly kind: "vllm" | "sglang" | "llamacpp"
@@ -79,7 +79,8 @@ export interface ServerOptions {
 /**
  * The sampler. Codes of its errors: `UNREACHABLE` (after all attempts), `DEADLINE`, `REFUSED` (the server's own words),
  * `SIZE`, `JSON`, `FORMAT`; `TOKENS`, `LENGTH`, `VOCABULARY`, `LOGPROBS`, `STOP`, `PROMPT` for answers that are no samples of the
- * request; `TEMPERATURE`, `FILTERS`, `PROBE` for log-probabilities that would mean something else; `CONFIG`.
+ * request; `TEMPERATURE`, `FILTERS`, `PROBE` for log-probabilities that would mean something else; `CONFIG`; `STATE` after an update
+ * of a whole model that the server did not answer.
  *
  * @example
  * ```ts
@@ -194,7 +195,7 @@ const make = Effect.fnUntraced(function* <Body>(
 
   const complete = (request: SampleRequest, i: number, blank: boolean): Effect.Effect<Completion, SamplerError> => {
     const one = Effect.gen(function* () {
-      const { adapter, version } = weights.serving(request.adapter)
+      const { adapter, version } = yield* weights.serving(request.adapter)
       const draw = drawOf(request, i, adapter)
       const body = yield* ask("sample", dialect.draw(draw, model), bytesOf(draw))
       const completion = yield* Effect.try({
@@ -238,83 +239,4 @@ const refuse = <Body>(dialect: Dialect<Body>, { adapter, prompt, stop = [] }: Sa
     return config(`${dialect.name} takes no adapter (\`${adapter}\`) by name; start it with the adapter, and name none`)
   }
   return Effect.void
-}
-
-/** Milliseconds that the end of a scope may wait for a server to drop what it was given. */
-const LAST_WISHES = 5000
-
-/** Which weights the server draws with, and how it gets others. */
-const weightsOf = Effect.fnUntraced(function* <Body>(
-  { load, name: server }: Dialect<Body>,
-  client: Client,
-  deadline: number,
-  alone: (exchange: Effect.Effect<void, SamplerError>) => Effect.Effect<void, SamplerError>
-) {
-  let own: { readonly adapter?: string; readonly version: number } = { version: 0 }
-  const serving = (asked: string | undefined): typeof own => {
-    if (asked === undefined) return own
-    return asked === Adapter.base ? { version: own.version } : { adapter: asked, version: own.version }
-  }
-  if (load === undefined) return { serving, update: undefined }
-
-  const post = (call: Call) => client.post(call, { operation: "update", deadline, bytes: 2 ** 20 })
-  /** Names that the server may know, besides those that it was started with. */
-  const loaded = new Set<string>()
-  const unload = Effect.gen(function* () {
-    for (const name of loaded) {
-      if (load.unload === undefined || name === own.adapter) continue
-      yield* post(load.unload(name)).pipe(
-        Effect.catch((error) => Effect.logDebug(`${server} may still hold the adapter ${name}: ${error.message}`))
-      )
-      loaded.delete(name)
-    }
-  })
-  yield* Effect.addFinalizer(() =>
-    Effect.suspend(() => {
-      own = { version: own.version }
-      // Nobody waits long for a server that may be gone.
-      return Effect.timeoutOption(Effect.interruptible(unload), LAST_WISHES)
-    })
-  )
-
-  const update = ({ directory, kind, version }: WeightUpdate): Effect.Effect<void, SamplerError> =>
-    alone(
-      Effect.gen(function* () {
-        const name = kind === "adapter" ? `quintain-${version}-${randomUUID().slice(0, 8)}` : undefined
-        const call = name === undefined ? load.model?.(directory) : load.adapter?.(name, directory)
-        if (call === undefined) return yield* failed("update", "CONFIG", load.refused(kind))
-        // Also when the answer is lost, the server may have it.
-        if (name !== undefined) loaded.add(name)
-        const text = yield* post(call).pipe(
-          // The name is nobody else's: an attempt whose answer was lost has loaded it.
-          Effect.catchIf(
-            ({ code, detail }) => name !== undefined && code === "REFUSED" && detail.includes("already"),
-            () => Effect.succeed("")
-          )
-        )
-        const said = refusal(text)
-        if (said !== undefined) {
-          return yield* failed("update", "REFUSED", `${server} did not load ${directory}: ${said}`)
-        }
-        own = name === undefined ? { version } : { adapter: name, version }
-        yield* unload
-      })
-    )
-  return { serving, update }
-})
-
-const Outcome = Schema.fromJsonString(
-  Schema.Struct({
-    success: Schema.Boolean,
-    message: Schema.optionalKey(Schema.NullOr(Schema.String)),
-    error_message: Schema.optionalKey(Schema.NullOr(Schema.String))
-  })
-)
-const decodeOutcome = Schema.decodeUnknownOption(Outcome)
-
-/** SGLang may refuse with a good status; vLLM answers in plain text. */
-const refusal = (text: string): string | undefined => {
-  const outcome = decodeOutcome(text)
-  if (outcome._tag === "None" || outcome.value.success) return undefined
-  return (outcome.value.error_message ?? outcome.value.message ?? "it gives no reason").slice(0, 300)
 }

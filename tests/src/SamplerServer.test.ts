@@ -647,6 +647,35 @@ describe("weights", () => {
     })
   )
 
+  it.live("of a whole model whose answer was lost are unknown: nothing is sampled until the next update", () =>
+    Effect.gen(function* () {
+      let trouble = 2
+      const { refused, sample, sampler } = yield* scene(
+        {
+          kind: "sglang",
+          meddle: ({ path, response }) => {
+            if (path !== "/update_weights_from_disk") return false
+            if (trouble === 2) response.destroy()
+            else if (trouble === 1) response.writeHead(400).end('{"success":false,"message":"no such folder"}')
+            return trouble-- > 0
+          }
+        },
+        { retries: 0 }
+      )
+      const push = sampler.update!(update(7, "/weights", "model"))
+      assert.strictEqual((yield* Effect.flip(push)).code, "UNREACHABLE")
+      assert.strictEqual((yield* refused()).code, "STATE")
+      assert.strictEqual((yield* Effect.flip(push)).code, "REFUSED")
+      const error = yield* refused({ adapter: "base" })
+      assert.strictEqual(error.code, "STATE")
+      assert.include(error.message, "version 7")
+      yield* push
+      const [completion] = yield* sample({ count: 1 })
+      isTrue(completion!, 1, "/weights")
+      assert.strictEqual(completion!.policyVersion, 7)
+    })
+  )
+
   it.live("an interrupted update leaves the former ones", () =>
     Effect.gen(function* () {
       const begun = yield* Deferred.make<void>()
