@@ -113,6 +113,11 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOp
     mayChange: ["steps", "evaluateEvery", "checkpointEvery"]
   })
 
+  if (correction !== "none") {
+    const rule = `${correction.mode} ${correction.level} ratios beyond ${correction.min} to ${correction.max}`
+    progress.note(`samples of ${engines.sampler}, updates by ${engines.policy}: corrected (${rule})`)
+  }
+
   let position: Run.Position = run.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
   if (loss.reference === true) {
     // The policy that training began with is kept in the run: a resumed one must measure its distance from the same.
@@ -243,7 +248,7 @@ const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Rec
 const corrected = (
   { correction, loss = Loss.clipped() }: Pick<GrpoOptions<never>, "correction" | "loss">,
   engines: { readonly sampler: string; readonly policy: string }
-): { readonly loss: Loss.Loss; readonly correction: Loss.ImportanceCorrection | "none" } => {
+): { readonly loss: Loss.Loss; readonly correction: Required<Loss.ImportanceCorrection> | "none" } => {
   const needed = engines.sampler !== engines.policy && loss.againstSampler !== true
   const chosen = correction ?? (needed ? {} : "none")
   if (chosen === "none") return { loss, correction: chosen }

@@ -65,18 +65,19 @@ const stopReason = (answer: Answer, draw: Draw, stopped: number, kept: number): 
   if (stopped >= 0 && !ended) {
     throw new Unusable("STOP", `token ${stopped} is a stop token, yet ${kept - 1 - stopped} more follow it`)
   }
-  const { matched, reason } = answer
-  const other = answer.finish === "other" || (typeof matched === "string" && !draw.stop.includes(matched))
-  // Servers disagree on what a stop token is called that is the last one allowed as well.
-  if (!other && (ended || typeof matched === "string")) return "stop"
-  if (answer.finish === "length") return kept === draw.maxTokens ? "length" : "context"
-  const last = answer.tokens[kept - 1]
+  const { finish, matched, reason } = answer
+  const strange = typeof matched === "string" && !draw.stop.includes(matched)
+  if (finish !== "other" && !strange) {
+    // Servers disagree on what a stop token is called that is the last one allowed as well.
+    if (ended || typeof matched === "string") return "stop"
+    if (finish === "length") return kept === draw.maxTokens ? "length" : "context"
+  }
+  if (finish === "other") throw new Unusable("STOP", `the server ended the sample for another reason: ${reason}`)
+  if (strange)
+    throw new Unusable("STOP", `the server stopped at ${JSON.stringify(matched)}, for which it was not asked`)
   throw new Unusable(
     "STOP",
-    answer.finish === "stop"
-      ? `the server stopped${matched === undefined ? "" : ` at ${JSON.stringify(matched)}`}, but the last token (${last}) is ` +
-          `none of the stop tokens [${draw.stopTokens.join(", ")}]: the server drops stop tokens, or ends at others, which ` +
-          "must then be among the request's"
-      : `the server ended the sample for another reason: ${reason}`
+    `the server stopped, but the last token (${answer.tokens[kept - 1]}) is none of the stop tokens ` +
+      `[${draw.stopTokens.join(", ")}]: it drops stop tokens, or ends at others, which must then be among the request's`
   )
 }
