@@ -169,6 +169,7 @@ export class OnnxClient implements Engine {
   }
 
   #call<V extends Verb>(verb: V, parameters: Arguments<V>, signal?: AbortSignal): Promise<Result<V>> {
+    if (signal?.aborted === true) return Promise.reject(new EngineFailure("ABORTED", `${verb} was aborted`))
     let called = 0
     const abort = () => {
       if (this.#lost === undefined) this.#send({ _tag: "Abort", id: called })
@@ -176,8 +177,7 @@ export class OnnxClient implements Engine {
     const result = this.#request((id) => {
       called = id
       this.#send({ _tag: "Call", id, verb, arguments: parameters })
-      if (signal?.aborted === true) abort()
-      else signal?.addEventListener("abort", abort, { once: true })
+      signal?.addEventListener("abort", abort, { once: true })
     })
     return result.finally(() => signal?.removeEventListener("abort", abort)) as Promise<Result<V>>
   }
