@@ -240,7 +240,7 @@ const load = async (): Promise<typeof Ort> => {
     return ort
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
-    const remedy = "npm install onnxruntime-node@1.30.0 (there is no binary for this platform where that fails)"
+    const remedy = "npm install onnxruntime-node@1.30.0 (Linux and Windows on x64 and arm64, macOS on arm64)"
     throw new EngineFailure("PROVIDER", `onnxruntime-node cannot be loaded: ${reason}\nInstall it with: ${remedy}`)
   }
 }
