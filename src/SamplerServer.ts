@@ -78,7 +78,7 @@ export interface ServerOptions {
 
 /**
  * The sampler. Codes of its errors: `UNREACHABLE` (after all attempts), `DEADLINE`, `REFUSED` (the server's own words),
- * `SIZE`, `JSON`, `FORMAT`; `TOKENS`, `LENGTH`, `VOCABULARY`, `LOGPROBS`, `STOP`, `PROMPT` for answers that are no samples of the
+ * `SIZE`, `JSON`, `FORMAT`; `TOKENS`, `LENGTH`, `VOCABULARY`, `LOGPROBS`, `STOP`, `PROMPT`, `MODEL` for answers that are no samples of the
  * request; `TEMPERATURE`, `FILTERS`, `PROBE` for log-probabilities that would mean something else; `CONFIG`; `STATE` after an update
  * of a whole model that the server did not answer.
  *

@@ -401,6 +401,15 @@ describe("what only some servers do", () => {
     })
   )
 
+  it.live("vLLM: what another adapter drew is no sample of the one that was asked for", () =>
+    Effect.gen(function* () {
+      const { refused, sample, sampler } = yield* scene({ kind: "vllm", spoil: (s) => ({ ...s, model: "toy" }) })
+      yield* sample({ count: 1 })
+      yield* sampler.update!({ version: 1, directory: "/a", kind: "adapter" })
+      assert.strictEqual((yield* refused({ count: 1 })).code, "MODEL")
+    })
+  )
+
   it.live("vLLM, SGLang: a stop string ends a sample, the tokens that complete it stay part of it", () =>
     Effect.gen(function* () {
       for (const kind of ["vllm", "sglang"] as const) {

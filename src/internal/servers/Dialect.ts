@@ -34,6 +34,8 @@ export interface Answer {
   /** The server's own word for it. */
   readonly reason: string
   readonly matched?: number | string
+  /** The model or adapter that drew it, where the server says so. */
+  readonly model?: string
   /** The ids that the server took as the prompt, where it says so. */
   readonly prompt?: ReadonlyArray<number>
 }

@@ -27,6 +27,12 @@ export const check = (
         "extend prompts; check its settings"
     )
   }
+  if (draw.adapter !== undefined && answer.model !== undefined && answer.model !== draw.adapter) {
+    throw new Unusable(
+      "MODEL",
+      `asked for the adapter ${draw.adapter}, the server answered with ${JSON.stringify(answer.model.slice(0, 100))}`
+    )
+  }
   const { length } = answer.tokens
   if (length !== answer.logprobs.length) {
     throw new Unusable("LENGTH", `${length} tokens and ${answer.logprobs.length} log-probabilities`)

@@ -7,6 +7,7 @@ import { type Call, type Dialect, type Draw, Unusable } from "./Dialect.ts"
 
 const Numbers = Schema.Array(Schema.NullOr(Schema.Number))
 const Body = Schema.Struct({
+  model: Schema.optionalKey(Schema.String),
   choices: Schema.NonEmptyArray(
     Schema.Struct({
       finish_reason: Schema.NullOr(Schema.String),
@@ -68,7 +69,7 @@ export const vllm: Dialect<typeof Body.Type> = {
   name: "vLLM",
   decode: Body,
   draw: (draw, model) => completions(draw, 1, model),
-  answer: ({ choices: [choice] }) => {
+  answer: ({ choices: [choice], model }) => {
     const {
       finish_reason: reason,
       logprobs,
@@ -85,6 +86,7 @@ export const vllm: Dialect<typeof Body.Type> = {
       logprobs: logprobs.token_logprobs,
       finish: reason === "stop" || reason === "length" ? reason : "other",
       reason: String(reason),
+      ...(model === undefined ? {} : { model }),
       ...(matched === undefined || matched === null ? {} : { matched }),
       ...(prompt === undefined || prompt === null ? {} : { prompt })
     }
