@@ -9,6 +9,10 @@
  *     npm run bench -- peft python=<python>          what is saved here, opened there
  *     npm run bench -- memory                        SmolLM2-135M in every form
  *     npm run bench -- llamacpp llama=<folder>       SmolLM2-135M beside llama.cpp
+ *     npm run bench -- llamaserver llama=<folder>    llama.cpp behind a server, its log-probabilities beside the kernel's
+ *     npm run bench -- engines                       the quickstart's run on the native engine and on ONNX Runtime
+ *     npm run bench -- mismatch                      SmolLM2 sampled in 8 bits by ONNX Runtime, trained by the kernel
+ *     npm run bench -- onnx-update                   an update on ONNX Runtime beside the native kernel
  */
 import { execFileSync, spawnSync } from "node:child_process"
 import { availableParallelism, cpus } from "node:os"
@@ -82,10 +86,25 @@ const parts: Readonly<Record<string, () => void>> = {
   },
   peft: () => follow("peft.ts", ...settings),
   memory: () => follow("memory.ts", ...settings),
-  llamacpp: () => follow("llamaCpp.ts", ...settings)
+  llamacpp: () => follow("llamaCpp.ts", ...settings),
+  llamaserver: () => follow("llamaServer.ts", ...settings),
+  engines: () => follow("engines.ts", ...settings),
+  mismatch: () => follow("mismatch.ts", ...settings),
+  "onnx-update": () => follow("onnxUpdate.ts", ...settings)
 }
 /** Only when asked for: a soak takes hours, a fuzz run is no measurement, the others need what CI has not. */
-const onRequest = new Set(["soak", "fuzz", "parity", "peft", "memory", "llamacpp"])
+const onRequest = new Set([
+  "soak",
+  "fuzz",
+  "parity",
+  "peft",
+  "memory",
+  "llamacpp",
+  "llamaserver",
+  "engines",
+  "mismatch",
+  "onnx-update"
+])
 
 const settings = process.argv.slice(2).filter((part) => part.includes("="))
 const wanted = process.argv.slice(2).filter((part) => !part.includes("="))
