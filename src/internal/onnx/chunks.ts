@@ -71,8 +71,12 @@ const depthsOf = ({ segmentLength, segmentParent, segmentStart, ...forest }: For
   return depths
 }
 
-/** The chunks of a forest, of at most `limit` tokens unless a single path is longer; without targets there are none. */
-export const chunksOf = (forest: Forest, shape: Shape, limit: number): ReadonlyArray<Chunk> => {
+/**
+ * The chunks of a forest, of at most `limit` tokens unless a single path is longer; without targets there are none. No tree is
+ * begun in a chunk that would then have more than `enough`: rows of different trees are compared for nothing, while a tree
+ * that is cut has its shared prompt computed again.
+ */
+export const chunksOf = (forest: Forest, shape: Shape, limit: number, enough = limit): ReadonlyArray<Chunk> => {
   const depths = depthsOf(forest, shape)
   const { segmentLength, segmentParent, segmentStart, targetPosition } = forest
   const targets: Array<Array<number>> = Array.from(segmentStart, () => [])
@@ -90,6 +94,7 @@ export const chunksOf = (forest: Forest, shape: Shape, limit: number): ReadonlyA
   let segments = new Set<number>()
   let members: Array<number> = []
   let size = 0
+  let tree = -1
   const flush = () => {
     if (members.length > 0)
       chunks.push(
@@ -107,8 +112,10 @@ export const chunksOf = (forest: Forest, shape: Shape, limit: number): ReadonlyA
     const path: Array<number> = []
     for (let at = s; at !== -1; at = segmentParent[at]!) path.push(at)
     const added = () => path.reduce((sum, at) => sum + (segments.has(at) ? 0 : segmentLength[at]!), 0)
-    if (size + added() > limit) flush()
+    const room = path.at(-1) === tree ? limit : Math.min(limit, enough)
+    if (size + added() > room) flush()
     size += added()
+    tree = path.at(-1)!
     for (const at of path) segments.add(at)
     members.push(...own)
   }

@@ -52,6 +52,9 @@ export interface Session {
   readonly release: () => Promise<void>
 }
 
+/** Each session has threads of its own, and many take turns: those that wait must not keep those that work off the cores. */
+const patient = { "intra_op.allow_spinning": "0" }
+
 /** Bytes of one element. */
 const widths: Readonly<Record<Type, number>> = { float32: 4, float16: 2, int64: 8, int32: 4, uint8: 1, bool: 1 }
 
@@ -124,7 +127,7 @@ export class Device {
           graphOptimizationLevel: "all",
           logSeverityLevel: 4,
           ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
-          ...(this.#options.config === undefined ? {} : { extra: { session: this.#options.config } }),
+          extra: { session: { ...patient, ...this.#options.config } },
           ...(this.#options.profile === undefined
             ? {}
             : { enableProfiling: true, profileFilePrefix: this.#options.profile }),

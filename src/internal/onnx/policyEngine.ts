@@ -65,9 +65,11 @@ export class PolicyEngine {
     const logprobs = new Float32Array(forest.targetToken.length)
     const entropy = new Float32Array(settings.entropy ? logprobs.length : 0)
     const kept: Array<Kept["chunks"][number]> = []
+    // Below this a processor gains nothing by larger products; a GPU does.
+    const enough = this.#weights.device.resident ? 512 : 256
     let room = settings.keep ? this.#activationBytes : 0
     try {
-      for (const chunk of chunksOf(forest, this.#weights.shape, this.#chunkTokens)) {
+      for (const chunk of chunksOf(forest, this.#weights.shape, this.#chunkTokens, enough)) {
         const { hidden, layers } = this.#weights.shape
         const bytes = chunk.tokens.length * hidden * 4 * (layers + 1)
         const keep = bytes <= room

@@ -298,6 +298,13 @@ describe("chunks", () => {
 
   it("hold whole paths, every target once, and what a row may see", () => {
     const { forest } = batch(67)
+    const counts = [1, 16, 24, 1000].map((limit) => chunksOf(forest, shape, limit).length)
+    assert.deepStrictEqual(counts, [5, 4, 4, 1])
+    // Whole trees apart: 36 and 10 tokens.
+    assert.deepStrictEqual(
+      chunksOf(forest, shape, 1000, 20).map(({ tokens }) => tokens.length),
+      [48, 16]
+    )
     for (const limit of [1, 16, 24, 1000]) {
       const chunks = chunksOf(forest, shape, limit)
       const members = chunks.flatMap((chunk) => [...chunk.members])
