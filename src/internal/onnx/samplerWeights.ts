@@ -73,10 +73,13 @@ type Held = { readonly values: Float32Array } | { readonly blocks: BlockWeight }
 export const constantWeights = async (weights: Weights, { accuracy, form }: ConstantOptions): Promise<WeightSource> => {
   const { device, shape, store } = weights
   const embedding = await upload(device, store, EMBEDDING)
+  const half = form === "f16" && device.provider !== "cpu"
   const read = async (name: string, head: boolean): Promise<Held> => {
     const stored = form === "file" ? await store.blocks(name, "base") : null
     if (stored !== null) return { blocks: pack(stored) }
     const { shape: dims, values } = await store.parameter(name, "base")
+    // The processor has no products of 16 bits: it computes with the rounded numbers.
+    if (form === "f16" && !half) return { values: Float32Array.from(Float16Array.from(values)) }
     if (form === "q8" || form === "q4") return { blocks: quantise(values, dims, head ? 8 : form === "q8" ? 8 : 4) }
     return { values }
   }
@@ -99,7 +102,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
           const names = modules.map((module) => `${layerPrefix(layer)}${module}`)
           const parts = names.map((name) => held.get(`${name}.weight`)!)
           const outputs = modules.map((module) => moduleShape(shape, module)[0])
-          const y = product(graph, x, parts, accuracy, form === "f16")
+          const y = product(graph, x, parts, accuracy, half)
           const biased = y.length === 1 && modules.length > 1 ? graph.split(y[0]!, outputs) : y
           return biased.map((value, i) =>
             hasBias(shape, modules[i]!) ? graph.add(value, vector(graph, `${names[i]}.bias`, outputs[i]!)) : value
@@ -107,7 +110,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
         },
         vector,
         embedding: (graph) => graph.input(EMBEDDING, [shape.vocabulary, shape.hidden]),
-        head: (graph, x) => product(graph, x, [head], accuracy, form === "f16")[0]!
+        head: (graph, x) => product(graph, x, [head], accuracy, half)[0]!
       }
     },
     feeds: () => ({ [EMBEDDING]: embedding }),
