@@ -3,9 +3,13 @@
  * function of the log-probabilities that returns their gradient, so a new algorithm needs no change of the engine.
  */
 import * as Context from "effect/Context"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type { LoraConfig } from "./Adapter.ts"
+import type { NativeOptions } from "./PolicyNative.ts"
+import type { ExecutionProvider, OnnxOptions } from "./PolicyOnnx.ts"
+import type { Sampler } from "./Sampler.ts"
 
 /**
  * A batch as a forest of token segments: `parent` is the index of an earlier segment or -1. A group's prompt is one
@@ -179,3 +183,34 @@ export class Policy extends Context.Service<
     readonly memory: Effect.Effect<Memory, PolicyError>
   }
 >()("quintain/Policy") {}
+
+/** The options of the engine that is named; with `auto` those of both. */
+export interface EngineOptions extends NativeOptions, OnnxOptions {
+  /**
+   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`: onnx
+   * where a GPU opens that multiplies matrices faster than the processor does (measured when the layer is built) and no
+   * option asks for what only the native engine has; else native. Default native.
+   */
+  readonly engine?: "native" | "onnx" | "auto"
+  /** Where it is to run, in order of preference: `executionProviders` by another name. The native engine has `cpu` alone. */
+  readonly device?: ExecutionProvider | ReadonlyArray<ExecutionProvider>
+}
+
+/**
+ * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
+ * option that the engine does not have fails with `CONFIG` and says what to do; otherwise as the engine's own layer does.
+ *
+ * @example
+ * ```ts
+ * const engine = Policy.layer({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 }, engine: "auto" })
+ * Grpo.train(options).pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+  Layer.unwrap(
+    Effect.map(
+      // Engines implement this module.
+      Effect.promise(() => import("./internal/anyEngine.ts")),
+      ({ engineLayer }) => engineLayer(options)
+    )
+  )

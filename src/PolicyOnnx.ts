@@ -10,7 +10,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { enginePolicy, setUp } from "./internal/enginePolicy.ts"
 import { engineSampler } from "./internal/engineSampler.ts"
-import { openClient } from "./internal/onnx/openClient.ts"
+import { deviceSettings, openClient } from "./internal/onnx/openClient.ts"
+import { probe } from "./internal/onnx/probing.ts"
 import { type ModelOptions, sourceOf } from "./internal/openModel.ts"
 import { Policy, type PolicyError } from "./Policy.ts"
 import { Sampler } from "./Sampler.ts"
@@ -75,3 +76,73 @@ export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, Polic
       )
     })
   )
+
+/** Where the nodes of a graph were computed. */
+export interface GraphPlacement {
+  /** `sampler`; of an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`, ... */
+  readonly name: string
+  /** How many nodes each provider computed, by the runtime's names. */
+  readonly nodes: Readonly<Record<string, number>>
+  /** Operators that ran on the processor instead, with how often. */
+  readonly fellBack: Readonly<Record<string, number>>
+  /** Copies between host and device that the runtime put in. */
+  readonly copies: number
+}
+
+/** What an execution provider can do here. */
+export interface ProviderReport {
+  readonly provider: ExecutionProvider
+  /** Why it cannot be used, in one line; what follows is there where it can. */
+  readonly refused?: string
+  /** Billions of operations a second in products of square matrices that stay on the device. */
+  readonly gflops?: number
+  readonly graphs?: ReadonlyArray<GraphPlacement>
+  /** 8 samples of one prompt. */
+  readonly decodeTokensPerSecond?: number
+  /** Log-probabilities, gradient and step of 8 completions of one prompt. */
+  readonly updateTokensPerSecond?: number
+}
+
+/** Milliseconds for one provider: a driver that hangs must end. */
+const reportDeadline = 600_000
+
+/**
+ * Tries every provider with a model, each in a process of its own, one after the other: which open and why others do not,
+ * which nodes of which graph fell back to the processor, and how fast they are. For a person who chooses a device; it takes
+ * a minute or more. Nothing is kept.
+ *
+ * @example
+ * ```ts
+ * const reports = yield* PolicyOnnx.report({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 } })
+ * ```
+ */
+export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<ProviderReport>, PolicyError> =>
+  measured(options)
+
+const measured = Effect.fnUntraced(function* (options: OnnxOptions) {
+  const { deviceBytes, threads } = yield* deviceSettings(options)
+  const { location, settings } = yield* sourceOf(options)
+  const { lora } = options
+  // Which modules it sits on is not looked at closely: the graphs are those of all of them.
+  const adapter = settings.frozen === true ? { lora: { rank: lora?.rank ?? 16, targets: ["all-linear"] } } : {}
+  const providers = options.executionProviders ?? (["webgpu", "cuda", "dml", "coreml", "cpu"] as const)
+  return yield* Effect.forEach(
+    providers,
+    Effect.fnUntraced(function* (provider) {
+      const answer = yield* probe(
+        {
+          provider,
+          store: { path: location?.path, settings: { ...settings, ...adapter, adapters: {} } },
+          ...(threads === undefined ? {} : { threads }),
+          ...(deviceBytes === undefined ? {} : { deviceBytes })
+        },
+        reportDeadline
+      )
+      const report: ProviderReport =
+        answer._tag === "Refused"
+          ? { provider, refused: answer.reason }
+          : { provider, gflops: answer.measured.gflops, ...answer.measured.engines }
+      return report
+    })
+  )
+})

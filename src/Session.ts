@@ -10,8 +10,7 @@ import * as Adapter from "./Adapter.ts"
 import * as Checkpoint from "./Checkpoint.ts"
 import * as Evaluate from "./Evaluate.ts"
 import * as Grpo from "./Grpo.ts"
-import * as PolicyNative from "./PolicyNative.ts"
-import { type AdapterInfo, type ExportOptions, Policy } from "./Policy.ts"
+import { type AdapterInfo, type EngineOptions, type ExportOptions, layer, Policy } from "./Policy.ts"
 import { type Completion, Sampler, type SampleRequest } from "./Sampler.ts"
 import * as Sft from "./Sft.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
@@ -51,7 +50,7 @@ export interface Session extends AsyncDisposable {
   readonly close: () => Promise<void>
 }
 
-export interface SessionOptions extends PolicyNative.NativeOptions {
+export interface SessionOptions extends EngineOptions {
   readonly verifiers?: VerifierPool.VerifierPoolOptions
 }
 
@@ -67,8 +66,9 @@ export interface SessionOptions extends PolicyNative.NativeOptions {
  */
 export const open = async (options: SessionOptions): Promise<Session> => {
   const { model, tokenizer } = await withTokenizer(options)
-  const engine = PolicyNative.layer({
-    ...options,
+  const { verifiers: _, ...own } = options
+  const engine = layer({
+    ...own,
     model,
     ...(Result.isSuccess(tokenizer) ? { tokenizer: tokenizer.success } : {})
   })

@@ -13,6 +13,7 @@
  *     npm run bench -- engines                       the quickstart's run on the native engine and on ONNX Runtime
  *     npm run bench -- mismatch                      SmolLM2 sampled in 8 bits by ONNX Runtime, trained by the kernel
  *     npm run bench -- onnx-update                   an update on ONNX Runtime beside the native kernel
+ *     npm run bench -- onnx-providers model=<model>  what each provider of ONNX Runtime can do here: for a machine with a GPU
  */
 import { execFileSync, spawnSync } from "node:child_process"
 import { availableParallelism, cpus } from "node:os"
@@ -90,7 +91,8 @@ const parts: Readonly<Record<string, () => void>> = {
   llamaserver: () => follow("llamaServer.ts", ...settings),
   engines: () => follow("engines.ts", ...settings),
   mismatch: () => follow("mismatch.ts", ...settings),
-  "onnx-update": () => follow("onnxUpdate.ts", ...settings)
+  "onnx-update": () => follow("onnxUpdate.ts", ...settings),
+  "onnx-providers": () => follow("onnxProviders.ts", ...settings)
 }
 /** Only when asked for: a soak takes hours, a fuzz run is no measurement, the others need what CI has not. */
 const onRequest = new Set([
@@ -103,7 +105,8 @@ const onRequest = new Set([
   "llamaserver",
   "engines",
   "mismatch",
-  "onnx-update"
+  "onnx-update",
+  "onnx-providers"
 ])
 
 const settings = process.argv.slice(2).filter((part) => part.includes("="))

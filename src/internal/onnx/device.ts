@@ -113,8 +113,11 @@ export class Device {
     return { bytes: this.#bytes, peak: this.#peak }
   }
 
-  /** `host`: results that are to be read here. */
-  async session(model: Model, { host = [] }: { readonly host?: ReadonlyArray<string> } = {}): Promise<Session> {
+  /** `host`: results that are to be read here. `name`: what a profile calls the graph. */
+  async session(
+    model: Model,
+    { host = [], name = "other" }: { readonly host?: ReadonlyArray<string>; readonly name?: string } = {}
+  ): Promise<Session> {
     const where = Object.fromEntries(
       model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
     )
@@ -130,7 +133,7 @@ export class Device {
           extra: { session: { ...patient, ...this.#options.config } },
           ...(this.#options.profile === undefined
             ? {}
-            : { enableProfiling: true, profileFilePrefix: this.#options.profile }),
+            : { enableProfiling: true, profileFilePrefix: `${this.#options.profile}${name}` }),
           ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
           ...(this.resident ? { preferredOutputLocation: where } : {})
         })
@@ -143,7 +146,7 @@ export class Device {
             const results = await this.#gate.through(() =>
               wanted === undefined || this.resident ? session.run(feeds) : session.run(feeds, wanted)
             )
-            for (const tensor of Object.values(results)) this.#count(tensor, 1)
+            this.#countAll(Object.values(results))
             return results
           } catch (cause) {
             throw failure("run", cause)
@@ -215,6 +218,18 @@ export class Device {
     if (limit === undefined || this.#bytes + bytes <= limit) return
     const detail = `${bytes} bytes more than the ${this.#bytes} in use exceed deviceBytes = ${limit}`
     throw new EngineFailure("OUT_OF_MEMORY", `${detail}: raise it, use a smaller model, or train fewer tokens at once`)
+  }
+
+  /** Keeps all of a run's results, or none. */
+  #countAll(results: ReadonlyArray<Tensor>): void {
+    let counted = 0
+    try {
+      for (; counted < results.length; counted++) this.#count(results[counted]!, 1)
+    } catch (cause) {
+      this.free(...results.slice(0, counted))
+      for (const tensor of results.slice(counted)) if (tensor.location !== "cpu") tensor.dispose()
+      throw cause
+    }
   }
 
   #count(tensor: Tensor, sign: 1 | -1): void {

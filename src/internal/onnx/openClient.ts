@@ -23,14 +23,19 @@ const Settings = Schema.Struct({
 })
 const decode = Schema.decodeUnknownEffect(Settings, { errors: "all" })
 
+/** The options of the engine and its device, checked. */
+export const deviceSettings = (options: unknown) =>
+  Effect.mapError(
+    decode(options),
+    (error) => new PolicyError({ operation: "open", code: "CONFIG", detail: error.message })
+  )
+
 export const openClient = Effect.fnUntraced(function* (
   options: DeviceOptions & Pick<ModelOptions, "cacheBytes" | "threads">,
   { location, settings }: Source,
   serves: Pick<WorkerSettings, "policy" | "weights">
 ) {
-  const { cacheBytes, deviceBytes, executionProviders, threads } = yield* decode(options).pipe(
-    Effect.mapError((error) => new PolicyError({ operation: "open", code: "CONFIG", detail: error.message }))
-  )
+  const { cacheBytes, deviceBytes, executionProviders, threads } = yield* deviceSettings(options)
   const client = yield* Effect.acquireRelease(
     Effect.tryPromise({
       try: () =>

@@ -136,7 +136,10 @@ export class SamplerRun {
       adapted,
       resident: this.#device.resident
     })
-    const made = { session: await this.#device.session(model, { host: ["token", "logprob"] }), adapted }
+    const made = {
+      session: await this.#device.session(model, { host: ["token", "logprob"], name: "sampler" }),
+      adapted
+    }
     if (this.#constant) {
       for (const { session } of this.#sessions.values()) await session.release()
       this.#sessions.clear()

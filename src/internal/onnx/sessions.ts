@@ -14,7 +14,7 @@ export class Sessions {
   get(key: string, make: () => Model, host: ReadonlyArray<string> = []): Promise<Session> {
     const known = this.#sessions.get(key)
     if (known !== undefined) return known
-    const session = this.#device.session(make(), { host })
+    const session = this.#device.session(make(), { host, name: key.split(" ")[0]! })
     // What failed for want of memory may succeed later.
     session.catch(() => this.#sessions.delete(key))
     this.#sessions.set(key, session)
