@@ -313,20 +313,28 @@ export class Graph {
           }
         }
       })
+    // A result has the name it was given, and may be an input, a constant or another result too.
+    const computed = new Set(nodes.flatMap(({ outputs }) => outputs.map(({ name }) => name)))
+    const renamed = new Map<string, string>()
+    for (const [name, value] of this.#outputs) {
+      if (computed.has(value.name) && !renamed.has(value.name)) renamed.set(value.name, name)
+    }
+    const nameOf = (value: Value | undefined): string =>
+      value === undefined ? "" : (renamed.get(value.name) ?? value.name)
     const protos = nodes.map((node, i) =>
       create(NodeProtoSchema, {
         name: `${node.op}_${i}`,
         opType: node.op,
         domain: contributed.has(node.op) ? "com.microsoft" : "",
-        input: node.inputs.map((input) => input?.name ?? ""),
-        output: node.outputs.map(({ name }) => name),
+        input: node.inputs.map(nameOf),
+        output: node.outputs.map(nameOf),
         attribute: Object.entries(node.attributes).map(([name, value]) => attributeOf(name, value))
       })
     )
-    // A result has the name it was given, and may be an input or another result too.
     for (const [name, value] of this.#outputs) {
+      if (renamed.get(value.name) === name) continue
       protos.push(
-        create(NodeProtoSchema, { name: `out_${name}`, opType: "Identity", input: [value.name], output: [name] })
+        create(NodeProtoSchema, { name: `out_${name}`, opType: "Identity", input: [nameOf(value)], output: [name] })
       )
     }
     const constants = this.#constants.filter(({ name }) => needed.has(name))
