@@ -25,21 +25,20 @@ const blockOf = (vocabulary: number): number => {
 const NEVER = -1e30
 
 /**
- * Inputs, for each row: `inverseTemperature` and `uniform` [rows, 1], `greedy` [rows, 1] (bool), and `first` [rows, 1]
+ * `logits` are tempered already. Inputs, for each row: `uniform` [rows, 1], `greedy` [rows, 1] (bool), and `first` [rows, 1]
  * (int32), the number of its first block when the blocks of all rows are counted through: 0, blocks, 2 blocks, ...
  */
 export const draw = (graph: Graph, logits: Value, rows: Dim): Drawn => {
   const vocabulary = logits.shape[1] as number
   const size = blockOf(vocabulary)
   const blocks = Math.ceil(vocabulary / size)
-  const inverseTemperature = graph.input("inverseTemperature", [rows, 1])
   const uniform = graph.input("uniform", [rows, 1])
   const greedy = graph.input("greedy", [rows, 1], "bool")
   const first = graph.input("first", [rows, 1], "int32")
 
   const padded = pad(graph, logits, blocks * size)
   const logitBlocks = graph.reshape(padded, [rows, blocks, size])
-  const shares = graph.softmax(graph.mul(padded, inverseTemperature))
+  const shares = graph.softmax(padded)
   const shareBlocks = graph.reshape(shares, [rows, blocks, size])
 
   const sums = graph.cumulate(graph.sum(shareBlocks, [2], false))

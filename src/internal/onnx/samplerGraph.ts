@@ -16,6 +16,7 @@
  * | `shared.*.i`    | [n, kvHeads, 1, P, headDim] | `k` and `v` of layer i                                      |
  * | `own.*.i`       | [n, kvHeads, w, M, headDim] |                                                          |
  * | `select`        | [s]                      | int64: rows to draw from                                    |
+ * | `inverseTemperature` | [s, 1]              | what `logits` [s, vocabulary] are multiplied by             |
  *
  * and the sizes above as lists ({@link sizes}), because a graph cannot name a product. On a device that keeps the cache
  * there is a third region before the new tokens: `recent.*.i` [n, kvHeads, w, r, headDim], which leaves the graph with the
@@ -121,7 +122,9 @@ export const samplerGraph = (shape: Shape, { adapted, linears, resident }: Sampl
     ;[normed, x] = addAndNorm(down!, x, next)
   }
   const selected = graph.gather(normed, graph.input("select", ["selected"], "int64"))
-  const logits = linears.head(graph, selected)
+  // The temperature is put into the few numbers before the head.
+  const tempered = graph.mul(selected, graph.input("inverseTemperature", ["selected", 1]))
+  const logits = linears.head(graph, tempered)
   const { logprob, token } = draw(graph, logits, "selected")
   graph.output("token", token)
   graph.output("logprob", logprob)

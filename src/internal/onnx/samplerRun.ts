@@ -4,7 +4,7 @@ import { int64 } from "./graph.ts"
 import { type Parts, type Results } from "./samplerCache.ts"
 import { blocksOf } from "./samplerDraw.ts"
 import { samplerGraph, sizes } from "./samplerGraph.ts"
-import { adapterFeeds, type WeightSource, zeroFactors } from "./samplerWeights.ts"
+import { adapterFeeds, type Order, type WeightSource, zeroFactors } from "./samplerWeights.ts"
 import type { Owner, Weights } from "./weights.ts"
 
 /** A row to draw a token from. */
@@ -43,13 +43,19 @@ export interface Outcome {
 /** The largest number of f32 below 1. */
 const BELOW_ONE = 1 - 2 ** -24
 
+interface Made {
+  readonly session: Session
+  readonly adapted: ReadonlySet<string>
+  readonly order: Order
+}
+
 export class SamplerRun {
   readonly #weights: Weights
   readonly #source: WeightSource
   readonly #device: Device
   readonly #constant: boolean
   readonly #zeros
-  readonly #sessions = new Map<string, { readonly session: Session; readonly adapted: ReadonlySet<string> }>()
+  readonly #sessions: Array<Made> = []
   #angles: { readonly cos: Float32Array; readonly sin: Float32Array; readonly positions: number }
 
   constructor(weights: Weights, source: WeightSource, constant: boolean) {
@@ -63,14 +69,15 @@ export class SamplerRun {
 
   /** Makes what a run with these weights needs, if it is not there yet. */
   async prepare(owner: Owner): Promise<void> {
-    await this.#session(owner)
+    await this.#session(owner, "rows")
   }
 
   async run(step: Step): Promise<Outcome> {
     const { draws, lanes, length, logits, owner, parts, width } = step
-    const { adapted, session } = await this.#session(owner)
-    const device = this.#device
     const rows = lanes * width * length
+    const order = length === 1 ? this.#source.orderOf(rows) : "rows"
+    const { adapted, session } = await this.#session(owner, order)
+    const device = this.#device
     const count = draws.length
     const list = (values: ReadonlyArray<number>, dims: ReadonlyArray<number>) =>
       device.host(int64(values), dims, "int64")
@@ -116,35 +123,36 @@ export class SamplerRun {
   }
 
   async close(): Promise<void> {
-    for (const { session } of this.#sessions.values()) await session.release()
-    this.#sessions.clear()
+    await this.#release()
     this.#source.close()
   }
 
-  /** Graphs differ by the modules that adapters sit on. */
-  async #session(owner: Owner): Promise<{ readonly session: Session; readonly adapted: ReadonlySet<string> }> {
+  async #release(): Promise<void> {
+    for (const { session } of this.#sessions.splice(0)) await session.release()
+  }
+
+  /** Graphs differ by the modules that adapters sit on, and by the order of products. */
+  async #session(owner: Owner, order: Order): Promise<Made> {
     const modules = this.#weights.adapter(owner)?.modules
     // Constants are copied into every session: one that has adapters computes the bare base as well.
-    const serves = (adapted: ReadonlySet<string>) =>
-      modules === undefined ? this.#constant || adapted.size === 0 : modules.isSubsetOf(adapted)
-    for (const made of this.#sessions.values()) if (serves(made.adapted)) return made
-    const known = Array.from(this.#sessions.values(), ({ adapted }) => adapted)
+    const serves = (made: Made): boolean =>
+      made.order === order &&
+      (modules === undefined ? this.#constant || made.adapted.size === 0 : modules.isSubsetOf(made.adapted))
+    const known = this.#sessions.find(serves)
+    if (known !== undefined) return known
     const adapted =
-      modules === undefined ? new Set<string>() : known.reduce((all, some) => all.union(some), new Set(modules))
+      modules === undefined
+        ? new Set<string>()
+        : this.#sessions.reduce((all, made) => all.union(made.adapted), new Set(modules))
     const model = samplerGraph(this.#weights.shape, {
-      linears: await this.#source.linears(),
+      linears: await this.#source.linears(order),
       adapted,
       resident: this.#device.resident
     })
-    const made = {
-      session: await this.#device.session(model, { host: ["token", "logprob"], name: "sampler" }),
-      adapted
-    }
-    if (this.#constant) {
-      for (const { session } of this.#sessions.values()) await session.release()
-      this.#sessions.clear()
-    }
-    this.#sessions.set(Array.from(adapted).join(), made)
+    if (this.#constant) await this.#release()
+    const session = await this.#device.session(model, { host: ["token", "logprob"], name: "sampler" })
+    const made = { session, adapted, order }
+    this.#sessions.push(made)
     return made
   }
 
