@@ -76,7 +76,7 @@ beforeAll(() => {
   const here = path.join(modules, "quintain")
   fs.mkdirSync(here, { recursive: true })
   run("tar", ["-xzf", path.basename(filename), "-C", "project/node_modules/quintain", "--strip-components=1"], scratch)
-  for (const name of [...Object.keys(manifest.dependencies), "@types/node"]) {
+  for (const name of [...Object.keys({ ...manifest.dependencies, ...manifest.optionalDependencies }), "@types/node"]) {
     fs.mkdirSync(path.dirname(path.join(modules, name)), { recursive: true })
     fs.symlinkSync(path.join(root, "node_modules", name), path.join(modules, name), "junction")
   }
@@ -130,8 +130,12 @@ describe("package", () => {
   })
 
   it("pins its dependencies", () => {
-    for (const [name, version] of Object.entries({ ...manifest.dependencies, ...manifest.devDependencies })) {
-      assert.match(version, /^\d+\.\d+\.\d+$/, name)
+    for (const [name, version] of Object.entries({
+      ...manifest.dependencies,
+      ...manifest.optionalDependencies,
+      ...manifest.devDependencies
+    })) {
+      assert.match(version, /^\d+\.\d+\.\d+(-\d+)?$/, name)
     }
   })
 
@@ -162,6 +166,21 @@ describe("package", () => {
       console.log(JSON.stringify(await Effect.runPromise(info)))`
     const out = run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
     assert.isObject(JSON.parse(out))
+  })
+
+  it("opens its engine on ONNX Runtime from dist, in a worker and in a process that measures", () => {
+    const program = `
+      import { PolicyOnnx, Session } from "quintain"
+      import * as Effect from "effect/Effect"
+      const model = { vocab_size: 16, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16 }
+      const session = await Session.open({ model, seed: 1, engine: "onnx", device: "cpu" })
+      const key = { seed: 1, stream: "a", index: 0 }
+      const [sample] = await session.sample({ prompt: Uint32Array.of(1), count: 1, maxTokens: 3, key })
+      await session.close()
+      const [report] = await Effect.runPromise(PolicyOnnx.report({ model, executionProviders: ["cpu"] }))
+      console.log(sample.tokens.length, report.refused ?? report.graphs.length > 0)`
+    const out = run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+    assert.strictEqual(out.trim(), "3 true")
   })
 
   it("runs a verifier of the project in a worker, from dist", () => {

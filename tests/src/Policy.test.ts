@@ -73,8 +73,9 @@ describe("Policy.layer", () => {
       const session = await Session.open(${JSON.stringify(options)})
       console.log((await session.sample({ ...${JSON.stringify(request)}, prompt: Uint32Array.of(1) })).length)
       await session.close()`
-    const flags = ["--conditions=quintain-source", "--import", hooks, "--input-type=module", "--eval", program]
-    const { stderr, stdout } = spawnSync(process.execPath, flags, { encoding: "utf8", timeout: 60_000 })
+    const flags = ["--conditions=quintain-source", "--input-type=module", "--eval", program]
+    const env = { ...process.env, NODE_OPTIONS: `--import ${hooks}` }
+    const { stderr, stdout } = spawnSync(process.execPath, flags, { encoding: "utf8", env, timeout: 60_000 })
     assert.strictEqual(stdout, "1\n", stderr)
   })
 

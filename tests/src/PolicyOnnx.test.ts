@@ -233,11 +233,9 @@ describe("opening PolicyOnnx", () => {
   it("says what to install where the runtime is not", () => {
     const at = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
     const hooks = new URL("../fixtures/withoutOnnxRuntime.mjs", import.meta.url).href
-    const flags = ["--conditions=quintain-source", "--import", hooks]
-    const { stdout } = spawnSync(process.execPath, [...flags, at("onnxProcess.ts"), "cpu", "idle"], {
-      encoding: "utf8",
-      timeout: 60_000
-    })
+    const args = ["--conditions=quintain-source", at("onnxProcess.ts"), "cpu", "idle"]
+    const env = { ...process.env, NODE_OPTIONS: `--import ${hooks}` }
+    const { stdout } = spawnSync(process.execPath, args, { encoding: "utf8", env, timeout: 60_000 })
     assert.match(stdout, /PolicyError: open failed \(PROVIDER\): onnxruntime-node cannot be loaded/)
     assert.match(stdout, /npm install onnxruntime-node@1\.30\.0/)
   })

@@ -4,6 +4,7 @@ import { Worker } from "node:worker_threads"
 import type { WeightUpdate } from "../../Sampler.ts"
 import type { Engine, EngineFacts } from "../Engine.ts"
 import type * as Native from "../Native.ts"
+import { conditions } from "../VerifierProcess.ts"
 import { sibling } from "../verifierProtocol.ts"
 import { EngineFailure } from "./engine.ts"
 import { Gate, guardExit } from "./gate.ts"
@@ -66,7 +67,7 @@ export class OnnxClient implements Engine {
   ): Promise<OnnxClient> {
     const gate = new Gate()
     const workerData: WorkerSettings = { ...settings, gate: gate.memory }
-    const worker = new Worker(module, { workerData, name: "quintain-onnx" })
+    const worker = new Worker(module, { workerData, name: "quintain-onnx", execArgv: conditions(import.meta.url) })
     const unguard = guardExit(gate)
     return new Promise<OnnxClient>((resolve, reject) => {
       const refuse = (failure: Failure): void => {
