@@ -80,10 +80,13 @@ const scratch = Effect.acquireRelease(
 
 for (const provider of ["cpu", "webgpu"] as const) {
   describe.skipIf(provider === "webgpu" && missingGpu !== undefined)(`PolicyOnnx on ${provider}`, () => {
-    it.live("trains, samples and counts as the native engine does", () =>
+    it.live("trains, samples and counts as the native engine does, two engines at once", () =>
       Effect.gen(function* () {
         const native = yield* train.pipe(Effect.provide(PolicyNative.layer(options)))
-        const own = yield* train.pipe(Effect.provide(onnx(provider)))
+        // Of the same process: with WebGPU they share the runtime's one device.
+        const twice = [train.pipe(Effect.provide(onnx(provider))), train.pipe(Effect.provide(onnx(provider)))] as const
+        const [own, other] = yield* Effect.all(twice, { concurrency: 2 })
+        for (const [i, logprobs] of other.logprobs.entries()) close(logprobs, own.logprobs[i]!, 1e-6)
         for (const [i, logprobs] of own.logprobs.entries()) close(logprobs, native.logprobs[i]!, 1e-4)
         for (const [i, sample] of own.samples.entries()) {
           assert.deepStrictEqual([...sample.tokens], [...native.samples[i]!.tokens])

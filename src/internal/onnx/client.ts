@@ -7,7 +7,7 @@ import type * as Native from "../Native.ts"
 import { conditions } from "../VerifierProcess.ts"
 import { sibling } from "../verifierProtocol.ts"
 import { EngineFailure } from "./engine.ts"
-import { Gate, guardExit } from "./gate.ts"
+import { type Gate, putUp, takeDown } from "./gate.ts"
 import {
   type Arguments,
   type Failure,
@@ -47,11 +47,11 @@ export class OnnxClient implements Engine {
   #lost: EngineFailure | undefined
   #closing: Promise<void> | undefined
   readonly #ended: Promise<void>
-  readonly #unguard: () => void
+  readonly #gate: Gate
 
-  private constructor(worker: Worker, unguard: () => void, opened: Opened) {
+  private constructor(worker: Worker, gate: Gate, opened: Opened) {
     this.#worker = worker
-    this.#unguard = unguard
+    this.#gate = gate
     this.opened = opened
     this.#ended = new Promise((resolve) => worker.once("exit", () => resolve()))
     worker.on("message", (message: FromWorker) => this.#receive(message))
@@ -65,15 +65,14 @@ export class OnnxClient implements Engine {
     settings: Omit<WorkerSettings, "gate">,
     module = sibling("worker", import.meta.url)
   ): Promise<OnnxClient> {
-    const gate = new Gate()
+    const gate = putUp()
     const workerData: WorkerSettings = { ...settings, gate: gate.memory }
     const worker = new Worker(module, { workerData, name: "quintain-onnx", execArgv: conditions(import.meta.url) })
-    const unguard = guardExit(gate)
     return new Promise<OnnxClient>((resolve, reject) => {
       const refuse = (failure: Failure): void => {
         stop()
         void worker.terminate().finally(() => {
-          unguard()
+          takeDown(gate)
           reject(thrown(failure))
         })
       }
@@ -83,7 +82,7 @@ export class OnnxClient implements Engine {
       const onMessage = (message: FromWorker) => {
         if (message._tag === "Refused") return refuse(message.failure)
         if (message._tag !== "Opened") return lost(`it said ${message._tag} first`)
-        const client = new OnnxClient(worker, unguard, message)
+        const client = new OnnxClient(worker, gate, message)
         stop()
         resolve(client)
       }
@@ -235,7 +234,7 @@ export class OnnxClient implements Engine {
   }
 
   #lose(reason: string): void {
-    this.#unguard()
+    takeDown(this.#gate)
     if (this.#lost !== undefined) return
     const closed = this.#closing !== undefined
     this.#lost = closed

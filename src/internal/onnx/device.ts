@@ -68,6 +68,8 @@ export class Device {
   readonly #options: DeviceOptions
   readonly #gate: Gate
   readonly #sessions = new Set<Ort.InferenceSession>()
+  /** Those on the device. */
+  readonly #tensors = new Set<Tensor>()
   readonly #copies = new Map<string, Promise<Session>>()
   #bytes = 0
   #peak = 0
@@ -124,7 +126,7 @@ export class Device {
     // Naming the processor too would contradict it.
     const strict = this.#options.config?.["disable_cpu_ep_fallback"] === "1"
     try {
-      const session = await this.#gate.through(() =>
+      const session = await this.#call(() =>
         this.#ort.InferenceSession.create(model.bytes, {
           executionProviders: this.provider === "cpu" || strict ? [this.provider] : [this.provider, "cpu"],
           graphOptimizationLevel: "all",
@@ -143,7 +145,7 @@ export class Device {
         model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
         run: async (feeds, wanted) => {
           try {
-            const results = await this.#gate.through(() =>
+            const results = await this.#call(() =>
               wanted === undefined || this.resident ? session.run(feeds) : session.run(feeds, wanted)
             )
             this.#countAll(Object.values(results))
@@ -159,8 +161,9 @@ export class Device {
     }
   }
 
-  /** Releases every session; tensors that are left on the device go with the thread. */
+  /** Frees every tensor and releases every session: the garbage collector would do it while another engine computes. */
   async close(): Promise<void> {
+    this.free(...this.#tensors)
     for (const session of this.#sessions) await this.#release(session)
     this.#copies.clear()
   }
@@ -168,7 +171,7 @@ export class Device {
   async #release(session: Ort.InferenceSession): Promise<void> {
     if (!this.#sessions.delete(session)) return
     if (this.#options.profile !== undefined) session.endProfiling()
-    await this.#gate.through(() => session.release())
+    await this.#call(() => session.release())
   }
 
   /** A tensor over an array of this thread; it is not copied. */
@@ -197,8 +200,20 @@ export class Device {
     for (const tensor of tensors) {
       if (tensor?.location !== "gpu-buffer") continue
       this.#count(tensor, -1)
-      tensor.dispose()
+      this.#dispose(tensor)
     }
+  }
+
+  #dispose(tensor: Tensor): void {
+    this.#gate.throughSync(() => tensor.dispose(), this.#alone)
+  }
+
+  #call<A>(run: () => Promise<A>): Promise<A> {
+    return this.#gate.through(run, this.#alone)
+  }
+
+  get #alone(): boolean {
+    return this.provider === "webgpu"
   }
 
   #copy(rank: number, type: Type, host: boolean): Promise<Session> {
@@ -209,6 +224,7 @@ export class Device {
     const shape: Shape = Array.from({ length: rank }, (_, i) => `d${i}`)
     graph.output("y", graph.input("x", shape, type))
     const made = this.session(graph.build(), { host: host ? ["y"] : [] })
+    made.catch(() => this.#copies.delete(key))
     this.#copies.set(key, made)
     return made
   }
@@ -227,7 +243,7 @@ export class Device {
       for (; counted < results.length; counted++) this.#count(results[counted]!, 1)
     } catch (cause) {
       this.free(...results.slice(0, counted))
-      for (const tensor of results.slice(counted)) if (tensor.location !== "cpu") tensor.dispose()
+      for (const tensor of results.slice(counted)) if (tensor.location !== "cpu") this.#dispose(tensor)
       throw cause
     }
   }
@@ -237,6 +253,8 @@ export class Device {
     const bytes = tensor.dims.reduce((size, dim) => size * dim, widths[tensor.type as Type])
     if (sign === 1) this.#reserve(bytes)
     this.#bytes += sign * bytes
+    if (sign === 1) this.#tensors.add(tensor)
+    else this.#tensors.delete(tensor)
     this.#peak = Math.max(this.#peak, this.#bytes)
   }
 }

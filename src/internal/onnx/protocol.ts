@@ -13,6 +13,7 @@ import type {
 } from "../Native.ts"
 import type { Provider } from "./device.ts"
 import type { Abort } from "./engine.ts"
+import type { GateMemory } from "./gate.ts"
 
 /** What weights of a sampler alone are held in. `file`: the blocks of a GGUF file as they are. */
 export type SamplerWeights = "f32" | "f16" | "q8_0" | "q4_0" | "file"
@@ -28,8 +29,7 @@ export interface WorkerSettings {
   readonly policy?: { readonly chunkTokens?: number; readonly activationBytes?: number }
   readonly weights?: SamplerWeights
   readonly cacheBytes?: number
-  /** Of a {@link Gate}. */
-  readonly gate: SharedArrayBuffer
+  readonly gate: GateMemory
 }
 
 type Save = Parameters<NativeModel["save"]>[1]
