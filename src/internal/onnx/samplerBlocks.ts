@@ -1,7 +1,7 @@
 /** Matrices in blocks of few bits, as the operator MatMulNBits takes them. */
 import type { BlockTensor } from "../Native.ts"
 
-/** [outputs, inputs]; a weight is (code - zero) * scale + offset. */
+/** [outputs, inputs]; a weight is (code - {@link zeroOf}) * scale + offset. */
 export interface BlockWeight {
   readonly bits: 4 | 8
   /** Neighbours in a row that share a scale. */
@@ -12,17 +12,18 @@ export interface BlockWeight {
   readonly codes: Uint8Array
   /** [outputs, blocks] */
   readonly scales: Float32Array
-  /** [outputs, blocks], packed like the codes. */
-  readonly zeros: Uint8Array
   /** [outputs, blocks]; null: all zero. */
   readonly offsets: Float32Array | null
 }
+
+/** The operator's code for zero where it is given none, which is its fastest way. */
+const zeroOf = (bits: 4 | 8): number => (bits === 8 ? 128 : 8)
 
 /** Blocks that a store holds already. */
 export const pack = ({ codes, group, kind, offsets, scales, shape, zero }: BlockTensor): BlockWeight => {
   const [outputs, inputs] = shape as readonly [number, number]
   const bits = kind.startsWith("Q4") ? 4 : 8
-  const blocks = inputs / group
+  const moved = zeroOf(bits) - zero
   return {
     bits,
     size: group,
@@ -30,18 +31,12 @@ export const pack = ({ codes, group, kind, offsets, scales, shape, zero }: Block
     inputs,
     codes: bits === 8 ? codes : nibbles(codes),
     scales,
-    zeros: zerosOf(outputs, blocks, bits, zero),
-    offsets
+    offsets: moved === 0 ? offsets : scales.map((scale, i) => (offsets?.[i] ?? 0) + moved * scale)
   }
 }
 
 const nibbles = (codes: Uint8Array): Uint8Array =>
   Uint8Array.from({ length: codes.length / 2 }, (_, i) => codes[2 * i]! | (codes[2 * i + 1]! << 4))
-
-const zerosOf = (outputs: number, blocks: number, bits: 4 | 8, zero: number): Uint8Array =>
-  bits === 8
-    ? new Uint8Array(outputs * blocks).fill(zero)
-    : new Uint8Array(outputs * Math.ceil(blocks / 2)).fill(zero | (zero << 4))
 
 const SIZE = 32
 
@@ -52,7 +47,7 @@ const SIZE = 32
 export const quantise = (values: Float32Array, shape: ReadonlyArray<number>, bits: 4 | 8): BlockWeight => {
   const [outputs, inputs] = shape as readonly [number, number]
   const blocks = Math.ceil(inputs / SIZE)
-  const zero = bits === 8 ? 128 : 8
+  const zero = zeroOf(bits)
   const codes = new Uint8Array(outputs * blocks * SIZE).fill(zero)
   const scales = new Float32Array(outputs * blocks)
   for (let row = 0; row < outputs; row++) {
@@ -84,7 +79,6 @@ export const quantise = (values: Float32Array, shape: ReadonlyArray<number>, bit
     inputs,
     codes: bits === 8 ? codes : nibbles(codes),
     scales,
-    zeros: zerosOf(outputs, blocks, bits, zero),
     offsets: null
   }
 }

@@ -73,8 +73,29 @@ export const chooseFiltered = (logits: Float32Array, choice: Choice, uniform: nu
 /** Ids of the `k` largest logits, ascending; all that equal the last of them stay. */
 const likeliest = (logits: Float32Array, k: number): Uint32Array => {
   if (k === 0 || k >= logits.length) return Uint32Array.from(logits, (_, id) => id)
-  const floor = logits.toSorted()[logits.length - k]!
+  const floor = ascending(Float32Array.from(logits), logits.length - k)
   const ids: Array<number> = []
   for (let id = 0; id < logits.length; id++) if (logits[id]! >= floor) ids.push(id)
   return Uint32Array.from(ids)
+}
+
+/** The number that would stand at `place` if the numbers, which are moved about, were sorted (Hoare's quickselect). */
+const ascending = (numbers: Float32Array, place: number): number => {
+  let [low, high] = [0, numbers.length - 1]
+  while (low < high) {
+    const pivot = numbers[(low + high) >>> 1]!
+    let [left, right] = [low, high]
+    while (left <= right) {
+      while (numbers[left]! < pivot) left += 1
+      while (numbers[right]! > pivot) right -= 1
+      if (left > right) break
+      const moved = numbers[left]!
+      numbers[left++] = numbers[right]!
+      numbers[right--] = moved
+    }
+    if (place <= right) high = right
+    else if (place >= left) low = left
+    else break
+  }
+  return numbers[place]!
 }

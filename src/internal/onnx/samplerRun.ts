@@ -69,7 +69,9 @@ export class SamplerRun {
 
   /** Makes what a run with these weights needs, if it is not there yet. */
   async prepare(owner: Owner): Promise<void> {
-    await this.#session(owner, "rows")
+    for (const order of new Set([this.#source.orderOf(1), this.#source.orderOf(Infinity)])) {
+      await this.#session(owner, order)
+    }
   }
 
   async run(step: Step): Promise<Outcome> {

@@ -149,16 +149,11 @@ const product = (graph: Graph, x: Value, weight: Held, accuracy: number, half: b
 }
 
 const blockProduct = (graph: Graph, x: Value, block: BlockWeight, accuracy: number): Value => {
-  const { bits, codes, inputs, offsets, outputs, scales, size, zeros } = block
+  const { bits, codes, inputs, offsets, outputs, scales, size } = block
   const count = Math.ceil(inputs / size)
   const y = graph.op(
     "MatMulNBits",
-    [
-      x,
-      graph.constant(codes, [outputs, count, (size * bits) / 8], "uint8"),
-      graph.constant(scales, [outputs, count]),
-      graph.constant(zeros, [outputs, zeros.length / outputs], "uint8")
-    ],
+    [x, graph.constant(codes, [outputs, count, (size * bits) / 8], "uint8"), graph.constant(scales, [outputs, count])],
     [[x.shape[0]!, outputs]],
     { K: inputs, N: outputs, bits, block_size: size, accuracy_level: accuracy }
   )[0]!

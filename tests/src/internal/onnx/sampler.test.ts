@@ -55,6 +55,20 @@ describe("sampler on ONNX Runtime", () => {
     await opened.close()
   })
 
+  for (const vocab_size of [1024, 3072, 4099]) {
+    it(`draws from vocabularies of one block, many, and a last one that is not full: ${vocab_size} tokens`, async () => {
+      const opened = await open({ config: { vocab_size } })
+      const asked = [
+        request({ count: 8, temperature: 1.3, maxTokens: 60 }),
+        request({ count: 1, temperature: 0, stream: 4n }),
+        request({ count: 2, topK: 50, topP: 0.95, stream: 5n })
+      ]
+      const found = await opened.driver.all(asked)
+      for (const [i, one] of asked.entries()) await assertNative(opened, one, found[i]!)
+      await opened.close()
+    })
+  }
+
   it("draws the same alone and in any company", async () => {
     const opened = await open()
     const asked = mixed()

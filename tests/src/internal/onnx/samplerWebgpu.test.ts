@@ -9,7 +9,7 @@ const device: DeviceOptions = { providers: ["webgpu"], threads: 2, config: { dis
 describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
   for (const [name, config] of Object.entries(models)) {
     it(`draws as the native sampler does, the cache on the device, no node on the processor: ${name}`, async () => {
-      const opened = await open({ config, device })
+      const opened = await open({ config: { ...config, vocab_size: 1543 }, device })
       const asked = [
         request({ maxTokens: 24 }),
         request({ count: 1, stream: 4n, temperature: 0 }),
