@@ -94,7 +94,8 @@ for (const provider of ["cpu", "webgpu"] as const) {
           close(sample.logprobs, native.samples[i]!.logprobs, 1e-4)
         }
         const { device, engine, ...info } = own.info
-        assert.deepStrictEqual([engine, device], ["onnx", `${provider}, 1 threads`])
+        const driver = provider === "webgpu" ? ", vk_swiftshader_icd.json" : ""
+        assert.deepStrictEqual([engine, device], ["onnx", `${provider}${driver}, 1 threads`])
         const { device: _, engine: __, ...expected } = native.info
         assert.deepStrictEqual(info, expected)
         const counts = (adapters: typeof own.adapters) => adapters.map((adapter) => ({ ...adapter, bytes: 0 }))
@@ -177,6 +178,14 @@ describe.skipIf(missingGpu !== undefined)("memory of a device", () => {
         close(again.logprobs, first.logprobs, 0)
         yield* policy.backward(again.id, new Float32Array(6).fill(-1))
         assert.isAbove((yield* policy.step({ learningRate: 1e-3 })).gradNorm, 0)
+        // The sampler's cache counts as well.
+        const sampler = yield* Sampler.Sampler
+        assert.strictEqual(
+          (yield* failed(sampler.sample({ ...request, count: 200, maxTokens: 100 }))).code,
+          "OUT_OF_MEMORY"
+        )
+        assert.strictEqual((yield* sampler.sample(request)).length, 3)
+        assert.isAbove((yield* policy.memory).cache, 0)
       }).pipe(Effect.provide(onnx("webgpu", { deviceBytes: 1_000_000 })))
     })
   )

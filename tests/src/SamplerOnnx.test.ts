@@ -97,11 +97,16 @@ describe("SamplerOnnx", () => {
       `samples as the native engine on ${provider}`,
       () =>
         Effect.gen(function* () {
-          const expected = yield* sample().pipe(Effect.provide(native(false)))
-          const samples = yield* sample().pipe(Effect.provide(onnx("f32", provider)))
+          // Matched on the bytes of tokens, which the worker was given.
+          const more = { stop: ["1", "2", "3"], maxTokens: 20 }
+          const expected = yield* sample(more).pipe(Effect.provide(native(false)))
+          const reasons = (samples: typeof expected) => samples.map(({ stopReason }) => stopReason)
+          assert.include(reasons(expected), "stop")
+          const samples = yield* sample(more).pipe(Effect.provide(onnx("f32", provider)))
           const { equal, farthest } = distance(samples, expected)
           assert.isTrue(equal)
           assert.isBelow(farthest, 1e-4)
+          assert.deepStrictEqual(reasons(samples), reasons(expected))
         })
     )
   }

@@ -101,7 +101,10 @@ export class Device {
         await session.release()
         return device
       } catch (cause) {
-        refused.push({ provider, reason: briefly(cause) })
+        // Its libraries are not in the package: a script that npm may be told not to run fetches them.
+        const remedy =
+          provider === "cuda" ? " (are CUDA 12 and what onnxruntime-node's postinstall fetches there?)" : ""
+        refused.push({ provider, reason: `${briefly(cause)}${remedy}` })
         await device.close()
       }
     }
@@ -233,7 +236,10 @@ export class Device {
     const limit = this.#options.deviceBytes
     if (limit === undefined || this.#bytes + bytes <= limit) return
     const detail = `${bytes} bytes more than the ${this.#bytes} in use exceed deviceBytes = ${limit}`
-    throw new EngineFailure("OUT_OF_MEMORY", `${detail}: raise it, use a smaller model, or train fewer tokens at once`)
+    throw new EngineFailure(
+      "OUT_OF_MEMORY",
+      `${detail}: raise it, lower cacheBytes, activationBytes or chunkTokens, or use a smaller model`
+    )
   }
 
   /** Keeps all of a run's results, or none. */

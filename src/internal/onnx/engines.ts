@@ -1,4 +1,5 @@
 /** What the worker thread of an ONNX engine opens: the device, the store, and the engines on them. */
+import { basename } from "node:path"
 import type { EngineFacts } from "../Engine.ts"
 import { load, type NativeInfo, type NativeModel } from "../Native.ts"
 import { Device } from "./device.ts"
@@ -65,7 +66,7 @@ const openPolicy = async (settings: WorkerSettings, device: Device): Promise<Eng
         exportModel: (_, directory, options) => policy.exportModel(directory, options)
       },
       sampler,
-      facts: () => described(policy.info(), "f32", device, settings),
+      facts: () => described(withCache(policy.info(), device), "f32", device, settings),
       close: async () => {
         await sampler.close()
         await policy.close()
@@ -98,9 +99,23 @@ const openFollower = async (settings: WorkerSettings, device: Device): Promise<E
   }
 }
 
+/** What is on the device and belongs to nobody else is the sampler's. */
+const withCache = (info: NativeInfo, device: Device): NativeInfo => {
+  const { activations, adapters, gradients, moments, reference, total, weights } = info.memory
+  const others = weights + adapters + reference + gradients + moments + activations
+  const cache = Math.max(0, device.memory.bytes - others)
+  return { ...info, memory: { ...info.memory, cache, total: total + cache } }
+}
+
 /** `dtype`: what the weights are computed with. */
 const described = (info: NativeInfo, dtype: string, device: Device, { threads }: WorkerSettings): EngineFacts => {
-  const where = threads === undefined ? device.provider : `${device.provider}, ${threads} threads`
+  const driver = process.env["VK_DRIVER_FILES"] ?? process.env["VK_ICD_FILENAMES"]
+  const where = [
+    device.provider,
+    // The runtime does not say which adapter it took; a driver that was chosen by hand is known.
+    ...(device.provider === "webgpu" && driver !== undefined ? [basename(driver)] : []),
+    ...(threads === undefined ? [] : [`${threads} threads`])
+  ].join(", ")
   const why = device.refused.map(({ provider, reason }) => `${provider}: ${reason}`).join("; ")
   return { ...info, engine: "onnx", dtype, device: why === "" ? where : `${where} (${why})` }
 }
