@@ -153,12 +153,14 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
     if (!resident) {
       return graph.op("FusedMatMul", [q, k], [shapeOf], { transB: 1, alpha: { float: scale } })[0]!
     }
-    // The small matrix is transposed, never the cache.
-    const swap = (x: Value): Value => {
-      const axes = x.shape.map((_, i) => i)
-      return graph.transpose(x, [...axes.slice(0, -2), axes.length - 1, axes.length - 2])
-    }
-    return swap(graph.matmul(k, swap(q)))
+    // Few rows by long caches: the device's product of matrices would fill tiles of 32 rows with one.
+    return graph.op("Einsum", [q, k], [shapeOf], { equation: "nkwqd,nkwsd->nkwqs" })[0]!
+  }
+  /** Shares [..., keys] of values [..., headDim]. */
+  const mix = (shares: Value, v: Value): Value => {
+    if (!resident) return graph.matmul(shares, v)
+    const shapeOf = [...shares.shape.slice(0, -1), headDim]
+    return graph.op("Einsum", [shares, v], [shapeOf], { equation: "nkwqs,nkwsd->nkwqd" })[0]!
   }
 
   return (layer: number, q: Value, k: Value, v: Value): Value => {
@@ -200,9 +202,9 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
       ["P", "M", "r t"].map((size) => [...seats, size]),
       { axis: 4 }
     )
-    const fromLane = graph.matmul(graph.reshapeTo(split[0]!, toLanes, [...lanes, "P"]), cached("shared", "v"))
+    const fromLane = mix(graph.reshapeTo(split[0]!, toLanes, [...lanes, "P"]), cached("shared", "v"))
     const mixed = graph.add(
-      graph.add(graph.matmul(split[1]!, cached("own", "v")), graph.matmul(split[2]!, newValues)),
+      graph.add(mix(split[1]!, cached("own", "v")), mix(split[2]!, newValues)),
       graph.reshapeTo(fromLane, toSeats, [...seats, headDim])
     )
     const separate = graph.reshapeTo(mixed, toHeads, ["n", kvHeads, "w", g, "t", headDim])
