@@ -178,7 +178,7 @@ class Engine implements Sampler {
     if (reason === undefined) return
     family.gathered.finish(sample, reason)
     family.unfinished -= 1
-    this.#seating.leave(sequence)
+    this.#seating.finish(sequence)
   }
 
   #failRemovedAdapters(): void {

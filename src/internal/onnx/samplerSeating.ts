@@ -10,12 +10,22 @@ export interface Bounds {
   readonly maxSequences: number
 }
 
-/** Positions that a sample is given beyond those it has, and what sizes are multiples of; the first that fit are taken. */
-const rooms = [
-  { room: 64, grain: 32 },
+interface Room {
+  /** Positions that a sample is given beyond those it has. */
+  readonly room: number
+  /** What sizes are multiples of. */
+  readonly grain: number
+}
+const ample: Room = { room: 64, grain: 32 }
+/** Of a sample that has the cache to itself; the first that fits is taken. */
+const scant: ReadonlyArray<Room> = [
   { room: 16, grain: 16 },
   { room: 1, grain: 1 }
-] as const
+]
+/** Of a sample that takes a seat which is there already. */
+const ENOUGH = 16
+/** Tokens that samples are expected to draw, before any has come to its end. */
+const EXPECTED = 128
 
 /** Steps after which seats may be arranged anew for the sake of speed. */
 const SETTLED = 16
@@ -30,6 +40,8 @@ export class Seating {
   #settled = 0
   /** A request has come, or a seat has become free. */
   #news = false
+  /** Tokens that samples have drawn lately. */
+  #typical = EXPECTED
 
   constructor(jobs: ReadonlyMap<number, Job>, cache: SamplerCache, bounds: Bounds) {
     this.#jobs = jobs
@@ -40,6 +52,12 @@ export class Seating {
   /** A request has come. */
   noteRequest(): void {
     this.#news = true
+  }
+
+  /** A sample has come to its end. */
+  finish(sequence: Sequence): void {
+    this.#typical += (sequence.tokens.length - this.#typical) / 16
+    this.leave(sequence)
   }
 
   leave(sequence: Sequence): void {
@@ -83,7 +101,7 @@ export class Seating {
     this.#news = this.#news && waits
     if (this.#settled % SETTLED !== 0 || waits) return
     // Many have left: the rest decodes faster in a smaller grid.
-    const smaller = this.#planned([], rooms[0])
+    const smaller = this.#planned([], ample)
     if (positionsOf(smaller.layout) <= positionsOf(this.grid.layout) / 2) await this.#seat(smaller, [])
   }
 
@@ -92,7 +110,7 @@ export class Seating {
       const siblings = job.waits > 1
       while (job.waits > 0 && this.running.length < this.#bounds.maxSequences) {
         const [sequence] = job.peek(1)
-        if (!this.grid.seat(sequence!, this.#needs(sequence!, rooms[1].room), siblings)) break
+        if (!this.grid.seat(sequence!, this.#needs(sequence!, ENOUGH), siblings)) break
         job.begin(sequence!)
         this.running.push(sequence!)
       }
@@ -104,11 +122,13 @@ export class Seating {
     return Math.max(1, Math.min(sequence.length - 1 + room, sequence.most))
   }
 
-  #planned(more: ReadonlyArray<Sequence>, { grain, room }: (typeof rooms)[number]): Plan<Sequence> {
+  /** `expected`: with room for all that a sample is likely to draw. */
+  #planned(more: ReadonlyArray<Sequence>, { grain, room }: Room, expected = false): Plan<Sequence> {
     const groups = new Map<Job, Array<{ readonly sequence: Sequence; readonly length: number }>>()
     for (const sequence of [...this.running, ...more]) {
       const members = groups.get(sequence.family) ?? []
-      members.push({ sequence, length: this.#needs(sequence, room) })
+      const likely = expected ? Math.ceil(this.#typical) - sequence.tokens.length : 0
+      members.push({ sequence, length: this.#needs(sequence, Math.max(room, likely)) })
       groups.set(sequence.family, members)
     }
     return plan(
@@ -117,43 +137,51 @@ export class Seating {
     )
   }
 
-  /** A new arrangement with as many of those who wait as fit. `full`: those who sit need it. */
-  async #arrange(full: boolean): Promise<void> {
-    for (;;) {
-      for (const room of rooms) {
-        const found = this.#most(room)
-        if (found === undefined || (found.admitted.length === 0 && this.running.length === 0)) continue
-        if (found.admitted.length > 0 || full) return this.#seat(found.plan, found.admitted)
-        this.#news = false
-        return
-      }
-      // The youngest gives way; the oldest can go on alone, or its request would have been refused.
-      this.#giveWay(this.running.pop()!)
-    }
+  #fits({ layout }: Plan<Sequence>): boolean {
+    return positionsOf(layout) <= this.#bounds.positions
   }
 
-  /** The plan for those who sit and as many others as fit, in the order of their requests. */
-  #most(
-    room: (typeof rooms)[number]
-  ): { readonly plan: Plan<Sequence>; readonly admitted: ReadonlyArray<Sequence> } | undefined {
-    const fits = ({ layout }: Plan<Sequence>): boolean => positionsOf(layout) <= this.#bounds.positions
-    let best = this.#planned([], room)
-    if (!fits(best)) return undefined
+  /** A new arrangement with as many of those who wait as fit. `full`: those who sit need it. */
+  async #arrange(full: boolean): Promise<void> {
+    let best = this.#planned([], ample)
+    // The youngest gives way; the oldest can go on alone, or its request would have been refused.
+    while (this.running.length > 1 && !this.#fits(best)) {
+      this.#giveWay(this.running.pop()!)
+      best = this.#planned([], ample)
+    }
+    const admitted = this.#fits(best) ? this.#admissible() : []
+    if (admitted.length > 0) return this.#seat(this.#planned(admitted, ample), admitted)
+    if (this.running.length > 0 && !full) {
+      this.#news = false
+      return
+    }
+    const alone = this.running.length > 0 ? [] : this.#first()
+    const fitting = [ample, ...scant].map((room) => this.#planned(alone, room)).find((next) => this.#fits(next))
+    if (fitting === undefined) throw new Error("onnx sampler: a request was let in that does not fit into the cache")
+    await this.#seat(fitting, alone)
+  }
+
+  /** The sample that has waited longest. */
+  #first(): ReadonlyArray<Sequence> {
+    return Array.from(this.#jobs.values(), (job) => job.peek(1)).find((samples) => samples.length > 0) ?? []
+  }
+
+  /** As many of those who wait as are likely to come to their end beside those who sit, in the order of their requests. */
+  #admissible(): ReadonlyArray<Sequence> {
     let admitted: ReadonlyArray<Sequence> = []
     for (const job of this.#jobs.values()) {
       const free = this.#bounds.maxSequences - this.running.length - admitted.length
       const before = admitted.length
       for (let count = Math.min(job.waits, free); count > 0; count = Math.floor(count / 2)) {
         const more = [...admitted, ...job.peek(count)]
-        const next = this.#planned(more, room)
-        if (!fits(next)) continue
-        ;[best, admitted] = [next, more]
+        if (!this.#fits(this.#planned(more, ample, true))) continue
+        admitted = more
         break
       }
       // Nobody is overtaken by a later request.
       if (admitted.length - before < job.waits) break
     }
-    return { plan: best, admitted }
+    return admitted
   }
 
   async #seat(next: Plan<Sequence>, admitted: ReadonlyArray<Sequence>): Promise<void> {

@@ -116,6 +116,21 @@ describe("sampler on ONNX Runtime", () => {
     await opened.close()
   })
 
+  it("takes seats from the youngest when samples get longer than those before, and gives them back", async () => {
+    const position = 2 * 2 * 2 * 16 * 4
+    const opened = await open({ cacheBytes: 200 * position })
+    const short = request({ count: 80, maxTokens: 2, stream: 50n })
+    const [first] = await opened.driver.all([short])
+    await assertNative(opened, short, first!)
+    const long = Array.from({ length: 3 }, (_, i) => request({ count: 1, stream: BigInt(i), maxTokens: 120 }))
+    const before = opened.driver.steps
+    const found = await opened.driver.all(long)
+    for (const [i, one] of long.entries()) await assertNative(opened, one, found[i]!)
+    // Two begin at once, one of them twice.
+    assert.isAbove(opened.driver.steps - before, 240)
+    await opened.close()
+  })
+
   it("continues a conversation: the next turn's prompt holds the last one's tokens", async () => {
     const opened = await open()
     const first = request({ count: 1 })
