@@ -37,9 +37,10 @@ export interface Prompts {
   readonly free: () => void
 }
 
-/** The first positions of a prompt, to be copied into the cache. */
+/** Positions of a prompt, to be copied into the cache. */
 export interface Filling {
   readonly prompt: number
+  readonly from: number
   readonly length: number
   readonly to: Place
 }

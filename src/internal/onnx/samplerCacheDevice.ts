@@ -176,9 +176,10 @@ export class DeviceCache implements SamplerCache {
       if (wanted.length === 0) continue
       const size = this.#rows(this.layout, region)
       const rows = Int32Array.from({ length: size }, (_, row) => row)
-      for (const { length, prompt, to } of wanted) {
+      for (const { from, length, prompt, to } of wanted) {
         for (let head = 0; head < kvHeads; head++) {
-          const [target, source] = [this.#row(this.layout, to, head), size + (prompt * kvHeads + head) * room + 1]
+          const target = this.#row(this.layout, to, head)
+          const source = size + (prompt * kvHeads + head) * room + 1 + from
           for (let at = 0; at < length; at++) rows[target + at] = source + at
         }
       }

@@ -151,10 +151,11 @@ export class HostCache implements SamplerCache {
     if (!(prompts instanceof HostPrompts)) throw new Error("onnx sampler: prompts of another cache")
     const { headDim, kvHeads } = this.#shape
     const stride = prompts.room * headDim
-    for (const { length, prompt, to } of targets) {
+    for (const { from, length, prompt, to } of targets) {
       const place = this.#locate(this.layout, to)
+      const start = prompt * kvHeads * stride + from * headDim
       for (const [i, array] of this.#arrays.entries()) {
-        move(this.#shape, prompts.arrays[i]!, [prompt * kvHeads * stride, stride], array, place, length)
+        move(this.#shape, prompts.arrays[i]!, [start, stride], array, place, length)
       }
     }
     return Promise.resolve()

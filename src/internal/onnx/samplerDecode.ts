@@ -1,13 +1,10 @@
 /** Computes one token for everybody whose prompt is in the cache. */
 import { FORBIDDEN } from "./samplerCache.ts"
-import { chooseFiltered } from "./samplerChoose.ts"
-import type { Drawing, Outcome, SamplerRun } from "./samplerRun.ts"
+import { type Accept, drawingOf, handOver } from "./samplerDrawing.ts"
+import type { SamplerRun } from "./samplerRun.ts"
 import type { Seating } from "./samplerSeating.ts"
-import type { Job, Sequence } from "./samplerSequence.ts"
+import type { Sequence } from "./samplerSequence.ts"
 import type { Owner, Weights } from "./weights.ts"
-
-/** What a sample was given: a token, or (undefined) numbers that are not finite. */
-export type Accept = (sequence: Sequence, token: number | undefined, logprob: number) => void
 
 export class Decode {
   readonly #weights: Weights
@@ -43,16 +40,13 @@ export class Decode {
     const tokens = Array.from({ length: rows }, () => 0)
     const positions = Array.from(tokens)
     const seats = sequences.map((sequence) => grid.occupied(sequence))
-    const draws = sequences.map((sequence, i): Drawing => {
-      const { family, sample, stored } = sequence
+    const draws = sequences.map((sequence, i) => {
       const seat = seats[i]!
       const row = seat.lane * width + seat.column
       tokens[row] = sequence.next
-      positions[row] = stored
+      positions[row] = sequence.stored
       cache.allow(mask.subarray(row * scores, (row + 1) * scores), seat)
-      const uniform = family.uniform(sample, stored + 1)
-      const greedy = family.request.temperature === 0
-      return { row, inverseTemperature: family.inverseTemperature, uniform, greedy }
+      return drawingOf(sequence, row, sequence.stored + 1)
     })
     const outcome = await this.#run.run({
       owner,
@@ -78,17 +72,7 @@ export class Decode {
       const known = !sequence.draws
       sequence.stored += 1
       if (known) continue
-      const [token, logprob] = this.#drawn(outcome, i, sequence.family, draws[i]!.uniform)
-      accept(sequence, Number.isFinite(logprob) ? token : undefined, logprob)
+      handOver(outcome, i, draws[i]!, sequence, accept)
     }
-  }
-
-  #drawn(outcome: Outcome, row: number, job: Job, uniform: number): readonly [token: number, logprob: number] {
-    if (!job.filtered) return [outcome.tokens[row]!, outcome.logprobs[row]!]
-    const { vocabulary } = this.#weights.shape
-    const logits = outcome.logits!.subarray(row * vocabulary, (row + 1) * vocabulary)
-    // They are tempered already.
-    const { logprob, token } = chooseFiltered(logits, { ...job.request, temperature: 1 }, uniform)
-    return [token, logprob]
   }
 }

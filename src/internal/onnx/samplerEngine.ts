@@ -1,8 +1,9 @@
 /**
  * Sampling through ONNX Runtime: continuous batching over seats. A step computes prompts, or one token for everybody.
  *
- * Every sample's first own position is its prompt's last token: computing a prompt only fills the cache, and all draws
- * happen in one place. A sample that has to give way is computed anew later, its tokens fed again, with the same result.
+ * Samples share their prompt up to its last token, which is each sample's first own position: so one that comes later, to
+ * a prompt that is in the cache, begins with that token. A sample that has to give way is computed anew later, its tokens
+ * fed again, with the same result.
  */
 import type { SampleRequest } from "../Native.ts"
 import { EngineFailure, type SamplerEngine } from "./engine.ts"
@@ -10,6 +11,7 @@ import type { SamplerCache } from "./samplerCache.ts"
 import { DeviceCache } from "./samplerCacheDevice.ts"
 import { HostCache } from "./samplerCacheHost.ts"
 import { Decode } from "./samplerDecode.ts"
+import type { Accept } from "./samplerDrawing.ts"
 import { Prefill } from "./samplerPrefill.ts"
 import { Vocabulary } from "./samplerRequest.ts"
 import { SamplerRun } from "./samplerRun.ts"
@@ -142,9 +144,7 @@ class Engine implements Sampler {
     try {
       this.#failRemovedAdapters()
       await this.#seating.admit()
-      const { running } = this.#seating
-      if (running.some(({ filled }) => !filled)) await this.#prefill.step((job) => this.#jobs.has(job.id))
-      else if (running.length > 0) await this.#draw()
+      if (this.#seating.running.length > 0) await this.#compute()
     } catch (cause) {
       for (const job of this.#jobs.values()) this.#fail(job, errorOf(cause))
       this.#forget()
@@ -158,12 +158,15 @@ class Engine implements Sampler {
     await this.#run.close()
   }
 
-  async #draw(): Promise<void> {
+  async #compute(): Promise<void> {
     const diverged = new Set<Job>()
-    await this.#decode.step((sequence, token, logprob) => {
+    const accept: Accept = (sequence, token, logprob) => {
       if (token === undefined) diverged.add(sequence.family)
       else this.#accept(sequence, token, logprob)
-    })
+    }
+    const prompts = this.#seating.running.some(({ filled }) => !filled)
+    if (prompts) await this.#prefill.step((job) => this.#jobs.has(job.id), accept)
+    else await this.#decode.step(accept)
     for (const job of diverged) {
       const detail = "the logits are not finite (log-sum-exp NaN): the weights have diverged"
       this.#fail(job, new EngineFailure("NON_FINITE", `sample: ${detail}`))

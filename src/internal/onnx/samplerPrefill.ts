@@ -1,19 +1,20 @@
 /** Computes prompts, a bounded number of tokens at a time, and puts them into the cache. */
 import type { Tensor } from "./device.ts"
 import type { Shape } from "./network.ts"
-import { FORBIDDEN, type Parts, type Prompts } from "./samplerCache.ts"
+import { type Filling, FORBIDDEN, type Parts, type Prompts } from "./samplerCache.ts"
+import { type Accept, drawingOf, handOver } from "./samplerDrawing.ts"
 import type { SamplerRun } from "./samplerRun.ts"
 import type { Seating } from "./samplerSeating.ts"
-import type { Job } from "./samplerSequence.ts"
+import type { Job, Sequence } from "./samplerSequence.ts"
 import type { Weights } from "./weights.ts"
 
 /** Prompts that are being computed. */
-interface Filling {
+interface Computing {
   readonly jobs: ReadonlyArray<Job>
   readonly prompts: Prompts
 }
 
-/** Nothing is drawn from prompts: each sample begins with its prompt's last token. */
+/** For a run from which nothing is to be drawn. */
 const UNDRAWN = [{ row: 0, inverseTemperature: 1, uniform: 0, greedy: true }]
 
 export class Prefill {
@@ -22,7 +23,7 @@ export class Prefill {
   readonly #seating: Seating
   /** Tokens that one step computes. */
   readonly #rows: number
-  #filling: Filling | undefined
+  #filling: Computing | undefined
 
   constructor(weights: Weights, run: SamplerRun, seating: Seating, rows: number) {
     this.#weights = weights
@@ -37,10 +38,10 @@ export class Prefill {
   }
 
   /** One step; somebody who sits has no prompt in the cache. */
-  async step(alive: (job: Job) => boolean): Promise<void> {
+  async step(alive: (job: Job) => boolean, accept: Accept): Promise<void> {
     if (this.#filling?.jobs.some(alive) === false) this.forget()
     const { jobs, prompts } = (this.#filling ??= await this.#next())
-    const longest = Math.max(...jobs.map(({ prefix }) => prefix))
+    const longest = Math.max(...jobs.map(({ request }) => request.prompt.length))
     const length = Math.min(longest - prompts.length, Math.max(1, Math.floor(this.#rows / jobs.length)))
     const tokens: Array<number> = []
     const positions: Array<number> = []
@@ -50,8 +51,18 @@ export class Prefill {
         positions.push(at)
       }
     }
+    const last = prompts.length + length === longest
     const parts = prompts.parts(length)
-    const { results } = await this.#run.run({
+    const begun = jobs.flatMap((job, prompt) => {
+      const row = prompt * length + job.prefix - prompts.length
+      return this.#beginners(job).map((sequence) => ({
+        sequence,
+        prompt,
+        draw: drawingOf(sequence, row, job.prefix + 1)
+      }))
+    })
+    const draws = last && begun.length > 0
+    const outcome = await this.#run.run({
       owner: jobs[0]!.owner,
       lanes: jobs.length,
       width: 1,
@@ -61,25 +72,47 @@ export class Prefill {
       mask: causal(this.#weights, prompts, parts, length),
       parts,
       cache: prompts.feeds(),
-      draws: UNDRAWN,
-      logits: false
+      draws: draws ? begun.map(({ draw }) => draw) : UNDRAWN,
+      logits: draws && begun.some(({ sequence }) => sequence.family.filtered)
     })
-    prompts.append(results, length)
-    if (prompts.length < longest) return
+    prompts.append(outcome.results, length)
+    if (!last) return
     const { cache, grid } = this.#seating
-    const targets = jobs.flatMap((job, prompt) => grid.fill(job).map((to) => ({ prompt, length: job.prefix, to })))
+    const targets = jobs.flatMap((job, prompt) =>
+      grid.fill(job).map((to): Filling => ({ prompt, from: 0, length: job.prefix, to }))
+    )
+    // Who was cancelled meanwhile has no seat.
+    for (const { prompt, sequence } of begun) {
+      if (sequence.seat === undefined) continue
+      const { prefix } = sequence.family
+      const at = sequence.shares ? 0 : prefix
+      targets.push({ prompt, from: prefix, length: 1, to: { region: "own", ...sequence.seat, at } })
+      sequence.stored += 1
+    }
     if (targets.length > 0) await cache.write(prompts, targets)
     this.forget()
+    for (const [i, { draw, sequence }] of begun.entries()) {
+      if (sequence.seat !== undefined) handOver(outcome, i, draw, sequence, accept)
+    }
+    this.#seating.sweep()
+  }
+
+  /** Samples whose first token the prompt's last row gives. Those that had to give way have theirs. */
+  #beginners(job: Job): ReadonlyArray<Sequence> {
+    return this.#seating.running.filter(
+      ({ family, filled, tokens }) => family === job && !filled && tokens.length === 0
+    )
   }
 
   /** The oldest prompt that is not in the cache, and others of about its length with the same weights. */
-  async #next(): Promise<Filling> {
+  async #next(): Promise<Computing> {
     const missing = new Set(this.#seating.running.flatMap(({ family, filled }) => (filled ? [] : [family])))
     const [first, ...others] = missing
     const jobs = [first!]
-    let [shortest, longest] = [first!.prefix, first!.prefix]
+    const lengthOf = ({ request }: Job): number => request.prompt.length
+    let [shortest, longest] = [lengthOf(first!), lengthOf(first!)]
     for (const job of others) {
-      const [low, high] = [Math.min(shortest, job.prefix), Math.max(longest, job.prefix)]
+      const [low, high] = [Math.min(shortest, lengthOf(job)), Math.max(longest, lengthOf(job))]
       if (job.owner !== first!.owner || high > 1.25 * low + 8) continue
       if (high * (jobs.length + 1) > this.#rows) continue
       jobs.push(job)
