@@ -43,17 +43,21 @@ for (const { graphs = [], provider } of reports) {
     }
   }
 }
+for (const { provider, refused } of reports) {
+  if (refused !== undefined) console.log(`\n${provider}: ${refused}`)
+}
 console.log()
 console.table(
   Object.fromEntries(
-    reports.map(({ decodeTokensPerSecond, gflops, provider, refused, updateTokensPerSecond }) => [
-      provider,
-      {
-        "GFLOP/s": Math.round(gflops ?? 0),
-        "decode tokens/s (batch 8)": Math.round(decodeTokensPerSecond ?? 0),
-        "update tokens/s": Math.round(updateTokensPerSecond ?? 0),
-        refused: refused ?? ""
-      }
-    ])
+    reports
+      .filter(({ refused }) => refused === undefined)
+      .map(({ decodeTokensPerSecond = 0, gflops = 0, provider, updateTokensPerSecond = 0 }) => [
+        provider,
+        {
+          "GFLOP/s": Number(gflops.toPrecision(2)),
+          "decode tokens/s (batch 8)": Math.round(decodeTokensPerSecond),
+          "update tokens/s": Math.round(updateTokensPerSecond)
+        }
+      ])
   )
 )

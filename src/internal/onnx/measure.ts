@@ -39,7 +39,7 @@ export const measure = async (settings: Measurement): Promise<Measured> => {
   if (settings.store === undefined) return { gflops }
   const store = await openStore(settings.store)
   try {
-    const graphs = await placed(settings, store)
+    const graphs = await placements(settings, store)
     return { gflops, engines: { graphs, ...(await timed(settings, store)) } }
   } finally {
     await store.close()
@@ -128,7 +128,7 @@ const withEngines = async <A>(
 }
 
 /** Some tokens of every verb, while the runtime writes down where each node ran. */
-const placed = async (settings: Measurement, store: NativeModel): Promise<ReadonlyArray<GraphPlacement>> => {
+export const placements = async (settings: Measurement, store: NativeModel): Promise<ReadonlyArray<GraphPlacement>> => {
   const directory = mkdtempSync(join(tmpdir(), "quintain-profile-"))
   try {
     const options = { ...optionsOf(settings), profile: join(directory, "graph-") }

@@ -165,7 +165,8 @@ export const headBackward = (shape: Shape, trained: boolean): Model => {
   const dNormed = graph.gemm(dLogits, table)
   const [dChosen, dNorm] = gradients(graph, [[normed, dNormed]], [chosen, norm])
   const dxSum = graph.input("dxSum", ["t", shape.hidden])
-  const places = graph.reshape(parts.rows, ["r", 1])
+  // The rows once more: WebGPU does not reshape 64-bit numbers.
+  const places = graph.input("places", ["r", 1], "int64")
   graph.output("dx", graph.op("ScatterND", [dxSum, places, dChosen!], [dxSum.shape], { reduction: "add" })[0]!)
   if (trained) {
     const sum = graph.input("table.sum", table.shape)

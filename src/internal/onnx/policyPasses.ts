@@ -215,6 +215,7 @@ export class Passes {
           dLogprobs: device.host(byPair.slice(slice.from, slice.from + pairs), [pairs]),
           rowSum: device.host(byRow.slice(slice.first, slice.first + size), [size, 1]),
           dEntropy: device.host(entropyByRow.slice(slice.first, slice.first + size), [size, 1]),
+          places: device.host(slice.rows, [size, 1], "int64"),
           dxSum: dx,
           ...(full
             ? {

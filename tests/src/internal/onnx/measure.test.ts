@@ -4,7 +4,9 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import { PolicyOnnx } from "quintain"
-import { readProfiles } from "../../../../src/internal/onnx/measure.ts"
+import { missingGpu } from "../../../fixtures/softwareGpu.ts"
+import { load } from "../../../../src/internal/Native.ts"
+import { placements, readProfiles } from "../../../../src/internal/onnx/measure.ts"
 
 describe("profiles of the runtime", () => {
   it("tell which nodes of a graph fell back, however often they ran", () => {
@@ -40,17 +42,18 @@ describe("profiles of the runtime", () => {
   })
 })
 
+const model = {
+  vocab_size: 64,
+  hidden_size: 32,
+  num_hidden_layers: 1,
+  num_attention_heads: 2,
+  intermediate_size: 64
+}
+
 describe("report", () => {
   it.live("measures what opens, and says in a line why others do not", () =>
     Effect.gen(function* () {
       const absent = process.platform === "win32" ? "coreml" : "dml"
-      const model = {
-        vocab_size: 64,
-        hidden_size: 32,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        intermediate_size: 64
-      }
       const [refused, cpu] = yield* PolicyOnnx.report({ model, threads: 1, executionProviders: [absent, "cpu"] })
       assert.deepStrictEqual(refused, {
         provider: absent,
@@ -67,4 +70,19 @@ describe("report", () => {
       }
     })
   )
+})
+
+describe.skipIf(missingGpu !== undefined)("WebGPU", () => {
+  it("computes every node of an update and of sampling", async () => {
+    for (const lora of [null, { rank: 4, targets: ["all-linear"] }]) {
+      const settings = { config: model, frozen: lora !== null, ...(lora === null ? {} : { lora }) }
+      const store = await load().NativeModel.create(JSON.stringify(settings))
+      const graphs = await placements({ provider: "webgpu" }, store)
+      await store.close()
+      assert.isAbove(graphs.length, 6)
+      for (const { fellBack, name, nodes } of graphs) {
+        assert.deepStrictEqual([name, Object.keys(nodes), fellBack], [name, ["WebGpuExecutionProvider"], {}])
+      }
+    }
+  })
 })
