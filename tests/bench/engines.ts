@@ -2,7 +2,8 @@
  * The quickstart's GRPO run on each engine from the same warmed-up model: held-out accuracy as it learns, how far the sampler
  * was from the policy, seconds. A GPU's software stand-in shows that it learns there, and says nothing of speed.
  *
- *     npm run bench -- engines [engines=native,cpu,webgpu] [seeds=3] [steps=60]
+ *     npm run bench -- engines [engines=native,cpu] [seeds=3] [steps=60] [groups=16] [size=8] [heldout=64]
+ *     npm run bench -- engines engines=native,webgpu steps=10 groups=8 size=4 heldout=32
  */
 import * as Effect from "effect/Effect"
 import { spawnSync } from "node:child_process"
@@ -16,10 +17,11 @@ import { toolCaller } from "quintain/envs"
 const settings: Readonly<Record<string, string | undefined>> = Object.fromEntries(
   process.argv.slice(2).map((part) => part.split("=", 2))
 )
-const engines = (settings["engines"] ?? "native,cpu,webgpu").split(",")
+const engines = (settings["engines"] ?? "native,cpu").split(",")
 const seeds = Number(settings["seeds"] ?? 3)
 const steps = Number(settings["steps"] ?? 60)
-const every = 10
+const [groups, size] = [Number(settings["groups"] ?? 16), Number(settings["size"] ?? 8)]
+const every = steps < 20 ? 5 : 10
 
 /** What a run reports: its last metrics have the held-out accuracy after the last step. */
 interface Figures {
@@ -63,8 +65,9 @@ const train = (engine: string, model: string, seed: number, directory: string) =
       ...task,
       reward: task.pooledReward,
       steps,
-      groups: 16,
-      size: 8,
+      groups,
+      size,
+      evaluateCount: Number(settings["heldout"] ?? 64),
       seed,
       update: { learningRate: 5e-4 },
       directory,
@@ -82,7 +85,7 @@ else if (part === "grpo") {
 } else {
   const folder = mkdtempSync(join(tmpdir(), "quintain-engines-"))
   const run = (...args: ReadonlyArray<string>): string => {
-    const script = ["--conditions=quintain-source", fileURLToPath(import.meta.url), ...args, `steps=${steps}`]
+    const script = ["--conditions=quintain-source", fileURLToPath(import.meta.url), ...args, ...process.argv.slice(2)]
     const { status, stdout } = spawnSync(process.execPath, script, {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "inherit"],
