@@ -4,12 +4,14 @@
  * tests of the code it writes.
  *
  *     npm start
+ *     npm start -- onnx      on ONNX Runtime: a GPU where one opens, else the processor
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
-import { Evaluate, Grpo, LearningRate, PolicyNative, Progress, Sft, VerifierPool } from "quintain"
+import { Evaluate, Grpo, LearningRate, Policy, Progress, Sft, VerifierPool } from "quintain"
 import { toolCaller } from "quintain/envs"
 
+const [engine = "native"] = process.argv.slice(2) as Array<"native" | "onnx" | "auto">
 const task = toolCaller({ seed: 1 })
 const model = {
   vocab_size: task.tokenizer.vocabularySize,
@@ -86,7 +88,7 @@ const format = (values: Readonly<Record<string, number>>) =>
     .join(", ")
 
 program.pipe(
-  Effect.provide(PolicyNative.layer({ model, seed: 1, tokenizer: task.tokenizer })),
+  Effect.provide(Policy.layer({ model, seed: 1, tokenizer: task.tokenizer, engine })),
   Effect.provide(VerifierPool.layer()),
   NodeRuntime.runMain
 )
