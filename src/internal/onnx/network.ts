@@ -2,27 +2,11 @@
  * The decoder of the Llama family (Llama, Mistral, Qwen2, Qwen3) as pieces of ONNX graphs, in operators that both execute
  * everywhere and can be differentiated. Weights have the shapes of Hugging Face: [outputs, inputs].
  */
+import type { NativeInfo } from "../Native.ts"
 import { type Graph, sizeOf, type Value } from "./graph.ts"
 
 /** What a model computes, with every default filled in. */
-export interface Shape {
-  readonly hidden: number
-  readonly layers: number
-  readonly heads: number
-  readonly kvHeads: number
-  readonly headDim: number
-  readonly inner: number
-  readonly vocabulary: number
-  readonly context: number
-  /** Of the norms. */
-  readonly epsilon: number
-  /** The head is the embedding. */
-  readonly tied: boolean
-  /** q, k and v have a bias. */
-  readonly qkvBias: boolean
-  /** The heads of q and k are normalised. */
-  readonly qkNorm: boolean
-}
+export type Shape = NativeInfo["shape"]
 
 /** The products of a layer, by the path that Hugging Face gives their modules within the layer. */
 export const modules = [
