@@ -168,6 +168,25 @@ describe("SamplerOnnx", () => {
       })
   )
 
+  it.live.skipIf(missingGpu !== undefined)("takes an adapter on WebGPU, and outlives what it replaces", () =>
+    Effect.gen(function* () {
+      const directory = yield* scratch
+      const adapter = yield* trained(directory, true)
+      yield* Effect.gen(function* () {
+        const { update } = yield* Sampler.Sampler
+        yield* sample()
+        yield* update!({ directory, kind: "adapter", version: 1 })
+        const { equal, farthest } = distance(yield* sample(), adapter)
+        assert.isTrue(equal)
+        assert.isBelow(farthest, 1e-4)
+      }).pipe(Effect.provide(onnx("f32", "webgpu")))
+      // The driver in software has no f16.
+      const error = yield* Effect.flip(sample().pipe(Effect.provide(onnx("f16", "webgpu"))))
+      assert.strictEqual(error.code, "CONFIG")
+      assert.include(error.detail, 'weights "f16"')
+    })
+  )
+
   it.live("refuses a whole model where its weights are a file's blocks", () =>
     Effect.gen(function* () {
       const error = yield* Sampler.Sampler.use(({ update }) =>

@@ -58,6 +58,17 @@ const patient = { "intra_op.allow_spinning": "0" }
 /** Bytes of one element. */
 const widths: Readonly<Record<Type, number>> = { float32: 4, float16: 2, int64: 8, int32: 4, uint8: 1, bool: 1 }
 
+/**
+ * A session of the runtime. A tensor on the device is freed by what belongs to the session that computed it: without it the
+ * process would crash, so the session stays for as long as there are such tensors.
+ */
+interface Held {
+  readonly session: Ort.InferenceSession
+  tensors: number
+  /** Nobody runs it any more. */
+  released: boolean
+}
+
 export class Device {
   readonly provider: Provider
   /** Providers asked for before it, and why they did not open. */
@@ -67,9 +78,9 @@ export class Device {
   readonly #ort: typeof Ort
   readonly #options: DeviceOptions
   readonly #gate: Gate
-  readonly #sessions = new Set<Ort.InferenceSession>()
-  /** Those on the device. */
-  readonly #tensors = new Set<Tensor>()
+  readonly #sessions = new Set<Held>()
+  /** Those on the device, by what computed them. */
+  readonly #tensors = new Map<Tensor, Held>()
   readonly #copies = new Map<string, Promise<Session>>()
   #bytes = 0
   #peak = 0
@@ -143,7 +154,8 @@ export class Device {
           ...(this.resident ? { preferredOutputLocation: where } : {})
         })
       )
-      this.#sessions.add(session)
+      const held: Held = { session, tensors: 0, released: false }
+      this.#sessions.add(held)
       return {
         model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
         run: async (feeds, wanted) => {
@@ -151,13 +163,13 @@ export class Device {
             const results = await this.#call(() =>
               wanted === undefined || this.resident ? session.run(feeds) : session.run(feeds, wanted)
             )
-            this.#countAll(Object.values(results))
+            this.#keepAll(Object.values(results), held)
             return results
           } catch (cause) {
             throw failure("run", cause)
           }
         },
-        release: () => this.#release(session)
+        release: () => this.#release(held)
       }
     } catch (cause) {
       throw failure("session", cause)
@@ -166,15 +178,16 @@ export class Device {
 
   /** Frees every tensor and releases every session: the garbage collector would do it while another engine computes. */
   async close(): Promise<void> {
-    this.free(...this.#tensors)
-    for (const session of this.#sessions) await this.#release(session)
+    this.free(...this.#tensors.keys())
+    for (const held of this.#sessions) await this.#release(held)
     this.#copies.clear()
   }
 
-  async #release(session: Ort.InferenceSession): Promise<void> {
-    if (!this.#sessions.delete(session)) return
-    if (this.#options.profile !== undefined) session.endProfiling()
-    await this.#call(() => session.release())
+  async #release(held: Held): Promise<void> {
+    held.released = true
+    if (held.tensors > 0 || !this.#sessions.delete(held)) return
+    if (this.#options.profile !== undefined) held.session.endProfiling()
+    await this.#call(() => held.session.release())
   }
 
   /** A tensor over an array of this thread; it is not copied. */
@@ -202,8 +215,13 @@ export class Device {
   free(...tensors: ReadonlyArray<Tensor | undefined>): void {
     for (const tensor of tensors) {
       if (tensor?.location !== "gpu-buffer") continue
-      this.#count(tensor, -1)
+      const held = this.#tensors.get(tensor)
+      if (held === undefined) continue
+      this.#tensors.delete(tensor)
+      this.#bytes -= bytesOf(tensor)
       this.#dispose(tensor)
+      held.tensors -= 1
+      if (held.released) this.#release(held).catch(() => {})
     }
   }
 
@@ -242,28 +260,24 @@ export class Device {
     )
   }
 
-  /** Keeps all of a run's results, or none. */
-  #countAll(results: ReadonlyArray<Tensor>): void {
-    let counted = 0
+  /** Keeps all of a run's results that are on the device, or none. */
+  #keepAll(results: ReadonlyArray<Tensor>, held: Held): void {
+    const own = results.filter(({ location }) => location === "gpu-buffer")
+    const bytes = own.reduce((sum, tensor) => sum + bytesOf(tensor), 0)
     try {
-      for (; counted < results.length; counted++) this.#count(results[counted]!, 1)
+      this.#reserve(bytes)
     } catch (cause) {
-      this.free(...results.slice(0, counted))
-      for (const tensor of results.slice(counted)) if (tensor.location !== "cpu") this.#dispose(tensor)
+      for (const tensor of own) this.#dispose(tensor)
       throw cause
     }
-  }
-
-  #count(tensor: Tensor, sign: 1 | -1): void {
-    if (tensor.location === "cpu") return
-    const bytes = tensor.dims.reduce((size, dim) => size * dim, widths[tensor.type as Type])
-    if (sign === 1) this.#reserve(bytes)
-    this.#bytes += sign * bytes
-    if (sign === 1) this.#tensors.add(tensor)
-    else this.#tensors.delete(tensor)
+    for (const tensor of own) this.#tensors.set(tensor, held)
+    held.tensors += own.length
+    this.#bytes += bytes
     this.#peak = Math.max(this.#peak, this.#bytes)
   }
 }
+
+const bytesOf = ({ dims, type }: Tensor): number => dims.reduce((size, dim) => size * dim, widths[type as Type])
 
 /** The end of what the runtime says, which begins with paths and conditions of its source. */
 const briefly = (cause: unknown): string => {

@@ -6,6 +6,7 @@ import type { WeightUpdate } from "../../Sampler.ts"
 import type { NativeModel } from "../Native.ts"
 import type { Device } from "./device.ts"
 import { type Abort, EngineFailure, type SamplerEngine, throwIfAborted } from "./engine.ts"
+import { Graph } from "./graph.ts"
 import type { SamplerWeights } from "./protocol.ts"
 import { openSampler, type Sampler } from "./samplerEngine.ts"
 import type { Form } from "./samplerWeights.ts"
@@ -45,6 +46,7 @@ export class Follower implements SamplerEngine {
   }
 
   static async open(options: FollowerOptions): Promise<Follower> {
+    if (options.form === "f16") await needHalf(options.device)
     return new Follower(options, await openAt(options, undefined))
   }
 
@@ -127,6 +129,26 @@ export class Follower implements SamplerEngine {
 
   close(): Promise<void> {
     return closeAll(this.#opened)
+  }
+}
+
+/** Fails where the device cannot compute in 16 bits, which it would say only when samples are drawn. */
+const needHalf = async (device: Device): Promise<void> => {
+  const graph = new Graph()
+  const half = graph.cast(graph.input("x", [2]), "float16")
+  graph.output("y", graph.cast(graph.add(half, half), "float32"))
+  const session = await device.session(graph.build(), { host: ["y"] })
+  try {
+    await session.run({ x: device.host(Float32Array.of(1, 2), [2]) })
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const remedy = 'use "f32", "q8_0" or "q4_0"'
+    throw new EngineFailure(
+      "CONFIG",
+      `weights "f16": ${device.provider} cannot compute in them here: ${remedy} (${reason})`
+    )
+  } finally {
+    await session.release()
   }
 }
 
