@@ -1,5 +1,5 @@
 /**
- * The native addon: its types, stated by hand, and its loader. Only `PolicyNative` imports this.
+ * The native addon: its types, stated by hand, and its loader. Only engines and what reads files for them import this.
  *
  * Every method that returns a promise runs off the JavaScript thread; training calls of one model run one after another
  * in the order they were made. Typed arrays are copied when a call is made. Errors are `Error`s with a `code` (see

@@ -137,7 +137,7 @@ for (const provider of ["cpu", "webgpu"] as const) {
           sampler.sample({ ...request, maxTokens: 500 })
         ]) {
           const fiber = yield* Effect.forkChild(call as Effect.Effect<unknown, unknown>, { startImmediately: true })
-          yield* Effect.sleep("20 millis")
+          yield* Effect.sleep("2 millis")
           yield* Fiber.interrupt(fiber)
         }
         close((yield* policy.logprobs(forest)).logprobs, before, 1e-6)
