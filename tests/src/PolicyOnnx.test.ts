@@ -6,7 +6,8 @@ import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
-import { Policy, PolicyNative, PolicyOnnx, Sampler } from "quintain"
+import { lookup } from "quintain/envs"
+import { Policy, PolicyNative, PolicyOnnx, Progress, Sampler, Session } from "quintain"
 import { missingGpu } from "../fixtures/softwareGpu.ts"
 
 const model = {
@@ -162,6 +163,53 @@ for (const provider of ["cpu", "webgpu"] as const) {
     })
   })
 }
+
+describe("a run on PolicyOnnx", () => {
+  it("is the native one to rounding, and goes on from its checkpoint as if nothing had been", async () => {
+    const task = lookup({ seed: 2 })
+    const root = await fs.mkdtemp(path.join(os.tmpdir(), "quintain-onnx-"))
+    const columns = ["reward", "grad_norm", "entropy", "held_out"]
+    const run = async (engine: "native" | "onnx", name: string, steps: number) => {
+      const directory = path.join(root, name)
+      await using session = await Session.open({
+        model: { ...model, vocab_size: task.tokenizer.vocabularySize },
+        seed: 3,
+        tokenizer: task.tokenizer,
+        engine,
+        device: "cpu",
+        threads: 1
+      })
+      await session.grpo({
+        ...task,
+        directory,
+        steps,
+        groups: 4,
+        size: 4,
+        dropConstant: false,
+        update: { learningRate: 1e-2 },
+        checkpointEvery: 2,
+        progress: Progress.silent
+      })
+      const lines = (await fs.readFile(path.join(directory, "metrics.jsonl"), "utf8")).trimEnd().split("\n")
+      return lines.map((line) => {
+        const step = JSON.parse(line) as Record<string, number>
+        return Object.fromEntries(columns.flatMap((name) => (name in step ? [[name, step[name]!]] : [])))
+      })
+    }
+    try {
+      const [native, straight] = [await run("native", "native", 4), await run("onnx", "straight", 4)]
+      assert.strictEqual(straight.length, 4)
+      for (const [i, step] of straight.entries()) {
+        assert.property(step, "grad_norm")
+        for (const [name, value] of Object.entries(step)) assert.closeTo(value, native[i]![name]!, 1e-3, name)
+      }
+      await run("onnx", "resumed", 2)
+      assert.deepStrictEqual(await run("onnx", "resumed", 4), straight)
+    } finally {
+      await fs.rm(root, { recursive: true, force: true })
+    }
+  })
+})
 
 describe.skipIf(missingGpu !== undefined)("memory of a device", () => {
   it.live("is bounded by deviceBytes: what exceeds it fails, what fits is served", () =>
