@@ -97,7 +97,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
     if (stored !== null) return { blocks: pack(stored) }
     const { shape: dims, values } = await store.parameter(name, "base")
     // The processor has no products of 16 bits: it computes with the rounded numbers.
-    if (form === "f16" && !half) return { values: Float32Array.from(Float16Array.from(values)) }
+    if (form === "f16" && !half && !head) return { values: Float32Array.from(Float16Array.from(values)) }
     if (form === "q8" || form === "q4") return { blocks: quantise(values, dims, head ? 8 : form === "q8" ? 8 : 4) }
     return { values }
   }
@@ -114,7 +114,10 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
         }
       }
       vectors.set("model.norm.weight", (await store.parameter("model.norm.weight", "base")).values)
-      const head = await read(headName(shape), true)
+      // The head keeps 32 bits: logits of 16 would be too coarse.
+      const head = half && shape.tied ? undefined : await read(headName(shape), true)
+      let embedded: Value | undefined
+      const embedding = (graph: Graph) => (embedded ??= graph.input(EMBEDDING, [shape.vocabulary, shape.hidden]))
       const vector = (graph: Graph, name: string, size: number) => graph.constant(vectors.get(name)!, [size])
       return {
         products: (graph, layer, modules, x) =>
@@ -125,8 +128,11 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
             return hasBias(shape, module) ? graph.add(y, vector(graph, `${name}.bias`, outputs)) : y
           }),
         vector,
-        embedding: (graph) => graph.input(EMBEDDING, [shape.vocabulary, shape.hidden]),
-        head: (graph, x) => product(graph, x, head, accuracy, half)
+        embedding,
+        head: (graph, x) =>
+          head === undefined
+            ? graph.gemm(x, embedding(graph), { transB: true })
+            : product(graph, x, head, accuracy, false)
       }
     },
     feeds: () => ({ [EMBEDDING]: embedding }),
