@@ -35,8 +35,11 @@ export const pack = ({ codes, group, kind, offsets, scales, shape, zero }: Block
   }
 }
 
-const nibbles = (codes: Uint8Array): Uint8Array =>
-  Uint8Array.from({ length: codes.length / 2 }, (_, i) => codes[2 * i]! | (codes[2 * i + 1]! << 4))
+const nibbles = (codes: Uint8Array): Uint8Array => {
+  const packed = new Uint8Array(codes.length / 2)
+  for (let i = 0; i < packed.length; i++) packed[i] = codes[2 * i]! | (codes[2 * i + 1]! << 4)
+  return packed
+}
 
 const SIZE = 32
 
@@ -67,7 +70,7 @@ export const quantise = (values: Float32Array, shape: ReadonlyArray<number>, bit
         const scaled = values[i]! * inverse
         codes[at * SIZE + i - start] =
           bits === 8
-            ? zero + Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5)
+            ? zero + (scaled < 0 ? -Math.floor(0.5 - scaled) : Math.floor(scaled + 0.5))
             : Math.min(15, Math.floor(scaled + 8.5))
       }
     }

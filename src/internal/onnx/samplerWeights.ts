@@ -97,7 +97,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
     if (stored !== null) return { blocks: pack(stored) }
     const { shape: dims, values } = await store.parameter(name, "base")
     // The processor has no products of 16 bits: it computes with the rounded numbers.
-    if (form === "f16" && !half && !head) return { values: Float32Array.from(Float16Array.from(values)) }
+    if (form === "f16" && !half && !head) return { values: new Float32Array(new Float16Array(values)) }
     if (form === "q8" || form === "q4") return { blocks: quantise(values, dims, head ? 8 : form === "q8" ? 8 : 4) }
     return { values }
   }
@@ -150,7 +150,7 @@ const product = (graph: Graph, x: Value, weight: Held, accuracy: number, half: b
   if ("blocks" in weight) return blockProduct(graph, x, weight.blocks, accuracy)
   const shape = [weight.values.length / (x.shape[1] as number), x.shape[1]!]
   if (!half) return graph.gemm(x, graph.constant(weight.values, shape), { transB: true })
-  const matrix = graph.constant(new Uint16Array(Float16Array.from(weight.values).buffer), shape, "float16")
+  const matrix = graph.constant(new Uint16Array(new Float16Array(weight.values).buffer), shape, "float16")
   return graph.cast(graph.gemm(graph.cast(x, "float16"), matrix, { transB: true }), "float32")
 }
 
