@@ -12,6 +12,7 @@
  *     npm run bench -- llamaserver llama=<folder>    llama.cpp behind a server, its log-probabilities beside the kernel's
  *     npm run bench -- engines                       the quickstart's run on the native engine and on ONNX Runtime
  *     npm run bench -- mismatch                      SmolLM2 sampled in 8 bits by ONNX Runtime, trained by the kernel
+ *     npm run bench -- onnx-sampler model=<model>    its sampling beside the native kernel's
  *     npm run bench -- onnx-update                   an update on ONNX Runtime beside the native kernel
  *     npm run bench -- onnx-providers model=<model>  what each provider of ONNX Runtime can do here: for a machine with a GPU
  */
@@ -91,6 +92,7 @@ const parts: Readonly<Record<string, () => void>> = {
   llamaserver: () => follow("llamaServer.ts", ...settings),
   engines: () => follow("engines.ts", ...settings),
   mismatch: () => follow("mismatch.ts", ...settings),
+  "onnx-sampler": () => follow("onnxSampler.ts", ...settings),
   "onnx-update": () => follow("onnxUpdate.ts", ...settings),
   "onnx-providers": () => follow("onnxProviders.ts", ...settings)
 }
@@ -105,6 +107,7 @@ const onRequest = new Set([
   "llamaserver",
   "engines",
   "mismatch",
+  "onnx-sampler",
   "onnx-update",
   "onnx-providers"
 ])

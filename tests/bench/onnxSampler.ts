@@ -2,7 +2,7 @@
  * Decode and prefill of SmolLM2-135M in the sampler of ONNX Runtime beside the native kernel: tokens a second (best of
  * `runs`, engines in turn), seconds to build the graph and its session, memory.
  *
- *     node --conditions=quintain-source tests/bench/onnxSampler.ts model=<folder or file.gguf>
+ *     npm run bench -- onnx-sampler model=<folder or file.gguf>
  *         [engines=native,inputs,f32,q8,q4,file] [runs=3] [threads=2] [batches=1,8,32,64] [provider=cpu] [profile=<prefix>]
  *
  * Each engine runs in a process of its own, so that its memory is its own.
@@ -137,8 +137,12 @@ const measure = async (): Promise<void> => {
   }))
   const answer = <A>(child: (typeof children)[number]["child"]) =>
     new Promise<A>((resolve, reject) => {
-      child.once("message", (message) => resolve(message as A))
-      child.once("exit", (code) => reject(new Error(`an engine ended with ${code}`)))
+      const ended = (code: number | null) => reject(new Error(`an engine ended with ${code}`))
+      child.once("exit", ended)
+      child.once("message", (message) => {
+        child.off("exit", ended)
+        resolve(message as A)
+      })
     })
   for (const { child } of children) await answer(child)
   const rows: Array<Record<string, number | string>> = []
