@@ -4,6 +4,7 @@
  * training is stable; beside them the native engine alone.
  *
  *     npm run bench -- mismatch [model=<file.gguf or folder>] [steps=30] [runs=native,corrected,truncated,none] [seed=1]
+ *         [groups=6] [size=12] [heldout=64]
  */
 import * as Effect from "effect/Effect"
 import { spawnSync } from "node:child_process"
@@ -27,7 +28,8 @@ const corrections: Readonly<Record<string, Exclude<Grpo.GrpoOptions<unknown>["co
 
 const train = Effect.fnUntraced(function* (model: string, run: string) {
   const { tokenizer } = yield* Checkpoint.open(model)
-  const kit = toolkit({ seed: 1, heldOut: 64 })
+  const count = Number(settings["heldout"] ?? 64)
+  const { heldOut, ...kit } = toolkit({ seed: 1, heldOut: Math.max(1, count) })
   const policy = PolicyNative.layer({ model, tokenizer, seed: 1, dtype: "f32", lora: { rank: 16 } })
   const engine =
     run === "native"
@@ -37,10 +39,11 @@ const train = Effect.fnUntraced(function* (model: string, run: string) {
   const correction = corrections[run]
   const { after, before } = yield* Grpo.train({
     ...kit,
+    ...(count === 0 ? {} : { heldOut }),
     tokenizer,
     steps,
-    groups: 6,
-    size: 12,
+    groups: Number(settings["groups"] ?? 6),
+    size: Number(settings["size"] ?? 12),
     seed: Number(settings["seed"] ?? 1),
     update: { learningRate: 3e-4 },
     evaluateEvery: steps,
