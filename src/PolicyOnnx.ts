@@ -47,7 +47,8 @@ export interface OnnxOptions extends ModelOptions, DeviceOptions {
  * cannot be, and as the native engine does for checkpoints.
  *
  * Later calls fail with `DEVICE_LOST` when the device is gone, with `ENGINE_LOST` when the engine's thread is; open the
- * layer again then, and resume the run from its checkpoint. `OUT_OF_MEMORY` leaves the engine as it was.
+ * layer again then, and resume the run from its checkpoint. `OUT_OF_MEMORY` leaves the engine as it was; only
+ * where it strikes amid a step or a load, calls fail with `STATE` until a checkpoint is loaded.
  *
  * @example
  * ```ts

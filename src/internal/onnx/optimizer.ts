@@ -97,8 +97,11 @@ export class Optimizer {
     const scale = settings.maxGradNorm === 0 ? 1 : Math.min(1, settings.maxGradNorm / (gradNorm + 1e-6))
     const skipped = !Number.isFinite(gradNorm)
     if (!skipped) {
-      state.steps++
-      for (const names of groups) await this.#update(owner, state, names, settings, scale)
+      const steps = state.steps + 1
+      await this.#weights.whole(owner, async () => {
+        for (const names of groups) await this.#update(owner, state, names, settings, { scale, steps })
+      })
+      state.steps = steps
     }
     this.clear(owner)
     const version = skipped ? this.#weights.version(owner) : this.#weights.changed(owner)
@@ -117,9 +120,15 @@ export class Optimizer {
     return groups.values()
   }
 
-  async #update(owner: Owner, state: State, names: ReadonlyArray<string>, settings: StepSettings, scale: number) {
+  async #update(
+    owner: Owner,
+    state: State,
+    names: ReadonlyArray<string>,
+    settings: StepSettings,
+    { scale, steps }: { readonly scale: number; readonly steps: number }
+  ) {
     const { device } = this.#weights
-    const bias = (beta: number) => 1 - Math.fround(beta) ** state.steps
+    const bias = (beta: number) => 1 - Math.fround(beta) ** steps
     const numbers: Record<(typeof Graphs.stepInputs)[number], number> = {
       gradientScale: scale,
       decay: 1 - settings.learningRate * settings.weightDecay,

@@ -61,7 +61,7 @@ export class PolicyEngine {
     if (!(settings.temperature > 0)) {
       throw new EngineFailure("CONFIG", `temperature is ${settings.temperature}, must be positive`)
     }
-    if (settings.keep) this.#dropKept(source.owner)
+    if (settings.keep) this.#dropKept((other) => other === source.owner)
     const logprobs = new Float32Array(forest.targetToken.length)
     const entropy = new Float32Array(settings.entropy ? logprobs.length : 0)
     const kept: Array<Kept["chunks"][number]> = []
@@ -156,7 +156,7 @@ export class PolicyEngine {
   }
 
   async zeroGradients(adapter?: string | null): Promise<void> {
-    this.#optimizer.clear(this.#weights.owner("zeroGradients", adapter ?? undefined))
+    this.#optimizer.clear(this.#weights.named("zeroGradients", adapter ?? undefined))
   }
 
   async freezeReference(): Promise<void> {
@@ -171,11 +171,13 @@ export class PolicyEngine {
   }
 
   async load(directory: string, adapter?: string | null): Promise<void> {
-    const owner = this.#weights.owner("load", adapter ?? undefined)
+    const owner = this.#weights.named("load", adapter ?? undefined)
     await this.#weights.store.load(directory, owner ?? "base")
-    await this.#weights.reload(owner)
-    await this.#optimizer.read(owner)
     this.#weightsChanged(owner)
+    await this.#weights.whole(owner, async () => {
+      await this.#weights.reload(owner)
+      await this.#optimizer.read(owner)
+    })
   }
 
   async exportModel(
@@ -204,7 +206,7 @@ export class PolicyEngine {
 
   async removeAdapter(name: string): Promise<void> {
     await this.#weights.store.removeAdapter(name)
-    this.#dropKept(name)
+    this.#dropKept((other) => other === name)
     this.#optimizer.remove(name)
     this.#weights.remove(name)
   }
@@ -257,9 +259,9 @@ export class PolicyEngine {
     throw new EngineFailure("CONFIG", `${problem}: set it to 0, or train with engine "native"`)
   }
 
-  #dropKept(owner: Owner): void {
+  #dropKept(matches: (owner: Owner) => boolean): void {
     for (const [id, kept] of this.#kept) {
-      if (kept.source.owner !== owner && owner !== undefined) continue
+      if (!matches(kept.source.owner)) continue
       for (const { inputs } of kept.chunks) this.#weights.device.free(...(inputs ?? []))
       this.#kept.delete(id)
     }
@@ -267,7 +269,7 @@ export class PolicyEngine {
 
   /** What was computed with the weights as they were is of no use any more; of another base, nothing is. */
   #weightsChanged(owner: Owner): void {
-    this.#dropKept(owner)
+    this.#dropKept((other) => owner === undefined || other === owner)
   }
 }
 

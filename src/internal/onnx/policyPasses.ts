@@ -100,12 +100,16 @@ export class Passes {
       }
     }
     const dims = [rows, shape.headDim]
-    const feeds = {
-      cos: await device.upload(cos, dims),
-      sin: await device.upload(sin, dims),
-      mask: await device.upload(chunk.mask, [rows, rows])
+    const feeds: Record<string, Tensor> = {}
+    try {
+      feeds["cos"] = await device.upload(cos, dims)
+      feeds["sin"] = await device.upload(sin, dims)
+      feeds["mask"] = await device.upload(chunk.mask, [rows, rows])
+      return { feeds, rows }
+    } catch (cause) {
+      device.free(...Object.values(feeds))
+      throw cause
     }
-    return { feeds, rows }
   }
 
   /** Runs the layers; gives the input of each and the last output, or (not `keep`) that alone. */
@@ -200,12 +204,13 @@ export class Passes {
     }
     const table = shape.tied ? "model.embed_tokens.weight" : "lm_head.weight"
     const place = await this.#place(chunk)
-    let dx = await device.upload(new Float32Array(rows * shape.hidden), [rows, shape.hidden])
+    let dx: Tensor | undefined
     const next = (tensor: Tensor) => {
       device.free(dx)
       dx = tensor
     }
     try {
+      dx = await device.upload(new Float32Array(rows * shape.hidden), [rows, shape.hidden])
       const head = await this.#sessions.get(`headBackward ${full}`, () => Graphs.headBackward(shape, full))
       for (const slice of this.#slices(chunk)) {
         throwIfAborted(abort, "backward")

@@ -45,6 +45,8 @@ export class Weights {
   readonly #adapters = new Map<string, Adapter>()
   readonly #versions = new Map<Owner, number>()
   readonly #pinned = new Set<Tensor>()
+  readonly #torn = new Set<Owner>()
+  #replaced = 0
 
   private constructor(store: NativeModel, device: Device) {
     const facts = factsOf(store)
@@ -67,8 +69,16 @@ export class Weights {
     return weights
   }
 
-  /** Which weights a call means that names `adapter`. */
+  /** Which weights a call means that names `adapter`; refuses those of which only a part was replaced. */
   owner(operation: string, adapter: string | undefined): Owner {
+    const owner = this.named(operation, adapter)
+    if (!this.#torn.has(owner) && !this.#torn.has(undefined)) return owner
+    const problem = "an update or a load broke off in the middle, which left the weights undefined"
+    throw new EngineFailure("STATE", `${operation}: ${problem}: load a checkpoint`)
+  }
+
+  /** The same, whatever state the weights are in. */
+  named(operation: string, adapter: string | undefined): Owner {
     if (adapter === undefined) return this.#adapters.has(DEFAULT) ? DEFAULT : undefined
     if (adapter === BASE) return undefined
     if (this.#adapters.has(adapter)) return adapter
@@ -95,7 +105,20 @@ export class Weights {
   replace(owner: Owner, name: string, tensor: Tensor): void {
     const old = this.tensor(owner, name)
     this.#tensors.get(owner)!.set(name, tensor)
+    this.#replaced++
     if (old !== tensor && !this.#pinned.has(old)) this.device.free(old)
+  }
+
+  /** Replaces many tensors: where that fails amid them, the owner's weights are of no use until they are loaded anew. */
+  async whole(owner: Owner, change: () => Promise<void>): Promise<void> {
+    const before = this.#replaced
+    try {
+      await change()
+      this.#torn.delete(owner)
+    } catch (cause) {
+      if (this.#replaced > before) this.#torn.add(owner)
+      throw cause
+    }
   }
 
   /** Counts changes of an owner's weights; samples carry it. */
@@ -121,12 +144,14 @@ export class Weights {
     }
     const own = this.#tensors.get(owner) ?? new Map<string, Tensor>()
     this.#tensors.set(owner, own)
-    for (const name of await this.store.parameterNames(owner ?? BASE)) {
-      const { shape, values } = await this.store.parameter(name, owner ?? BASE)
-      const tensor = await this.device.upload(values, shape)
-      if (own.has(name)) this.replace(owner, name, tensor)
-      else own.set(name, tensor)
-    }
+    await this.whole(owner, async () => {
+      for (const name of await this.store.parameterNames(owner ?? BASE)) {
+        const { shape, values } = await this.store.parameter(name, owner ?? BASE)
+        const tensor = await this.device.upload(values, shape)
+        if (own.has(name)) this.replace(owner, name, tensor)
+        else own.set(name, tensor)
+      }
+    })
     this.#versions.set(owner, (await this.store.counters(owner ?? BASE)).version)
   }
 
@@ -134,6 +159,7 @@ export class Weights {
     this.device.free(...(this.#tensors.get(adapter)?.values() ?? []))
     this.#tensors.delete(adapter)
     this.#adapters.delete(adapter)
+    this.#torn.delete(adapter)
     this.#versions.delete(adapter)
   }
 

@@ -255,6 +255,54 @@ describe("ONNX policy", () => {
     assert.isTrue((await store.parameter("model.norm.weight", "base")).values.every(Number.isFinite))
   })
 
+  it("is of no use after a step that broke off amid the weights, until a checkpoint is loaded", async () => {
+    const { device, policy } = await open("cpu", path, {})
+    const saved = join(directory, "whole")
+    await update(policy)
+    await policy.save(saved, { optimizer: true })
+    const { dLogprobs, forest } = batch(67)
+    const backward = async () => policy.backward((await policy.logprobs(forest, settings)).id, dLogprobs, null)
+    await backward()
+    // The device is full when the first tensors of the step are there, or (before) when none is.
+    const make = device.session.bind(device)
+    let room = 0
+    device.session = async (...made) => {
+      const session = await make(...made)
+      if (!session.model.outputs.some(({ name }) => name === "w0.next")) return session
+      const run: typeof session.run = (...feeds) =>
+        room-- > 0 ? session.run(...feeds) : Promise.reject(new EngineFailure("OUT_OF_MEMORY", "the device is full"))
+      return { ...session, run }
+    }
+    const store = await Native.load().NativeModel.open(saved, "{}")
+    const other = await PolicyEngine.open(await Weights.open(store, device))
+    await other.load(saved)
+    await other.backward((await other.logprobs(forest, settings)).id, dLogprobs, null)
+    await refused(other.step(adamW), "OUT_OF_MEMORY", "full")
+    // Nothing was replaced: it goes on.
+    room = 1
+    await refused(other.step(adamW), "OUT_OF_MEMORY", "full")
+    await refused(other.logprobs(forest, settings), "STATE", "broke off in the middle")
+    await refused(other.save(join(directory, "torn"), { optimizer: false }), "STATE", "load a checkpoint")
+    await other.load(saved)
+    room = Infinity
+    await other.backward((await other.logprobs(forest, settings)).id, dLogprobs, null)
+    await policy.step(adamW)
+    await other.step(adamW)
+    const ask = async (of: PolicyEngine) => (await of.logprobs(forest, { ...settings, keep: false })).logprobs
+    assert.deepStrictEqual(await ask(other), await ask(policy))
+  })
+
+  it("keeps a forward of each adapter", async () => {
+    const { policy } = await open("cpu", path, { lora })
+    const { dLogprobs, forest } = batch(67)
+    const { id } = await policy.logprobs(forest, settings)
+    await policy.logprobs(forest, { ...settings, adapter: "base" })
+    await policy.backward(id, dLogprobs, null)
+    const first = await policy.logprobs(forest, settings)
+    await policy.logprobs(forest, settings)
+    await refused(policy.backward(first.id, dLogprobs, null), "STATE", "no forward")
+  })
+
   it("refuses what is no forest, and what is not to be trained, by name", async () => {
     const { policy } = await open("cpu", path, {})
     const { dLogprobs, forest } = batch(67)
