@@ -83,7 +83,6 @@ export class Device {
   readonly #tensors = new Map<Tensor, Held>()
   readonly #copies = new Map<string, Promise<Session>>()
   #bytes = 0
-  #peak = 0
 
   private constructor(ort: typeof Ort, options: DeviceOptions, provider: Provider, refused: Device["refused"]) {
     this.#ort = ort
@@ -124,9 +123,9 @@ export class Device {
     throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}\n${remedy}`)
   }
 
-  /** Bytes of tensors on the device now and at most; on the host nobody counts. */
-  get memory(): { readonly bytes: number; readonly peak: number } {
-    return { bytes: this.#bytes, peak: this.#peak }
+  /** Of tensors on the device; on the host nobody counts. */
+  get bytes(): number {
+    return this.#bytes
   }
 
   /** `host`: results that are to be read here. `name`: what a profile calls the graph. */
@@ -273,7 +272,6 @@ export class Device {
     for (const tensor of own) this.#tensors.set(tensor, held)
     held.tensors += own.length
     this.#bytes += bytes
-    this.#peak = Math.max(this.#peak, this.#bytes)
   }
 }
 

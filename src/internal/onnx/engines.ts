@@ -103,7 +103,7 @@ const openFollower = async (settings: WorkerSettings, device: Device): Promise<E
 const withCache = (info: NativeInfo, device: Device): NativeInfo => {
   const { activations, adapters, gradients, moments, reference, total, weights } = info.memory
   const others = weights + adapters + reference + gradients + moments + activations
-  const cache = Math.max(0, device.memory.bytes - others)
+  const cache = Math.max(0, device.bytes - others)
   return { ...info, memory: { ...info.memory, cache, total: total + cache } }
 }
 

@@ -179,10 +179,10 @@ export class Graph {
     return this.op(op, inputs, [shape], attributes, type)[0]!
   }
 
-  unary(op: "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sigmoid" | "Abs", x: Value): Value {
+  unary(op: "Neg" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Sigmoid", x: Value): Value {
     return this.#one(op, [x], x.shape)
   }
-  binary(op: "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max", a: Value, b: Value): Value {
+  binary(op: "Add" | "Sub" | "Mul" | "Div" | "Min", a: Value, b: Value): Value {
     return this.#one(op, [a, b], broadcast(a.shape, b.shape))
   }
   add(a: Value, b: Value): Value {

@@ -64,14 +64,14 @@ describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
   it("frees what it took of the device", async () => {
     const opened = await open({ device })
     const { driver, weights } = opened
-    const before = weights.device.memory.bytes
+    const before = weights.device.bytes
     await driver.all([request({ maxTokens: 24 })])
-    const held = weights.device.memory.bytes
+    const held = weights.device.bytes
     await driver.all([request({ maxTokens: 24, stream: 4n }), request({ stream: 5n, count: 1 })])
     assert.isAbove(held, before)
     await opened.driver.sampler.close()
     // A few zeros stay.
-    assert.isBelow(weights.device.memory.bytes - before, 32 * 1024)
+    assert.isBelow(weights.device.bytes - before, 32 * 1024)
     await opened.store.close()
   })
 
