@@ -4,10 +4,10 @@
  * `tests/e2e/envs/digit_completion`), written anew: the character tokenizer makes it hard on purpose, the dense reward
  * makes it learnable from random weights.
  */
-import * as Environment from "../src/Environment.ts"
-import * as Task from "../src/Task.ts"
-import * as Tokenizer from "../src/Tokenizer.ts"
-import type { VerifierFunction } from "../src/Verifier.ts"
+import * as Environment from "../src/rollout/Environment.ts"
+import * as Task from "../src/data/Task.ts"
+import * as Tokenizer from "../src/text/Tokenizer.ts"
+import type { VerifierFunction } from "../src/score/Verifier.ts"
 import * as Draw from "./internal/Draw.ts"
 import * as Prefix from "./internal/Prefix.ts"
 

@@ -3,10 +3,10 @@
  * policy that starts from random weights has to find every answer by trying. Nothing generalises, so it measures the
  * learner (credit, exploration, optimiser) and not the model.
  */
-import * as Environment from "../src/Environment.ts"
-import * as Task from "../src/Task.ts"
-import * as Tokenizer from "../src/Tokenizer.ts"
-import type { VerifierFunction } from "../src/Verifier.ts"
+import * as Environment from "../src/rollout/Environment.ts"
+import * as Task from "../src/data/Task.ts"
+import * as Tokenizer from "../src/text/Tokenizer.ts"
+import type { VerifierFunction } from "../src/score/Verifier.ts"
 import * as Draw from "./internal/Draw.ts"
 import * as Prefix from "./internal/Prefix.ts"
 

@@ -4,17 +4,17 @@
  * replay of the call and unit tests of the code judge it. All of it is generated, deterministic by seed, and small
  * enough for a character model of a million parameters: a question is at most 10 tokens, an answer 48 with its end.
  */
-import * as JsonSchema from "../rewards/JsonSchema.ts"
-import * as ToolReplay from "../rewards/ToolReplay.ts"
-import * as UnitTests from "../rewards/UnitTests.ts"
-import * as Environment from "../src/Environment.ts"
-import * as Reward from "../src/Reward.ts"
-import type { PromptCompletion } from "../src/Demonstration.ts"
-import * as Task from "../src/Task.ts"
-import * as Tokenizer from "../src/Tokenizer.ts"
-import * as Verifier from "../src/Verifier.ts"
-import type { VerifierFunction } from "../src/Verifier.ts"
-import type { VerifierPool } from "../src/VerifierPool.ts"
+import * as JsonSchema from "../rewards/schema/JsonSchema.ts"
+import * as ToolReplay from "../rewards/tools/ToolReplay.ts"
+import * as UnitTests from "../rewards/code/UnitTests.ts"
+import * as Environment from "../src/rollout/Environment.ts"
+import * as Reward from "../src/score/Reward.ts"
+import type { PromptCompletion } from "../src/data/Demonstration.ts"
+import * as Task from "../src/data/Task.ts"
+import * as Tokenizer from "../src/text/Tokenizer.ts"
+import * as Verifier from "../src/score/Verifier.ts"
+import type { VerifierFunction } from "../src/score/Verifier.ts"
+import type { VerifierPool } from "../src/score/VerifierPool.ts"
 import * as Draw from "./internal/Draw.ts"
 import * as Questions from "./internal/Questions.ts"
 

@@ -5,12 +5,12 @@
  * on, and tools that no training task mentions.
  */
 import { isDeepStrictEqual } from "node:util"
-import { jsonSchema } from "../rewards/JsonSchema.ts"
-import { parseToolCalls, type ToolCall } from "../rewards/ToolReplay.ts"
-import * as Environment from "../src/Environment.ts"
-import * as Reward from "../src/Reward.ts"
-import * as Task from "../src/Task.ts"
-import type { VerifierFunction } from "../src/Verifier.ts"
+import { jsonSchema } from "../rewards/schema/JsonSchema.ts"
+import { parseToolCalls, type ToolCall } from "../rewards/tools/ToolReplay.ts"
+import * as Environment from "../src/rollout/Environment.ts"
+import * as Reward from "../src/score/Reward.ts"
+import * as Task from "../src/data/Task.ts"
+import type { VerifierFunction } from "../src/score/Verifier.ts"
 import * as Draw from "./internal/Draw.ts"
 import { type Parameter, type ToolSpec, TRAINED, UNSEEN } from "./internal/toolkitTools.ts"
 

@@ -1,5 +1,5 @@
 /** The verifier library, and the sandbox that it runs model-written code in. */
-export { judge, type Criterion, type JudgeOptions, type Rubric } from "./Judge.ts"
+export { judge, type Criterion, type JudgeOptions, type Rubric } from "./text/Judge.ts"
 export {
   answer,
   extractAnswer,
@@ -7,9 +7,9 @@ export {
   type AnswerComparisonName,
   type AnswerOptions,
   type Extraction
-} from "./Answer.ts"
-export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./JsonSchema.ts"
-export { equivalent, type Equivalence, type EquivalenceOptions } from "./MathEquivalence.ts"
+} from "./math/Answer.ts"
+export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./schema/JsonSchema.ts"
+export { equivalent, type Equivalence, type EquivalenceOptions } from "./math/MathEquivalence.ts"
 export {
   citations,
   formatTags,
@@ -28,7 +28,7 @@ export {
   type ScriptOptions,
   type TagOptions,
   type TextOptions
-} from "./TextVerifiers.ts"
+} from "./text/TextVerifiers.ts"
 export {
   parseToolCalls,
   recordedTools,
@@ -38,7 +38,7 @@ export {
   type Tool,
   type ToolCall,
   type ToolReplayOptions
-} from "./ToolReplay.ts"
+} from "./tools/ToolReplay.ts"
 export {
   unitTests,
   type Comparison,
@@ -49,10 +49,10 @@ export {
   type UnitTestsOptions,
   type UnitTestStatus,
   type UnitTestWork
-} from "./UnitTests.ts"
-export * as CodeRecords from "./CodeRecords.ts"
-export { Opaque, PythonFloat, PythonTuple } from "./internal/TypedData.ts"
-export * as Sandbox from "./Sandbox.ts"
-export * as SandboxIsolate from "./SandboxIsolate.ts"
-export * as SandboxPython from "./SandboxPython.ts"
-export * as SandboxQuickJs from "./SandboxQuickJs.ts"
+} from "./code/UnitTests.ts"
+export * as CodeRecords from "./code/CodeRecords.ts"
+export { Opaque, PythonFloat, PythonTuple } from "../src/sandbox/TypedData.ts"
+export * as Sandbox from "../src/sandbox/Sandbox.ts"
+export * as SandboxIsolate from "../src/sandbox/SandboxIsolate.ts"
+export * as SandboxPython from "../src/sandbox/SandboxPython.ts"
+export * as SandboxQuickJs from "../src/sandbox/SandboxQuickJs.ts"

@@ -1,8 +1,8 @@
 /** One line of completions: `{ id?, task: { id, prompt?, data? }, completion }`, or flat as TRL writes them. */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { MessagesSchema } from "../../src/Conversation.ts"
-import type { Prompt, Task } from "../../src/Task.ts"
+import { MessagesSchema } from "../../src/text/Conversation.ts"
+import type { Prompt, Task } from "../../src/data/Task.ts"
 
 export interface Completion {
   readonly id: string | undefined

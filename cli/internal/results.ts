@@ -2,7 +2,7 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { createHash } from "node:crypto"
-import type { Outcome } from "../../src/Verifier.ts"
+import type { Outcome } from "../../src/score/Verifier.ts"
 
 const Row = Schema.Struct({
   /** Line of the input. */

@@ -1,5 +1,5 @@
 /** What became of a file of completions, as it is counted and as it is said. */
-import * as Progress from "../../src/Progress.ts"
+import * as Progress from "../../src/run/Progress.ts"
 import type { Row } from "./results.ts"
 
 const count = (value: number): string => value.toLocaleString("en-US")

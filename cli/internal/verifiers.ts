@@ -5,11 +5,11 @@ import { createHash } from "node:crypto"
 import { readFile } from "node:fs/promises"
 import { resolve } from "node:path"
 import { pathToFileURL } from "node:url"
-import type { SchemaLike } from "../../rewards/JsonSchema.ts"
-import type { Recording, ToolCall } from "../../rewards/ToolReplay.ts"
-import type { ProgramCase, UnitTestCase, UnitTestWork } from "../../rewards/UnitTests.ts"
-import type { Task } from "../../src/Task.ts"
-import * as Verifier from "../../src/Verifier.ts"
+import type { SchemaLike } from "../../rewards/schema/JsonSchema.ts"
+import type { Recording, ToolCall } from "../../rewards/tools/ToolReplay.ts"
+import type { ProgramCase, UnitTestCase, UnitTestWork } from "../../rewards/code/UnitTests.ts"
+import type { Task } from "../../src/data/Task.ts"
+import * as Verifier from "../../src/score/Verifier.ts"
 import { ScoreError } from "./ScoreError.ts"
 
 export interface Builtin {
@@ -94,7 +94,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       deadline: Schema.optionalKey(Positive)
     }),
     async ({ field: name = "answer", ...options }) =>
-      (await import("../../rewards/Answer.ts")).answer<any>({
+      (await import("../../rewards/math/Answer.ts")).answer<any>({
         ...options,
         expected: (task) => field<string | number>(task, name)
       })
@@ -107,7 +107,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       required: Schema.optionalKey(Schema.Int)
     }),
     async ({ sources, ...options }) =>
-      (await import("../../rewards/TextVerifiers.ts")).citations<any>(
+      (await import("../../rewards/text/TextVerifiers.ts")).citations<any>(
         sources ?? ((task) => field<number>(task, "sources")),
         options
       )
@@ -125,7 +125,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       partialCredit: Schema.optionalKey(Share)
     }),
     async ({ schema, ...options }) =>
-      (await import("../../rewards/JsonSchema.ts")).jsonSchema<any>(
+      (await import("../../rewards/schema/JsonSchema.ts")).jsonSchema<any>(
         schema ?? ((task) => field<SchemaLike>(task, "schema")),
         options
       )
@@ -140,7 +140,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       margin: Schema.optionalKey(Positive)
     }),
     async ({ max, min, ...options }) =>
-      (await import("../../rewards/TextVerifiers.ts")).textLength(
+      (await import("../../rewards/text/TextVerifiers.ts")).textLength(
         { ...(min === undefined ? {} : { min }), ...(max === undefined ? {} : { max }) },
         options
       )
@@ -155,7 +155,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       flags: Schema.optionalKey(Schema.String)
     }),
     async ({ pattern, ...options }) =>
-      (await import("../../rewards/TextVerifiers.ts")).matchesPattern<any>(
+      (await import("../../rewards/text/TextVerifiers.ts")).matchesPattern<any>(
         pattern ?? ((task) => field<string>(task, "pattern")),
         options
       )
@@ -164,21 +164,21 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     "text that does not repeat itself",
     "nothing",
     Schema.Struct({ n: Schema.optionalKey(Whole), allowed: Schema.optionalKey(Share) }),
-    async (options) => (await import("../../rewards/TextVerifiers.ts")).ngramRepetition(options)
+    async (options) => (await import("../../rewards/text/TextVerifiers.ts")).ngramRepetition(options)
   ),
   language: builtin(
     'text in languages, such as options.languages ["en"]',
     "nothing",
     Schema.Struct({ languages: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ languages, ...options }) =>
-      (await import("../../rewards/TextVerifiers.ts")).writtenInLanguage(languages, options)
+      (await import("../../rewards/text/TextVerifiers.ts")).writtenInLanguage(languages, options)
   ),
   script: builtin(
     'text in scripts, such as options.scripts ["Cyrillic"]',
     "nothing",
     Schema.Struct({ scripts: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ scripts, ...options }) =>
-      (await import("../../rewards/TextVerifiers.ts")).writtenInScript(scripts, options)
+      (await import("../../rewards/text/TextVerifiers.ts")).writtenInScript(scripts, options)
   ),
   tags: builtin(
     "each tag of options.names once, in that order",
@@ -189,7 +189,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       empty: Schema.optionalKey(Schema.Boolean),
       opened: Schema.optionalKey(Schema.Boolean)
     }),
-    async ({ names, ...options }) => (await import("../../rewards/TextVerifiers.ts")).formatTags(names, options)
+    async ({ names, ...options }) => (await import("../../rewards/text/TextVerifiers.ts")).formatTags(names, options)
   ),
   "tool-replay": builtin(
     "tool calls that have the results of the recorded ones",
@@ -200,7 +200,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       maxCalls: Schema.optionalKey(Whole)
     }),
     async (options) => {
-      const { recordedTools, toolReplay } = await import("../../rewards/ToolReplay.ts")
+      const { recordedTools, toolReplay } = await import("../../rewards/tools/ToolReplay.ts")
       return toolReplay<any>({
         ...options,
         tools: (task) => recordedTools(field<ReadonlyArray<Recording>>(task, "recordings")),
@@ -223,9 +223,9 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       children: Schema.optionalKey(Whole)
     }),
     async ({ entry, records: form, ...options }) => {
-      const { unitTests } = await import("../../rewards/UnitTests.ts")
+      const { unitTests } = await import("../../rewards/code/UnitTests.ts")
       if (form === undefined) return unitTests<any>({ ...options, work: workOf(entry) })
-      const read = (await import("../../rewards/CodeRecords.ts"))[records[form]]
+      const read = (await import("../../rewards/code/CodeRecords.ts"))[records[form]]
       return unitTests<any>({ ...options, work: (task) => read(task.data).data })
     }
   )

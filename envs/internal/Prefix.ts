@@ -1,7 +1,7 @@
 /** Dense credit for text that has one right form: how far from its start the policy's text agrees with the answer. */
-import type { Tokenizer } from "../../src/Tokenizer.ts"
-import { Producer, type Trajectory } from "../../src/Trajectory.ts"
-import type { Scored } from "../../src/Verifier.ts"
+import type { Tokenizer } from "../../src/text/Tokenizer.ts"
+import { Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
+import type { Scored } from "../../src/score/Verifier.ts"
 
 /**
  * Score: the share of the answer's characters, and of its end when `end` is set, that the policy produced from the

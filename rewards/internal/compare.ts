@@ -2,7 +2,7 @@
  * Compares what a candidate returned or printed with what is expected, on the host. Every comparison reads both sides whole,
  * at most n log n, and never accepts a part of what is expected, or more than it.
  */
-import { Opaque, PythonFloat, PythonTuple } from "./TypedData.ts"
+import { Opaque, PythonFloat, PythonTuple } from "../../src/sandbox/TypedData.ts"
 
 /** How far a number may be from the expected one: `absolute`, or `relative` times the expected one, whichever is more. */
 export interface Tolerance {

@@ -2,7 +2,7 @@
  * Code, out of what models write: fenced blocks among prose, behind thoughts, unclosed, nested, several at once. Every
  * function here reads its text a bounded number of times, whatever the text.
  */
-import type { Language } from "../Sandbox.ts"
+import type { Language } from "../../src/sandbox/Sandbox.ts"
 
 export interface Block {
   /** Content from here... */

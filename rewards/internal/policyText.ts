@@ -1,5 +1,5 @@
 /** What is judged: the policy's own words. What its environment said is nobody's answer. */
-import type { Trajectory } from "../../src/Trajectory.ts"
+import type { Trajectory } from "../../src/rollout/Trajectory.ts"
 
 /** The answer: what the policy wrote last. */
 export const lastTurn = ({ turns }: Trajectory): string => turns.at(-1) ?? ""

@@ -5,8 +5,8 @@
  *     node --conditions=quintain-source tests/bench/gsm8k.ts path/to/train.jsonl
  */
 import { readFileSync } from "node:fs"
-import { answer, type Extraction } from "../../rewards/Answer.ts"
-import type { Scored, Verdict } from "../../src/Verifier.ts"
+import { answer, type Extraction } from "../../rewards/math/Answer.ts"
+import type { Scored, Verdict } from "../../src/score/Verifier.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 const path = process.argv[2]

@@ -9,7 +9,7 @@
  */
 import { readFileSync } from "node:fs"
 import { Sandbox, unitTests, type ProgramCase, type UnitTestCase, type UnitTestWork } from "../../rewards/index.ts"
-import { outcome } from "../../src/Verifier.ts"
+import { outcome } from "../../src/score/Verifier.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 interface Case {

@@ -10,7 +10,7 @@ import { readFileSync } from "node:fs"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import { CodeRecords, unitTests, type UnitTestWork } from "../../rewards/index.ts"
-import { outcome, type Outcome } from "../../src/Verifier.ts"
+import { outcome, type Outcome } from "../../src/score/Verifier.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 const [path, count = "10"] = process.argv.slice(2)

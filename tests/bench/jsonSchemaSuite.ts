@@ -10,8 +10,8 @@ import { Ajv2020 } from "ajv/dist/2020.js"
 import ajvFormats from "ajv-formats"
 import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { compile } from "../../rewards/internal/schemaCompile.ts"
-import type { Draft } from "../../rewards/internal/schemaLink.ts"
+import { compile } from "../../rewards/schema/internal/compile.ts"
+import type { Draft } from "../../rewards/schema/internal/link.ts"
 
 interface Group {
   readonly description: string

@@ -9,11 +9,11 @@
  */
 import { fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
-import * as Native from "../../src/internal/Native.ts"
-import { Device, type Provider } from "../../src/internal/onnx/device.ts"
-import { openSampler } from "../../src/internal/onnx/samplerEngine.ts"
-import type { Form } from "../../src/internal/onnx/samplerWeights.ts"
-import { Weights } from "../../src/internal/onnx/weights.ts"
+import * as Native from "../../src/engines/internal/nativeModel.ts"
+import { Device, type Provider } from "../../src/engines/onnx/worker/device.ts"
+import { openSampler } from "../../src/engines/onnx/sampler/samplerEngine.ts"
+import type { Form } from "../../src/engines/onnx/sampler/samplerWeights.ts"
+import { Weights } from "../../src/engines/onnx/worker/weights.ts"
 
 const settings: Readonly<Record<string, string | undefined>> = Object.fromEntries(
   process.argv.slice(2).map((part) => part.split("=", 2))

@@ -1,8 +1,8 @@
 /** The engines under one roof, for the benchmarks. */
-import type { Engine, Isolation, Language, Sandbox, SandboxOptions } from "../../rewards/Sandbox.ts"
-import * as SandboxIsolate from "../../rewards/SandboxIsolate.ts"
-import * as SandboxPython from "../../rewards/SandboxPython.ts"
-import * as SandboxQuickJs from "../../rewards/SandboxQuickJs.ts"
+import type { Engine, Isolation, Language, Sandbox, SandboxOptions } from "../../src/sandbox/Sandbox.ts"
+import * as SandboxIsolate from "../../src/sandbox/SandboxIsolate.ts"
+import * as SandboxPython from "../../src/sandbox/SandboxPython.ts"
+import * as SandboxQuickJs from "../../src/sandbox/SandboxQuickJs.ts"
 
 interface Made {
   readonly language: Language

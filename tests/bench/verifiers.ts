@@ -7,9 +7,9 @@
 import assert from "node:assert/strict"
 import * as Effect from "effect/Effect"
 import { unitTests } from "../../rewards/index.ts"
-import { outcome } from "../../src/Verifier.ts"
-import * as Verifier from "../../src/Verifier.ts"
-import * as VerifierPool from "../../src/VerifierPool.ts"
+import { outcome } from "../../src/score/Verifier.ts"
+import * as Verifier from "../../src/score/Verifier.ts"
+import * as VerifierPool from "../../src/score/VerifierPool.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 const module = new URL("../fixtures/verifiers.ts", import.meta.url)

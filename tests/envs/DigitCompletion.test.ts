@@ -2,8 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as fc from "fast-check"
 import { digitCompletion, matched, question } from "../../envs/DigitCompletion.ts"
-import type { Source } from "../../src/Task.ts"
-import * as Verifier from "../../src/Verifier.ts"
+import type { Source } from "../../src/data/Task.ts"
+import * as Verifier from "../../src/score/Verifier.ts"
 import { wrote } from "./trajectory.ts"
 
 const { tokenizer } = digitCompletion()

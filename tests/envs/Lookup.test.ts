@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { answer, lookup } from "../../envs/Lookup.ts"
-import * as Reward from "../../src/Reward.ts"
+import * as Reward from "../../src/score/Reward.ts"
 import { wrote } from "./trajectory.ts"
 
 const judged = Effect.fnUntraced(function* (seed: number, index: number, text: string, end = false) {

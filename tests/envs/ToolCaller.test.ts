@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { exactMatch, toolCaller, type ToolCallerData } from "../../envs/ToolCaller.ts"
-import * as Reward from "../../src/Reward.ts"
-import type { Source, Task } from "../../src/Task.ts"
+import * as Reward from "../../src/score/Reward.ts"
+import type { Source, Task } from "../../src/data/Task.ts"
 import { wrote } from "./trajectory.ts"
 
 const env = toolCaller({ seed: 1 })

@@ -3,9 +3,9 @@ import * as Effect from "effect/Effect"
 import type { Toolkit } from "../../envs/index.ts"
 import { toolkit } from "../../envs/index.ts"
 import { TRAINED, UNSEEN } from "../../envs/internal/toolkitTools.ts"
-import * as Reward from "../../src/Reward.ts"
-import type * as Task from "../../src/Task.ts"
-import * as Tokenizer from "../../src/Tokenizer.ts"
+import * as Reward from "../../src/score/Reward.ts"
+import type * as Task from "../../src/data/Task.ts"
+import * as Tokenizer from "../../src/text/Tokenizer.ts"
 import { wrote } from "./trajectory.ts"
 
 const tokenizer = Tokenizer.bytes()

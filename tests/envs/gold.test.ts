@@ -2,12 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { digitCompletion, lookup, toolCaller } from "../../envs/index.ts"
-import { assertSound, check } from "../../rewards/testing.ts"
-import * as Reward from "../../src/Reward.ts"
-import type * as Task from "../../src/Task.ts"
-import type { Tokenizer } from "../../src/Tokenizer.ts"
-import * as Verifier from "../../src/Verifier.ts"
-import type { VerifierFunction } from "../../src/Verifier.ts"
+import { assertSound, check } from "../../rewards/testing/index.ts"
+import * as Reward from "../../src/score/Reward.ts"
+import type * as Task from "../../src/data/Task.ts"
+import type { Tokenizer } from "../../src/text/Tokenizer.ts"
+import * as Verifier from "../../src/score/Verifier.ts"
+import type { VerifierFunction } from "../../src/score/Verifier.ts"
 import { wrote } from "./trajectory.ts"
 
 const seeds = Array.from({ length: 25 }, (_, seed) => seed * 7919)

@@ -1,7 +1,7 @@
-import { promptTokens } from "../../src/Rollout.ts"
-import type { Task } from "../../src/Task.ts"
-import type { Tokenizer } from "../../src/Tokenizer.ts"
-import { Producer, type Trajectory } from "../../src/Trajectory.ts"
+import { promptTokens } from "../../src/rollout/Rollout.ts"
+import type { Task } from "../../src/data/Task.ts"
+import type { Tokenizer } from "../../src/text/Tokenizer.ts"
+import { Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
 
 /** The trajectory of one turn in which the policy wrote `text`, and its end unless `end` is false. */
 export const wrote = (

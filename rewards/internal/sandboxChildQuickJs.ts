@@ -1,6 +1,0 @@
-/** The child process of SandboxQuickJs, started with an empty environment and under node's permission model. */
-import { make } from "./quickjsEngine.ts"
-import { serve } from "./sandboxChild.ts"
-
-const [core, variant, wasm] = process.argv.slice(2)
-serve(() => make(core!, variant!, wasm!))

@@ -1,0 +1,216 @@
+/**
+ * The trainable model, as four verbs: `logprobs`, `backward`, `step`, `save` (and `load`). The loss is TypeScript: a pure
+ * function of the log-probabilities that returns their gradient, so a new algorithm needs no change of the engine.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import type { LoraConfig } from "./Adapter.ts"
+import type { NativeOptions } from "../engines/native/PolicyNative.ts"
+import type { ExecutionProvider, OnnxOptions } from "../engines/onnx/PolicyOnnx.ts"
+import type { Sampler } from "./Sampler.ts"
+
+/**
+ * A batch as a forest of token segments: `parent` is the index of an earlier segment or -1. A group's prompt is one
+ * segment however many completions hang from it. No padding anywhere. Shapes: T tokens, S segments, N targets.
+ */
+export interface Forest {
+  /** [T] */
+  readonly tokens: Uint32Array
+  /** [S] index of a segment's first token. */
+  readonly segmentStart: Uint32Array
+  /** [S] */
+  readonly segmentLength: Uint32Array
+  /** [S] index of the parent segment, or -1. */
+  readonly segmentParent: Int32Array
+  /** [N] index of the token whose hidden state predicts the target; a position may carry several targets. */
+  readonly targetPosition: Uint32Array
+  /** [N] token id whose log-probability is wanted. */
+  readonly targetToken: Uint32Array
+}
+
+/** Which adapter a call is about, by name; `base` is the model without any. Default: the adapter that `lora` made, if any. */
+export interface AdapterChoice {
+  readonly adapter?: string
+}
+
+export interface LogprobOptions extends AdapterChoice {
+  /** Logits are divided by it before log-softmax. Default 1. */
+  readonly temperature?: number
+  /** Whether to return the entropy at each target's position. Default false. */
+  readonly entropy?: boolean
+  /** Keep what `backward` needs; the result's `id` then names it. Default false. */
+  readonly keep?: boolean
+  /** `reference`: the frozen weights that training began with; of an adapter, the base. Default `policy`. */
+  readonly weights?: "policy" | "reference"
+}
+
+export interface Forward {
+  readonly id: number
+  /** [N] */
+  readonly logprobs: Float32Array
+  /** [N], or empty when not asked for. */
+  readonly entropy: Float32Array
+}
+
+/** AdamW with decoupled weight decay; betas default to .9/.95, epsilon to 1e-8, decay to 0, gradient norm to 1. */
+export interface StepSettings extends AdapterChoice {
+  readonly learningRate: number
+  readonly beta1?: number
+  readonly beta2?: number
+  readonly epsilon?: number
+  readonly weightDecay?: number
+  /** Global norm to which the gradient is clipped; 0 leaves it as it is. */
+  readonly maxGradNorm?: number
+}
+
+export interface StepResult {
+  /** Before clipping. */
+  readonly gradNorm: number
+  /** The gradient was not finite: nothing was updated, the gradient was dropped. */
+  readonly skipped: boolean
+  /** Version of the weights from now on. */
+  readonly version: number
+}
+
+export interface PolicyInfo {
+  readonly engine: string
+  readonly dtype: string
+  readonly device: string
+  readonly parameters: number
+  /** Those that calls which name no adapter train. */
+  readonly trainable: number
+  readonly vocabularySize: number
+  readonly contextLength: number
+}
+
+/** An adapter on the policy's base. */
+export interface AdapterInfo {
+  readonly name: string
+  readonly rank: number
+  readonly alpha: number
+  /** Module paths, or ends of them. */
+  readonly targets: ReadonlyArray<string>
+  readonly rsLora: boolean
+  readonly dropout: number
+  readonly parameters: number
+  /** Counts changes of its weights. */
+  readonly version: number
+  /** Optimiser steps taken. */
+  readonly steps: number
+  /** Bytes of its factors in memory. */
+  readonly bytes: number
+}
+
+export interface ExportOptions extends AdapterChoice {
+  /** What weights are rounded to. Default f32. */
+  readonly dtype?: "f32" | "bf16" | "f16"
+  /** Most bytes of weights in a file. Default 5e9. */
+  readonly shardBytes?: number
+}
+
+/** Bytes held, by category. */
+export interface Memory {
+  /** The base, however many adapters share it. */
+  readonly weights: number
+  /** The factors of all adapters. */
+  readonly adapters: number
+  readonly reference: number
+  readonly gradients: number
+  readonly moments: number
+  readonly activations: number
+  readonly buffers: number
+  /** The sampler's key-value cache, as far as it was ever used. */
+  readonly cache: number
+  readonly total: number
+}
+
+export class PolicyError extends Schema.TaggedError<PolicyError>()("PolicyError", {
+  operation: Schema.String,
+  /** What went wrong: `SHAPE`, `CONFIG`, `IO`, `FORMAT`, `STATE`, `NON_FINITE`, `OUT_OF_MEMORY`, `INTERNAL`, ... */
+  code: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `${this.operation} failed (${this.code}): ${this.detail}`
+  }
+}
+
+export class Policy extends Context.Service<
+  Policy,
+  {
+    readonly info: PolicyInfo
+    /** Counts changes of the weights that calls which name no adapter train. An engine without it counts by its steps. */
+    readonly version?: Effect.Effect<number, PolicyError>
+    readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, PolicyError>
+    /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
+    readonly backward: (
+      id: number,
+      dLogprobs: Float32Array,
+      dEntropy?: Float32Array
+    ) => Effect.Effect<void, PolicyError>
+    /** Frees a kept forward without a backward. */
+    readonly release: (id: number) => Effect.Effect<void, PolicyError>
+    /** Updates the weights of an adapter (or of the base) with their accumulated gradient, then clears it. */
+    readonly step: (settings: StepSettings) => Effect.Effect<StepResult, PolicyError>
+    readonly zeroGradients: (options?: AdapterChoice) => Effect.Effect<void, PolicyError>
+    /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
+    readonly freezeReference: Effect.Effect<void, PolicyError>
+    /**
+     * Writes an adapter in PEFT's format, or all weights as a Hugging Face folder, with the optimiser's state when asked;
+     * files appear whole or not at all.
+     */
+    readonly save: (
+      directory: string,
+      options?: { readonly optimizer?: boolean } & AdapterChoice
+    ) => Effect.Effect<void, PolicyError>
+    /** Reads what {@link save} wrote into an adapter (or a base) of the same shape, and goes on from there. */
+    readonly load: (directory: string, options?: AdapterChoice) => Effect.Effect<void, PolicyError>
+    /**
+     * Writes a Hugging Face folder that every tool opens: the base with the adapter merged into it, or (`adapter: "base"`)
+     * without.
+     */
+    readonly exportModel: (directory: string, options?: ExportOptions) => Effect.Effect<void, PolicyError>
+    /** The adapters that share the base. */
+    readonly adapters: {
+      /** Adds one: fresh from settings, which changes nothing until it is trained, or from a folder in PEFT's format. */
+      readonly add: (name: string, from: LoraConfig | string) => Effect.Effect<void, PolicyError>
+      /** Drops one with its gradients and its optimiser; samples under way with it fail. */
+      readonly remove: (name: string) => Effect.Effect<void, PolicyError>
+      readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, PolicyError>
+    }
+    readonly memory: Effect.Effect<Memory, PolicyError>
+  }
+>()("quintain/Policy") {}
+
+/** The options of the engine that is named; with `auto` those of both. */
+export interface EngineOptions extends NativeOptions, OnnxOptions {
+  /**
+   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`: onnx
+   * where a GPU opens that multiplies matrices faster than the processor does (measured when the layer is built) and no
+   * option asks for what only the native engine has; else native. Default native.
+   */
+  readonly engine?: "native" | "onnx" | "auto"
+  /** Where it is to run, in order of preference: `executionProviders` by another name. The native engine has `cpu` alone. */
+  readonly device?: ExecutionProvider | ReadonlyArray<ExecutionProvider>
+}
+
+/**
+ * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
+ * option that the engine does not have fails with `CONFIG` and says what to do; otherwise as the engine's own layer does.
+ *
+ * @example
+ * ```ts
+ * const engine = Policy.layer({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 }, engine: "auto" })
+ * Grpo.train(options).pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+  Layer.unwrap(
+    Effect.map(
+      // Engines implement this module.
+      Effect.promise(() => import("../engines/internal/anyEngine.ts")),
+      ({ engineLayer }) => engineLayer(options)
+    )
+  )

@@ -1,0 +1,61 @@
+/**
+ * What an engine offers that samples and trains. The services are made of it (`enginePolicy.ts`, `engineSampler.ts`), so
+ * they are the same whether a native model answers or the worker thread of ONNX Runtime.
+ */
+import type { Forest, Forward, Memory } from "../../engine/Policy.ts"
+import type * as Native from "./nativeModel.ts"
+
+export interface EngineFacts {
+  /** As `PolicyInfo` has it. */
+  readonly engine: string
+  readonly dtype: string
+  readonly device: string
+  readonly parameters: number
+  readonly trainable: number
+  readonly vocabularySize: number
+  readonly contextLength: number
+  /** Of the weights that calls which name no adapter mean. */
+  readonly version: number
+  /** Paths of the modules that an adapter can sit on. */
+  readonly modules: ReadonlyArray<string>
+  readonly adapters: Native.NativeInfo["adapters"]
+  readonly memory: Memory
+}
+
+/** Failures of its promises and callbacks are `Error`s with a `code`, as {@link Native.describe} reads it. */
+export interface SamplingEngine {
+  readonly name: string
+  readonly setVocabulary: (bytes: Uint8Array, offsets: Uint32Array) => void
+  /** See {@link Native.NativeModel}; what can be told at once is thrown. */
+  readonly sample: (
+    request: Native.SampleRequest,
+    onEvents: (error: Error | null, events: Native.SampleEvents) => void
+  ) => number
+  readonly cancel: (id: number) => void
+}
+
+export interface Engine extends SamplingEngine {
+  /** Never waits for the calls under way. */
+  readonly facts: () => Promise<EngineFacts>
+  /** A raised signal ends the call, which is then rejected with `ABORTED`. */
+  readonly logprobs: (forest: Forest, settings: Native.LogprobSettings, signal: AbortSignal) => Promise<Forward>
+  readonly backward: (
+    id: number,
+    dLogprobs: Float32Array,
+    dEntropy: Float32Array | null,
+    signal: AbortSignal
+  ) => Promise<void>
+  readonly release: (id: number) => Promise<void>
+  readonly step: (settings: Native.StepSettings) => Promise<Native.StepReport>
+  readonly zeroGradients: (adapter?: string) => Promise<void>
+  readonly freezeReference: () => Promise<void>
+  readonly save: (directory: string, options: { readonly optimizer: boolean } & Native.AdapterChoice) => Promise<void>
+  readonly load: (directory: string, adapter?: string) => Promise<void>
+  readonly addAdapter: (name: string, settings: string | null, directory: string | null) => Promise<void>
+  readonly removeAdapter: (name: string) => Promise<void>
+  readonly exportModel: (
+    directory: string,
+    options: { readonly dtype: "f32" | "bf16" | "f16"; readonly shardBytes?: number } & Native.AdapterChoice
+  ) => Promise<void>
+  readonly close: () => Promise<void>
+}

@@ -1,0 +1,133 @@
+/** The policy service of an engine. */
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import { existsSync } from "node:fs"
+import * as path from "node:path"
+import * as Adapter from "../../engine/Adapter.ts"
+import * as Checkpoint from "../../model/Checkpoint.ts"
+import { type Policy, PolicyError } from "../../engine/Policy.ts"
+import type { Tokenizer } from "../../text/Tokenizer.ts"
+import { abortable } from "../../internal/abortable.ts"
+import type { Engine } from "./engine.ts"
+import * as Native from "./nativeModel.ts"
+import { vocabulary } from "./openModel.ts"
+
+const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
+
+export const policyFailure = (operation: string, cause: unknown): PolicyError =>
+  new PolicyError({ operation, ...Native.describe(cause) })
+
+const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
+  Effect.tryPromise({ try: run, catch: (cause) => policyFailure(operation, cause) })
+
+const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, PolicyError> =>
+  abortable(run, (cause) => policyFailure(operation, cause))
+
+/** `location`: where the model was opened; its tokenizer goes with every whole model that is written. */
+export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, location: Checkpoint.Location | undefined) {
+  const facts = call("info", () => engine.facts())
+  const { contextLength, device, dtype, engine: name, parameters, trainable, vocabularySize } = yield* facts
+  const service: Policy["Service"] = {
+    info: { engine: name, dtype, device, parameters, trainable, vocabularySize, contextLength },
+    version: Effect.map(facts, ({ version }) => version),
+    logprobs: (forest, options = {}) =>
+      aborting("logprobs", (signal) =>
+        engine.logprobs(
+          forest,
+          {
+            temperature: options.temperature ?? 1,
+            entropy: options.entropy ?? false,
+            keep: options.keep ?? false,
+            weights: options.weights ?? "policy",
+            ...named(options)
+          },
+          signal
+        )
+      ),
+    backward: (id, dLogprobs, dEntropy) =>
+      aborting("backward", (signal) => engine.backward(id, dLogprobs, dEntropy ?? null, signal)),
+    release: (id) => call("release", () => engine.release(id)),
+    step: (settings) =>
+      call("step", () =>
+        engine.step({
+          learningRate: settings.learningRate,
+          beta1: settings.beta1 ?? 0.9,
+          beta2: settings.beta2 ?? 0.95,
+          epsilon: settings.epsilon ?? 1e-8,
+          weightDecay: settings.weightDecay ?? 0,
+          maxGradNorm: settings.maxGradNorm ?? 1,
+          ...named(settings)
+        })
+      ),
+    zeroGradients: (options) => call("zeroGradients", () => engine.zeroGradients(options?.adapter)),
+    freezeReference: call("freezeReference", () => engine.freezeReference()),
+    save: (directory, options) =>
+      call("save", () => engine.save(directory, { optimizer: options?.optimizer ?? false, ...named(options) })).pipe(
+        Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))
+      ),
+    load: (directory, options) => call("load", () => engine.load(directory, options?.adapter)),
+    exportModel: (directory, options) =>
+      call("exportModel", () =>
+        engine.exportModel(directory, {
+          dtype: options?.dtype ?? "f32",
+          ...(options?.shardBytes === undefined ? {} : { shardBytes: options.shardBytes }),
+          ...named(options)
+        })
+      ).pipe(Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))),
+    adapters: {
+      add: (name, from) => addAdapter(engine, "addAdapter", name, from),
+      remove: (name) => call("removeAdapter", () => engine.removeAdapter(name)),
+      list: Effect.map(facts, ({ adapters }) => adapters.map(({ lora, ...adapter }) => ({ ...adapter, ...lora })))
+    },
+    memory: Effect.map(facts, ({ memory }) => memory)
+  }
+  return service
+})
+
+const named = (options: { readonly adapter?: string } | undefined): { readonly adapter?: string } =>
+  options?.adapter === undefined ? {} : { adapter: options.adapter }
+
+/** Adds an adapter with these settings, or the one in a folder. */
+const addAdapter = Effect.fnUntraced(function* (
+  engine: Pick<Engine, "addAdapter" | "facts">,
+  operation: string,
+  name: string,
+  from: Adapter.LoraConfig | string
+) {
+  const refused = (detail: string) => new PolicyError({ operation, code: "CONFIG", detail })
+  if (typeof from === "string") return yield* call(operation, () => engine.addAdapter(name, null, from))
+  const lora = yield* decodeLora(from).pipe(Effect.mapError((error) => refused(`lora: ${error.message}`)))
+  const { modules } = yield* call(operation, () => engine.facts())
+  const targets = Adapter.resolveTargets(lora.targets, modules)
+  if (Result.isFailure(targets)) return yield* refused(`lora.targets: ${targets.failure}`)
+  const settings = JSON.stringify({ ...lora, targets: targets.success })
+  yield* call(operation, () => engine.addAdapter(name, settings, null))
+})
+
+interface SetUp {
+  readonly lora?: Adapter.LoraConfig | undefined
+  readonly tokenizer?: Tokenizer | undefined
+}
+
+/** What is the same for every engine that has just opened: the adapter that is trained, and the tokens' bytes. */
+export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokenizer }: SetUp) {
+  if (lora !== undefined) yield* addAdapter(engine, "open", Adapter.defaultName, lora)
+  if (tokenizer !== undefined) {
+    const { bytes, offsets } = vocabulary(tokenizer)
+    engine.setVocabulary(bytes, offsets)
+  }
+})
+
+/** A folder that holds a whole model opens in other tools only with its tokenizer beside it. */
+const withTokenizer = (
+  location: Checkpoint.Location | undefined,
+  directory: string
+): Effect.Effect<void, PolicyError> =>
+  location !== undefined && existsSync(path.join(directory, "config.json"))
+    ? Checkpoint.saveTokenizer(location, directory).pipe(
+        // A GGUF file whose tokenizer cannot be rewritten: weights that were trained are not lost for it.
+        Effect.catchTag("TokenizerError", (error) => Effect.logWarning(error.message)),
+        Effect.mapError((error) => new PolicyError({ operation: "save", code: "CHECKPOINT", detail: error.message }))
+      )
+    : Effect.void

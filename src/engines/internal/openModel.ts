@@ -1,0 +1,88 @@
+/** What engines have in common when they open a model: where it is, what the native kernel is told, its vocabulary. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { LoraConfig } from "../../engine/Adapter.ts"
+import * as Checkpoint from "../../model/Checkpoint.ts"
+import type { HubOptions } from "../../model/Hub.ts"
+import { PolicyError } from "../../engine/Policy.ts"
+import type { Tokenizer } from "../../text/Tokenizer.ts"
+import { ModelConfig } from "../../model/internal/modelConfig.ts"
+import type * as Native from "./nativeModel.ts"
+
+/** The options that every engine has. */
+export interface ModelOptions {
+  /**
+   * A configuration, for random weights drawn from `seed`; or the folder of a model or a saved policy, a GGUF file, a name
+   * on the Hub (`org/name@revision`), as {@link Checkpoint.locate} reads it.
+   */
+  readonly model: ModelConfig | string
+  /** How a name on the Hub is fetched. */
+  readonly hub?: HubOptions
+  readonly seed?: number
+  /** Train an adapter (called `default`) and keep the base frozen. Default: all parameters. */
+  readonly lora?: LoraConfig
+  /**
+   * Folders of adapters that this package or PEFT saved, by the name to give them. The base is then frozen, also where
+   * there are none yet: `{}` opens a model for adapters added later.
+   */
+  readonly adapters?: Readonly<Record<string, string>>
+  /** Lets the sampler match stop strings. */
+  readonly tokenizer?: Tokenizer
+  /** Of the processor. Default: the machine's. */
+  readonly threads?: number
+  /** Bytes of the sampler's key-value cache. Default 512 MiB. */
+  readonly cacheBytes?: number
+}
+
+/** What {@link Native.NativeModule} opens or makes. */
+export interface Source {
+  readonly location: Checkpoint.Location | undefined
+  /** Where there is no location: `config` makes a model with random weights. */
+  readonly settings: Native.NativeSettings
+}
+
+const decodeModel = Schema.decodeUnknownEffect(ModelConfig, { errors: "all" })
+
+export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions, "tokenizer">) {
+  const { hub, model } = options
+  const location =
+    typeof model === "string"
+      ? yield* Checkpoint.locate(model, hub === undefined ? {} : { hub }).pipe(
+          Effect.mapError((error) => {
+            const code = error._tag === "HubError" ? error.code : "CHECKPOINT"
+            return new PolicyError({ operation: "open", code, detail: error.message })
+          })
+        )
+      : undefined
+  const config =
+    typeof model === "string"
+      ? undefined
+      : yield* decodeModel(model).pipe(
+          Effect.mapError(
+            (error) => new PolicyError({ operation: "open", code: "CONFIG", detail: `model: ${error.message}` })
+          )
+        )
+  const settings: Native.NativeSettings = {
+    ...(config === undefined ? {} : { config }),
+    seed: options.seed ?? 0,
+    frozen: options.lora !== undefined || options.adapters !== undefined,
+    ...(options.adapters === undefined ? {} : { adapters: options.adapters }),
+    // A revision is where the base was fetched from; PEFT records the name alone.
+    ...(location === undefined ? {} : { baseName: location.name.replace(/@[^@/]*$/, "") }),
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
+    ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes })
+  }
+  return { location, settings } satisfies Source
+})
+
+/** All tokens' bytes end to end; token i is bytes[offsets[i]..offsets[i + 1]]. */
+export const vocabulary = (tokenizer: Tokenizer): { readonly bytes: Uint8Array; readonly offsets: Uint32Array } => {
+  const parts = Array.from({ length: tokenizer.vocabularySize }, (_, token) => tokenizer.bytes(token))
+  const offsets = new Uint32Array(parts.length + 1)
+  parts.forEach((part, i) => {
+    offsets[i + 1] = offsets[i]! + part.length
+  })
+  const bytes = new Uint8Array(offsets.at(-1)!)
+  parts.forEach((part, i) => bytes.set(part, offsets[i]!))
+  return { bytes, offsets }
+}

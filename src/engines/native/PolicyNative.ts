@@ -1,0 +1,79 @@
+/**
+ * The native engine: one model in this process that both samples and trains, on the CPU. Sampler and policy share the
+ * same weights and the same arithmetic, so the log-probabilities of a sample equal those of `logprobs` bit for bit.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { enginePolicy, policyFailure, setUp } from "../internal/enginePolicy.ts"
+import { engineSampler } from "../internal/engineSampler.ts"
+import * as Native from "../internal/nativeModel.ts"
+import { nativeEngine } from "./internal/nativeEngine.ts"
+import { type ModelOptions, type Source, sourceOf } from "../internal/openModel.ts"
+import { Policy, PolicyError } from "../../engine/Policy.ts"
+import { Sampler } from "../../engine/Sampler.ts"
+
+export { ModelConfig } from "../../model/internal/modelConfig.ts"
+
+export interface NativeOptions extends ModelOptions {
+  /** Dtype of the matrix products' inputs; sums are f32. Default f32. */
+  readonly dtype?: "f32" | "bf16"
+  /**
+   * Keeps the base in 4- or 8-bit blocks in memory (QLoRA), dequantised inside the matrix products and frozen: only an
+   * adapter can be trained. `file`: the blocks of a GGUF file as they are. The others quantise on load, by ggml's reference
+   * rounding; embedding and head are Q8_0 then. Where a shape does not fit blocks, and without this option, weights are
+   * held in `dtype`.
+   */
+  readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
+  /**
+   * Bytes of activations kept for the backward pass, by a forward or by sampling; what does not fit is recomputed. Default
+   * 1 GiB.
+   */
+  readonly activationBytes?: number
+}
+
+/**
+ * Policy and sampler on one native model, closed with the scope.
+ *
+ * @example
+ * ```ts
+ * const engine = PolicyNative.layer({
+ *   model: { vocab_size: 64, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 344 },
+ *   seed: 1
+ * })
+ * program.pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const source = yield* sourceOf(options)
+      const engine = yield* open(options, source)
+      return Context.make(Policy, yield* enginePolicy(engine, source.location)).pipe(
+        Context.add(Sampler, engineSampler(engine))
+      )
+    })
+  )
+
+const open = Effect.fnUntraced(function* (options: NativeOptions, { location, settings }: Source) {
+  const json = JSON.stringify({
+    ...settings,
+    dtype: options.dtype ?? "f32",
+    ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
+    ...(options.activationBytes === undefined ? {} : { activationBytes: options.activationBytes })
+  } satisfies Native.NativeSettings)
+  const { NativeModel } = yield* Effect.try({
+    try: () => Native.load(),
+    catch: (cause) => new PolicyError({ operation: "open", code: "ADDON", detail: String(cause) })
+  })
+  const model = yield* Effect.acquireRelease(
+    Effect.tryPromise({
+      try: () => (location === undefined ? NativeModel.create(json) : NativeModel.open(location.path, json)),
+      catch: (cause) => policyFailure("open", cause)
+    }),
+    (model) => Effect.promise(() => model.close())
+  )
+  const engine = nativeEngine(model)
+  yield* setUp(engine, options)
+  return engine
+})

@@ -1,0 +1,149 @@
+/**
+ * Policy and sampler on ONNX Runtime: on a GPU through WebGPU (in the npm package itself), CUDA, DirectML or Core ML, or on
+ * the processor. The graphs are made here from the same checkpoints that the native engine opens, and sampler and policy
+ * share the weights on the device. Needs the optional dependency `onnxruntime-node`.
+ *
+ * Log-probabilities agree with the native engine's to rounding (f32), not bit for bit.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { enginePolicy, setUp } from "../internal/enginePolicy.ts"
+import { engineSampler } from "../internal/engineSampler.ts"
+import { deviceSettings, openClient } from "./worker/open.ts"
+import { probe } from "./worker/probe.ts"
+import { type ModelOptions, sourceOf } from "../internal/openModel.ts"
+import { Policy, type PolicyError } from "../../engine/Policy.ts"
+import { Sampler } from "../../engine/Sampler.ts"
+
+/** Where ONNX Runtime computes, by its own names. */
+export type ExecutionProvider = "webgpu" | "cuda" | "dml" | "coreml" | "cpu"
+
+/** Where an engine of ONNX Runtime runs. */
+export interface DeviceOptions {
+  /**
+   * In order of preference: the first that opens runs every graph; operators it does not have run on the processor. Only
+   * with `webgpu` do weights stay on the device between runs; for the others the runtime copies them for each.
+   * Default: webgpu, then cpu.
+   */
+  readonly executionProviders?: ReadonlyArray<ExecutionProvider>
+  /**
+   * Bytes that tensors kept on the device may take together: weights, gradients, moments, layer inputs, the sampler's cache.
+   * What a graph needs while it runs comes on top. Default: until the device refuses.
+   */
+  readonly deviceBytes?: number
+}
+
+export interface OnnxOptions extends ModelOptions, DeviceOptions {
+  /** Most tokens computed at once in an update; a longer sequence is computed whole. Default 1024. */
+  readonly chunkTokens?: number
+  /** Bytes of layer inputs kept for the backward pass; what does not fit is recomputed. Default 1 GiB. */
+  readonly activationBytes?: number
+}
+
+/**
+ * Policy and sampler on one device, closed with the scope. `info.device` says which provider runs, and why those that were
+ * preferred do not. Fails with `PROVIDER` where none opens or the runtime is not installed, `CONFIG` for an option that
+ * cannot be, and as the native engine does for checkpoints.
+ *
+ * Later calls fail with `DEVICE_LOST` when the device is gone, with `ENGINE_LOST` when the engine's thread is; open the
+ * layer again then, and resume the run from its checkpoint. `OUT_OF_MEMORY` leaves the engine as it was; only
+ * where it strikes amid a step or a load, calls fail with `STATE` until a checkpoint is loaded.
+ *
+ * @example
+ * ```ts
+ * const engine = PolicyOnnx.layer({
+ *   model: "HuggingFaceTB/SmolLM2-135M-Instruct",
+ *   lora: { rank: 16 },
+ *   executionProviders: ["webgpu", "cpu"]
+ * })
+ * program.pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const source = yield* sourceOf(options)
+      const { activationBytes, chunkTokens } = options
+      const engine = yield* openClient(options, source, {
+        policy: {
+          ...(chunkTokens === undefined ? {} : { chunkTokens }),
+          ...(activationBytes === undefined ? {} : { activationBytes })
+        }
+      })
+      yield* setUp(engine, options)
+      return Context.make(Policy, yield* enginePolicy(engine, source.location)).pipe(
+        Context.add(Sampler, engineSampler(engine))
+      )
+    })
+  )
+
+/** Where the nodes of a graph were computed. */
+export interface GraphPlacement {
+  /** `sampler`; of an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`, ... */
+  readonly name: string
+  /** How many nodes each provider computed, by the runtime's names. */
+  readonly nodes: Readonly<Record<string, number>>
+  /** Operators that ran on the processor instead, with how often. */
+  readonly fellBack: Readonly<Record<string, number>>
+  /** Copies between host and device that the runtime put in. */
+  readonly copies: number
+}
+
+/** What an execution provider can do here. */
+export interface ProviderReport {
+  readonly provider: ExecutionProvider
+  /** Why it cannot be used, in one line; what follows is there where it can. */
+  readonly refused?: string
+  /** Billions of operations a second in products of square matrices that stay on the device. */
+  readonly gflops?: number
+  readonly graphs?: ReadonlyArray<GraphPlacement>
+  /** 8 samples of one prompt. */
+  readonly decodeTokensPerSecond?: number
+  /** Log-probabilities, gradient and step of 8 completions of one prompt. */
+  readonly updateTokensPerSecond?: number
+}
+
+/** Milliseconds for one provider: a driver that hangs must end. */
+const reportDeadline = 600_000
+
+/**
+ * Tries every provider with a model, each in a process of its own, one after the other: which open and why others do not,
+ * which nodes of which graph fell back to the processor, and how fast they are. For a person who chooses a device; it takes
+ * a minute or more. Nothing is kept.
+ *
+ * @example
+ * ```ts
+ * const reports = yield* PolicyOnnx.report({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 } })
+ * ```
+ */
+export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<ProviderReport>, PolicyError> =>
+  measured(options)
+
+const measured = Effect.fnUntraced(function* (options: OnnxOptions) {
+  const { deviceBytes, threads } = yield* deviceSettings(options)
+  const { location, settings } = yield* sourceOf(options)
+  const { lora } = options
+  // Which modules it sits on is not looked at closely: the graphs are those of all of them.
+  const adapter = settings.frozen === true ? { lora: { rank: lora?.rank ?? 16, targets: ["all-linear"] } } : {}
+  const providers = options.executionProviders ?? (["webgpu", "cuda", "dml", "coreml", "cpu"] as const)
+  return yield* Effect.forEach(
+    providers,
+    Effect.fnUntraced(function* (provider) {
+      const answer = yield* probe(
+        {
+          provider,
+          store: { path: location?.path, settings: { ...settings, ...adapter, adapters: {} } },
+          ...(threads === undefined ? {} : { threads }),
+          ...(deviceBytes === undefined ? {} : { deviceBytes })
+        },
+        reportDeadline
+      )
+      const report: ProviderReport =
+        answer._tag === "Refused"
+          ? { provider, refused: answer.reason }
+          : { provider, gflops: answer.measured.gflops, ...answer.measured.engines }
+      return report
+    })
+  )
+})

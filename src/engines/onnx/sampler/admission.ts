@@ -1,0 +1,197 @@
+/** Who waits and who sits: gives seats to samples, room to those who sit, and takes both away when the cache is full. */
+import type { SamplerCache } from "./cache.ts"
+import { Grid } from "./slotGrid.ts"
+import { type Plan, plan, positionsOf } from "./slotLayout.ts"
+import type { Job, Sequence } from "./sequence.ts"
+
+export interface Bounds {
+  /** Of the cache, for all who sit. */
+  readonly positions: number
+  readonly maxSequences: number
+}
+
+interface Room {
+  /** Positions that a sample is given beyond those it has. */
+  readonly room: number
+  /** What sizes are multiples of. */
+  readonly grain: number
+}
+const ample: Room = { room: 64, grain: 32 }
+/** Of a sample that has the cache to itself; the first that fits is taken. */
+const scant: ReadonlyArray<Room> = [
+  { room: 16, grain: 16 },
+  { room: 1, grain: 1 }
+]
+/** Of a sample that takes a seat which is there already. */
+const ENOUGH = 16
+/** Tokens that samples are expected to draw, before any has come to its end. */
+const EXPECTED = 128
+
+/** Steps after which seats may be arranged anew for the sake of speed. */
+const SETTLED = 16
+
+export class Seating {
+  readonly cache: SamplerCache
+  grid = new Grid<Job, Sequence>()
+  /** By age. */
+  running: Array<Sequence> = []
+  readonly #jobs: ReadonlyMap<number, Job>
+  readonly #bounds: Bounds
+  #settled = 0
+  /** A request has come, or a seat has become free. */
+  #news = false
+  /** Tokens that samples have drawn lately. */
+  #typical = EXPECTED
+
+  constructor(jobs: ReadonlyMap<number, Job>, cache: SamplerCache, bounds: Bounds) {
+    this.#jobs = jobs
+    this.cache = cache
+    this.#bounds = bounds
+  }
+
+  /** A request has come. */
+  noteRequest(): void {
+    this.#news = true
+  }
+
+  /** A sample has come to its end. */
+  finish(sequence: Sequence): void {
+    this.#typical += (sequence.tokens.length - this.#typical) / 16
+    this.leave(sequence)
+  }
+
+  leave(sequence: Sequence): void {
+    if (sequence.seat !== undefined) this.cache.leave(sequence.seat)
+    this.grid.leave(sequence)
+    this.#news = true
+  }
+
+  /** Those who have left are no longer running. */
+  sweep(): void {
+    this.running = this.running.filter(({ seat }) => seat !== undefined)
+  }
+
+  /** Nothing in the cache is trusted any more: everybody computes anew. */
+  forget(): void {
+    for (const sequence of this.running.splice(0).toReversed()) this.#giveWay(sequence)
+    this.grid = new Grid()
+    this.cache.reset()
+  }
+
+  #giveWay(sequence: Sequence): void {
+    this.leave(sequence)
+    if (this.#jobs.has(sequence.family.id)) sequence.family.waiting.unshift(sequence)
+  }
+
+  get #waits(): boolean {
+    return Array.from(this.#jobs.values()).some((job) => job.waits > 0)
+  }
+
+  /** Before a step: everybody who sits has room for it. */
+  async admit(): Promise<void> {
+    this.#settled += 1
+    if (this.#news && this.running.length > 0) this.#seatThoseWhoFit()
+    const full = this.running.some((sequence) => {
+      return sequence.filled && this.grid.occupied(sequence).own >= this.grid.layout.own
+    })
+    const waits = this.#waits
+    const begins = this.running.length === 0 && waits
+    const grows = this.#news && this.#settled >= SETTLED / 2 && waits
+    if (full || begins || grows) return this.#arrange(full)
+    this.#news = this.#news && waits
+    if (this.#settled % SETTLED !== 0 || waits) return
+    // Many have left: the rest decodes faster in a smaller grid.
+    const smaller = this.#planned([], ample)
+    if (positionsOf(smaller.layout) <= positionsOf(this.grid.layout) / 2) await this.#seat(smaller, [])
+  }
+
+  #seatThoseWhoFit(): void {
+    for (const job of this.#jobs.values()) {
+      const siblings = job.waits > 1
+      while (job.waits > 0 && this.running.length < this.#bounds.maxSequences) {
+        const [sequence] = job.peek(1)
+        if (!this.grid.seat(sequence!, this.#needs(sequence!, ENOUGH), siblings)) break
+        job.begin(sequence!)
+        this.running.push(sequence!)
+      }
+    }
+  }
+
+  /** Positions of the cache for a sample's tokens and some more. */
+  #needs(sequence: Sequence, room: number): number {
+    return Math.max(1, Math.min(sequence.length - 1 + room, sequence.most))
+  }
+
+  /** `expected`: with room for all that a sample is likely to draw. */
+  #planned(more: ReadonlyArray<Sequence>, { grain, room }: Room, expected = false): Plan<Sequence> {
+    const groups = new Map<Job, Array<{ readonly sequence: Sequence; readonly length: number }>>()
+    for (const sequence of [...this.running, ...more]) {
+      const members = groups.get(sequence.family) ?? []
+      const likely = expected ? Math.ceil(this.#typical) - sequence.tokens.length : 0
+      members.push({ sequence, length: this.#needs(sequence, Math.max(room, likely)) })
+      groups.set(sequence.family, members)
+    }
+    return plan(
+      Array.from(groups, ([{ prefix }, members]) => ({ prefix, members })),
+      grain
+    )
+  }
+
+  #fits({ layout }: Plan<Sequence>): boolean {
+    return positionsOf(layout) <= this.#bounds.positions
+  }
+
+  /** A new arrangement with as many of those who wait as fit. `full`: those who sit need it. */
+  async #arrange(full: boolean): Promise<void> {
+    let best = this.#planned([], ample)
+    // The youngest gives way; the oldest can go on alone, or its request would have been refused.
+    while (this.running.length > 1 && !this.#fits(best)) {
+      this.#giveWay(this.running.pop()!)
+      best = this.#planned([], ample)
+    }
+    const admitted = this.#fits(best) ? this.#admissible() : []
+    if (admitted.length > 0) return this.#seat(this.#planned(admitted, ample), admitted)
+    if (this.running.length > 0 && !full) {
+      this.#news = false
+      return
+    }
+    const alone = this.running.length > 0 ? [] : this.#first()
+    const fitting = [ample, ...scant].map((room) => this.#planned(alone, room)).find((next) => this.#fits(next))
+    if (fitting === undefined) throw new Error("onnx sampler: a request was let in that does not fit into the cache")
+    await this.#seat(fitting, alone)
+  }
+
+  /** The sample that has waited longest. */
+  #first(): ReadonlyArray<Sequence> {
+    return Array.from(this.#jobs.values(), (job) => job.peek(1)).find((samples) => samples.length > 0) ?? []
+  }
+
+  /** As many of those who wait as are likely to come to their end beside those who sit, in the order of their requests. */
+  #admissible(): ReadonlyArray<Sequence> {
+    let admitted: ReadonlyArray<Sequence> = []
+    for (const job of this.#jobs.values()) {
+      const free = this.#bounds.maxSequences - this.running.length - admitted.length
+      const before = admitted.length
+      for (let count = Math.min(job.waits, free); count > 0; count = Math.floor(count / 2)) {
+        const more = [...admitted, ...job.peek(count)]
+        if (!this.#fits(this.#planned(more, ample, true))) continue
+        admitted = more
+        break
+      }
+      // Nobody is overtaken by a later request.
+      if (admitted.length - before < job.waits) break
+    }
+    return admitted
+  }
+
+  async #seat(next: Plan<Sequence>, admitted: ReadonlyArray<Sequence>): Promise<void> {
+    for (const sequence of admitted) {
+      sequence.family.begin(sequence)
+      this.running.push(sequence)
+    }
+    const copies = this.grid.arrange(next)
+    await this.cache.arrange(next.layout, copies)
+    this.#settled = 0
+    this.#news = false
+  }
+}

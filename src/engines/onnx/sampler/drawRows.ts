@@ -1,0 +1,28 @@
+/** From sequences to rows that tokens are drawn from, and from results to what each sequence was given. */
+import { chooseFiltered } from "./filteredDraw.ts"
+import type { Drawing, Outcome } from "./samplerRun.ts"
+import type { Sequence } from "./sequence.ts"
+
+/** What a sample was given: a token, or (undefined) numbers that are not finite. */
+export type Accept = (sequence: Sequence, token: number | undefined, logprob: number) => void
+
+/** The draw of the token at a position, from a row of the run. */
+export const drawingOf = ({ family, sample }: Sequence, row: number, position: number): Drawing => ({
+  row,
+  inverseTemperature: family.inverseTemperature,
+  uniform: family.uniform(sample, position),
+  greedy: family.request.temperature === 0
+})
+
+/** Hands over what the draw number `index` gave. */
+export const handOver = (outcome: Outcome, index: number, draw: Drawing, sequence: Sequence, accept: Accept): void => {
+  const { filtered, request } = sequence.family
+  let [token, logprob] = [outcome.tokens[index]!, outcome.logprobs[index]!]
+  if (filtered) {
+    const vocabulary = outcome.logits!.length / outcome.logprobs.length
+    const logits = outcome.logits!.subarray(index * vocabulary, (index + 1) * vocabulary)
+    // They are tempered already.
+    ;({ logprob, token } = chooseFiltered(logits, { ...request, temperature: 1 }, draw.uniform))
+  }
+  accept(sequence, Number.isFinite(logprob) ? token : undefined, logprob)
+}

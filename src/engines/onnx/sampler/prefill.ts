@@ -1,0 +1,141 @@
+/** Computes prompts, a bounded number of tokens at a time, and puts them into the cache. */
+import type { Tensor } from "../worker/device.ts"
+import type { Shape } from "../graph/network.ts"
+import { type Filling, FORBIDDEN, type Parts, type Prompts } from "./cache.ts"
+import { type Accept, drawingOf, handOver } from "./drawRows.ts"
+import type { SamplerRun } from "./samplerRun.ts"
+import type { Seating } from "./admission.ts"
+import type { Job, Sequence } from "./sequence.ts"
+import type { Weights } from "../worker/weights.ts"
+
+/** Prompts that are being computed. */
+interface Computing {
+  readonly jobs: ReadonlyArray<Job>
+  readonly prompts: Prompts
+}
+
+/** For a run from which nothing is to be drawn. */
+const UNDRAWN = [{ row: 0, inverseTemperature: 1, uniform: 0, greedy: true }]
+
+export class Prefill {
+  readonly #weights: Weights
+  readonly #run: SamplerRun
+  readonly #seating: Seating
+  /** Tokens that one step computes. */
+  readonly #rows: number
+  #filling: Computing | undefined
+
+  constructor(weights: Weights, run: SamplerRun, seating: Seating, rows: number) {
+    this.#weights = weights
+    this.#run = run
+    this.#seating = seating
+    this.#rows = rows
+  }
+
+  forget(): void {
+    this.#filling?.prompts.free()
+    this.#filling = undefined
+  }
+
+  /** One step; somebody who sits has no prompt in the cache. */
+  async step(alive: (job: Job) => boolean, accept: Accept): Promise<void> {
+    if (this.#filling?.jobs.some(alive) === false) this.forget()
+    const { jobs, prompts } = (this.#filling ??= await this.#next())
+    const longest = Math.max(...jobs.map(({ request }) => request.prompt.length))
+    const length = Math.min(longest - prompts.length, Math.max(1, Math.floor(this.#rows / jobs.length)))
+    const tokens: Array<number> = []
+    const positions: Array<number> = []
+    for (const { request } of jobs) {
+      for (let at = prompts.length; at < prompts.length + length; at++) {
+        tokens.push(request.prompt[at] ?? 0)
+        positions.push(at)
+      }
+    }
+    const last = prompts.length + length === longest
+    const parts = prompts.parts(length)
+    const begun = jobs.flatMap((job, prompt) => {
+      const row = prompt * length + job.prefix - prompts.length
+      return this.#beginners(job).map((sequence) => ({
+        sequence,
+        prompt,
+        draw: drawingOf(sequence, row, job.prefix + 1)
+      }))
+    })
+    const draws = last && begun.length > 0
+    const outcome = await this.#run.run({
+      owner: jobs[0]!.owner,
+      lanes: jobs.length,
+      width: 1,
+      length,
+      tokens,
+      positions,
+      mask: causal(this.#weights, prompts, parts, length),
+      parts,
+      cache: prompts.feeds(),
+      draws: draws ? begun.map(({ draw }) => draw) : UNDRAWN,
+      logits: draws && begun.some(({ sequence }) => sequence.family.filtered)
+    })
+    prompts.append(outcome.results, length)
+    if (!last) return
+    const { cache, grid } = this.#seating
+    const targets = jobs.flatMap((job, prompt) =>
+      grid.fill(job).map((to): Filling => ({ prompt, from: 0, length: job.prefix, to }))
+    )
+    // Who was cancelled meanwhile has no seat.
+    for (const { prompt, sequence } of begun) {
+      if (sequence.seat === undefined) continue
+      const { prefix } = sequence.family
+      const at = sequence.shares ? 0 : prefix
+      targets.push({ prompt, from: prefix, length: 1, to: { region: "own", ...sequence.seat, at } })
+      sequence.stored += 1
+    }
+    if (targets.length > 0) await cache.write(prompts, targets)
+    this.forget()
+    for (const [i, { draw, sequence }] of begun.entries()) {
+      if (sequence.seat !== undefined) handOver(outcome, i, draw, sequence, accept)
+    }
+    this.#seating.sweep()
+  }
+
+  /** Samples whose first token the prompt's last row gives. Those that had to give way have theirs. */
+  #beginners(job: Job): ReadonlyArray<Sequence> {
+    return this.#seating.running.filter(
+      ({ family, filled, tokens }) => family === job && !filled && tokens.length === 0
+    )
+  }
+
+  /** The oldest prompt that is not in the cache, and others of about its length with the same weights. */
+  async #next(): Promise<Computing> {
+    const missing = new Set(this.#seating.running.flatMap(({ family, filled }) => (filled ? [] : [family])))
+    const [first, ...others] = missing
+    const jobs = [first!]
+    const lengthOf = ({ request }: Job): number => request.prompt.length
+    let [shortest, longest] = [lengthOf(first!), lengthOf(first!)]
+    for (const job of others) {
+      const [low, high] = [Math.min(shortest, lengthOf(job)), Math.max(longest, lengthOf(job))]
+      if (job.owner !== first!.owner || high > 1.25 * low + 8) continue
+      if (high * (jobs.length + 1) > this.#rows) continue
+      jobs.push(job)
+      ;[shortest, longest] = [low, high]
+    }
+    return { jobs, prompts: await this.#seating.cache.prompts(jobs.length, longest) }
+  }
+}
+
+/** New tokens see what is stored, and one another up to themselves; the rows of query heads that share a key alike. */
+const causal = (
+  { device, shape }: { readonly device: Weights["device"]; readonly shape: Shape },
+  { length: stored, start }: Prompts,
+  parts: Parts,
+  tokens: number
+): Tensor => {
+  const width = parts[0] + parts[1] + parts[2]
+  const rows = (shape.heads / shape.kvHeads) * tokens
+  const mask = new Float32Array(rows * width).fill(FORBIDDEN)
+  for (let row = 0; row < rows; row++) {
+    const at = row * width
+    mask.fill(0, at + start, at + start + stored)
+    mask.fill(0, at + width - tokens, at + width - tokens + 1 + (row % tokens))
+  }
+  return device.host(mask, [1, 1, 1, rows, width])
+}

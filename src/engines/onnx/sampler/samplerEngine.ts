@@ -1,0 +1,221 @@
+/**
+ * Sampling through ONNX Runtime: continuous batching over seats. A step computes prompts, or one token for everybody.
+ *
+ * Samples share their prompt up to its last token, which is each sample's first own position: so one that comes later, to
+ * a prompt that is in the cache, begins with that token. A sample that has to give way is computed anew later, its tokens
+ * fed again, with the same result.
+ */
+import type { SampleRequest } from "../../internal/nativeModel.ts"
+import { EngineFailure, type SamplerEngine } from "../worker/failure.ts"
+import type { SamplerCache } from "./cache.ts"
+import { DeviceCache } from "./cacheDevice.ts"
+import { HostCache } from "./cacheHost.ts"
+import { Decode } from "./decode.ts"
+import type { Accept } from "./drawRows.ts"
+import { Prefill } from "./prefill.ts"
+import { Vocabulary } from "./request.ts"
+import { SamplerRun } from "./samplerRun.ts"
+import { type Bounds, Seating } from "./admission.ts"
+import { type Emit, Job, type Sequence } from "./sequence.ts"
+import { constantWeights, type Form, inputWeights } from "./samplerWeights.ts"
+import type { Weights } from "../worker/weights.ts"
+
+export interface SamplerOptions {
+  readonly weights: Weights
+  /**
+   * `inputs`: the tensors of `weights` themselves, so an update is seen at once. `constants`: a base that never changes, in
+   * the runtime's own layout and as `form` has it.
+   */
+  readonly source: "inputs" | "constants"
+  /** Of constants. Default f32. */
+  readonly form?: Form
+  /** Of products with weights in blocks: 4 rounds the rows to 8 bits too, 0 and 1 do not. Default 4 on the processor, else 0. */
+  readonly accuracy?: 0 | 1 | 4
+  /** Of keys and values. Default 512 MiB. */
+  readonly cacheBytes?: number
+  /** Samples that decode at once. Default 256. */
+  readonly maxSequences?: number
+  /** Prompt tokens that one step computes. Default 256. */
+  readonly prefillRows?: number
+}
+
+export interface Sampler extends SamplerEngine {
+  /** Builds what sampling with an adapter, or the base, needs, ahead of the first request. */
+  readonly prepare: (adapter?: string) => Promise<void>
+  /** Ends what is under way and frees the device's memory. */
+  readonly close: () => Promise<void>
+}
+
+export const openSampler = async (options: SamplerOptions): Promise<Sampler> => {
+  const { cacheBytes = 512 * 2 ** 20, form = "f32", maxSequences = 256, prefillRows = 256, weights } = options
+  for (const [name, value] of Object.entries({ cacheBytes, maxSequences, prefillRows })) {
+    if (!(value >= 1)) throw new EngineFailure("CONFIG", `sampler: ${name} is ${value}: use at least 1`)
+  }
+  const { device, shape } = weights
+  const positionBytes = 2 * shape.layers * shape.kvHeads * shape.headDim * Float32Array.BYTES_PER_ELEMENT
+  const positions = Math.floor(cacheBytes / positionBytes)
+  const constant = options.source === "constants"
+  const accuracy = options.accuracy ?? (device.provider === "cpu" ? 4 : 0)
+  const source = constant ? await constantWeights(weights, { form, accuracy }) : inputWeights(weights)
+  return new Engine({
+    weights,
+    run: new SamplerRun(weights, source, constant),
+    cache: device.resident ? new DeviceCache(device, shape) : new HostCache(device, shape, positions + maxSequences),
+    bounds: { positions, maxSequences },
+    positionBytes,
+    prefillRows
+  })
+}
+
+interface EngineParts {
+  readonly weights: Weights
+  readonly run: SamplerRun
+  readonly cache: SamplerCache
+  readonly bounds: Bounds
+  readonly positionBytes: number
+  readonly prefillRows: number
+}
+
+class Engine implements Sampler {
+  readonly #weights: Weights
+  readonly #run: SamplerRun
+  readonly #bounds: Bounds
+  readonly #positionBytes: number
+  readonly #jobs = new Map<number, Job>()
+  readonly #seating: Seating
+  readonly #prefill: Prefill
+  readonly #decode: Decode
+  #vocabulary: Vocabulary | undefined
+
+  constructor({ bounds, cache, positionBytes, prefillRows, run, weights }: EngineParts) {
+    this.#weights = weights
+    this.#run = run
+    this.#bounds = bounds
+    this.#positionBytes = positionBytes
+    this.#seating = new Seating(this.#jobs, cache, bounds)
+    this.#prefill = new Prefill(weights, run, this.#seating, prefillRows)
+    this.#decode = new Decode(weights, run, this.#seating)
+  }
+
+  prepare(adapter?: string): Promise<void> {
+    return this.#run.prepare(this.#weights.owner("sample", adapter))
+  }
+
+  setVocabulary(bytes: Uint8Array, offsets: Uint32Array): void {
+    this.#vocabulary = new Vocabulary(bytes, offsets)
+  }
+
+  submit(id: number, request: SampleRequest, emit: Emit): void {
+    try {
+      const { shape } = this.#weights
+      const owner = this.#weights.owner("sample", request.adapter)
+      const job = new Job(id, request, emit, { owner, shape, vocabulary: this.#vocabulary })
+      this.#checkRoom(job.longest - 1)
+      this.#jobs.set(id, job)
+      this.#seating.noteRequest()
+    } catch (cause) {
+      emit(errorOf(cause))
+    }
+  }
+
+  #checkRoom(positions: number): void {
+    if (positions <= this.#bounds.positions) return
+    const [needed, limit] = [positions, this.#bounds.positions].map((count) => count * this.#positionBytes)
+    const detail = `needs ${needed} bytes, the limit is ${limit}: raise the limit or make the batch smaller`
+    throw new EngineFailure("OUT_OF_MEMORY", `sample: key-value cache for one sample: ${detail}`)
+  }
+
+  cancel(id: number): void {
+    const job = this.#jobs.get(id)
+    if (job === undefined) return
+    for (const { family, sample, seat } of this.#seating.running) {
+      if (family === job && seat !== undefined) job.gathered.finish(sample, "abort")
+    }
+    job.finishWaiting("abort")
+    this.#drop(job)
+    job.emit(null, job.gathered.take(this.#weights.version(job.owner), true))
+  }
+
+  busy(): boolean {
+    return this.#jobs.size > 0
+  }
+
+  async step(): Promise<void> {
+    try {
+      this.#failRemovedAdapters()
+      await this.#seating.admit()
+      if (this.#seating.running.length > 0) await this.#compute()
+    } catch (cause) {
+      for (const job of this.#jobs.values()) this.#fail(job, errorOf(cause))
+      this.#forget()
+    }
+    this.#deliver()
+  }
+
+  async close(): Promise<void> {
+    for (const job of this.#jobs.values()) this.#fail(job, new EngineFailure("STATE", "sample: the model is closed"))
+    this.#forget()
+    await this.#run.close()
+  }
+
+  async #compute(): Promise<void> {
+    const diverged = new Set<Job>()
+    const accept: Accept = (sequence, token, logprob) => {
+      if (token === undefined) diverged.add(sequence.family)
+      else this.#accept(sequence, token, logprob)
+    }
+    const prompts = this.#seating.running.some(({ filled }) => !filled)
+    if (prompts) await this.#prefill.step((job) => this.#jobs.has(job.id), accept)
+    else await this.#decode.step(accept)
+    for (const job of diverged) {
+      const detail = "the logits are not finite (log-sum-exp NaN): the weights have diverged"
+      this.#fail(job, new EngineFailure("NON_FINITE", `sample: ${detail}`))
+    }
+    if (diverged.size > 0) this.#forget()
+  }
+
+  #accept(sequence: Sequence, token: number, logprob: number): void {
+    const { family, sample } = sequence
+    family.gathered.add(sample, token, logprob)
+    const reason = sequence.accept(token, this.#weights.shape.context)
+    if (reason === undefined) return
+    family.gathered.finish(sample, reason)
+    family.unfinished -= 1
+    this.#seating.finish(sequence)
+  }
+
+  #failRemovedAdapters(): void {
+    for (const job of this.#jobs.values()) {
+      if (job.owner === undefined || this.#weights.adapter(job.owner) !== undefined) continue
+      this.#fail(job, new EngineFailure("STATE", "sample: the adapter was removed while it was sampled from"))
+    }
+  }
+
+  #fail(job: Job, error: Error): void {
+    this.#drop(job)
+    job.emit(error)
+  }
+
+  /** Takes a request and its samples out. */
+  #drop(job: Job): void {
+    this.#jobs.delete(job.id)
+    for (const sequence of this.#seating.running) if (sequence.family === job) this.#seating.leave(sequence)
+    this.#seating.sweep()
+  }
+
+  #forget(): void {
+    this.#prefill.forget()
+    this.#seating.forget()
+  }
+
+  #deliver(): void {
+    for (const job of this.#jobs.values()) {
+      if (job.gathered.empty) continue
+      const done = job.unfinished === 0
+      if (done) this.#drop(job)
+      job.emit(null, job.gathered.take(this.#weights.version(job.owner), done))
+    }
+  }
+}
+
+const errorOf = (cause: unknown): Error => (cause instanceof Error ? cause : new Error(String(cause)))

@@ -1,0 +1,300 @@
+/**
+ * Where ONNX graphs run: the first execution provider of a list that opens, its sessions, and tensors that stay where it
+ * computes. Only the worker thread uses this: a session's `run` blocks its thread.
+ *
+ * With WebGPU tensors live in GPU buffers; one is read back only by a session whose output is declared to be on the host
+ * (`getData` of the runtime would abort the process). Everywhere else a tensor is a typed array.
+ */
+import type * as Ort from "onnxruntime-node"
+import { EngineFailure } from "./failure.ts"
+import { Gate } from "./gate.ts"
+import { Graph, type Model, type Numbers, type Shape, type Type } from "../graph/graph.ts"
+
+export type Tensor = Ort.Tensor
+/** An execution provider, by ONNX Runtime's name. */
+export type Provider = "cpu" | "webgpu" | "cuda" | "dml" | "coreml"
+
+export interface DeviceOptions {
+  /** In order of preference; the first that opens is taken. */
+  readonly providers: ReadonlyArray<Provider>
+  /** Of the processor. Default: the runtime's. */
+  readonly threads?: number
+  /** Bytes that tensors on the device may take together. Default: until the device refuses. */
+  readonly deviceBytes?: number
+  /** Entries of the runtime's own session configuration (`disable_cpu_ep_fallback`, ...). */
+  readonly config?: Readonly<Record<string, string>>
+  /** Where the runtime writes what each node took; a file for each session, the name begins so. */
+  readonly profile?: string
+  /** What every call of the runtime goes through. Default: one of its own. */
+  readonly gate?: Gate
+}
+
+const failure = (operation: string, cause: unknown): EngineFailure => {
+  if (cause instanceof EngineFailure) return cause
+  const text = (cause instanceof Error ? cause.message : String(cause)).slice(0, 2000)
+  const code = /device (was |is )?lost|lost device|DXGI_ERROR_DEVICE|CUDA_ERROR|cudaError/i.test(text)
+    ? "DEVICE_LOST"
+    : /out of memory|bad_alloc|failed to allocate|allocation failed|exceeds the max|OOM/i.test(text)
+      ? "OUT_OF_MEMORY"
+      : "RUNTIME"
+  return new EngineFailure(code, `${operation}: ${text}`)
+}
+
+export type Feeds = Readonly<Record<string, Tensor>>
+
+export interface Session {
+  readonly model: Pick<Model, "inputs" | "outputs" | "nodes">
+  /**
+   * Results by name; on the device unless they were declared to be on the host. `wanted` leaves the others out, where
+   * tensors are on the host and would be copied.
+   */
+  readonly run: (feeds: Feeds, wanted?: ReadonlyArray<string>) => Promise<Readonly<Record<string, Tensor>>>
+  readonly release: () => Promise<void>
+}
+
+/** Each session has threads of its own, and many take turns: those that wait must not keep those that work off the cores. */
+const patient = { "intra_op.allow_spinning": "0" }
+
+/** Bytes of one element. */
+const widths: Readonly<Record<Type, number>> = { float32: 4, float16: 2, int64: 8, int32: 4, uint8: 1, bool: 1 }
+
+/**
+ * A session of the runtime. A tensor on the device is freed by what belongs to the session that computed it: without it the
+ * process would crash, so the session stays for as long as there are such tensors.
+ */
+interface Held {
+  readonly session: Ort.InferenceSession
+  tensors: number
+  /** Nobody runs it any more. */
+  released: boolean
+}
+
+export class Device {
+  readonly provider: Provider
+  /** Providers asked for before it, and why they did not open. */
+  readonly refused: ReadonlyArray<{ readonly provider: Provider; readonly reason: string }>
+  /** Whether tensors stay on the device. */
+  readonly resident: boolean
+  readonly #ort: typeof Ort
+  readonly #options: DeviceOptions
+  readonly #gate: Gate
+  readonly #sessions = new Set<Held>()
+  /** Those on the device, by what computed them. */
+  readonly #tensors = new Map<Tensor, Held>()
+  readonly #copies = new Map<string, Promise<Session>>()
+  #bytes = 0
+
+  private constructor(ort: typeof Ort, options: DeviceOptions, provider: Provider, refused: Device["refused"]) {
+    this.#ort = ort
+    this.#options = options
+    this.#gate = options.gate ?? new Gate()
+    this.provider = provider
+    this.refused = refused
+    this.resident = provider === "webgpu"
+  }
+
+  static async open(options: DeviceOptions): Promise<Device> {
+    const ort = await load()
+    const refused: Array<Device["refused"][number]> = []
+    const graph = new Graph()
+    graph.output("y", graph.scale(graph.input("x", ["n"]), 2))
+    const model = graph.build()
+    const offered = new Set(ort.listSupportedBackends().map(({ name }) => name))
+    for (const provider of options.providers) {
+      const device = new Device(ort, options, provider, refused)
+      try {
+        // The runtime would go on without it, and say so only in its log.
+        if (!offered.has(provider)) throw new Error(`not in the runtime for ${process.platform}-${process.arch}`)
+        const session = await device.session(model, { host: ["y"] })
+        const { y } = await session.run({ x: device.host(Float32Array.of(1, 2), [2]) })
+        if (y?.data[1] !== 4) throw new Error(`2 x 2 gave ${y?.data[1]}`)
+        await session.release()
+        return device
+      } catch (cause) {
+        // Its libraries are not in the package: a script that npm may be told not to run fetches them.
+        const remedy =
+          provider === "cuda" ? " (are CUDA 12 and what onnxruntime-node's postinstall fetches there?)" : ""
+        refused.push({ provider, reason: `${briefly(cause)}${remedy}` })
+        await device.close()
+      }
+    }
+    const reasons = refused.map(({ provider, reason }) => `${provider}: ${reason}`).join("\n")
+    const remedy = 'Install a driver for one of them, or add "cpu" to executionProviders'
+    throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}\n${remedy}`)
+  }
+
+  /** Of tensors on the device; on the host nobody counts. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** `host`: results that are to be read here. `name`: what a profile calls the graph. */
+  async session(
+    model: Model,
+    { host = [], name = "other" }: { readonly host?: ReadonlyArray<string>; readonly name?: string } = {}
+  ): Promise<Session> {
+    const where = Object.fromEntries(
+      model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
+    )
+    // Naming the processor too would contradict it.
+    const strict = this.#options.config?.["disable_cpu_ep_fallback"] === "1"
+    try {
+      const session = await this.#call(() =>
+        this.#ort.InferenceSession.create(model.bytes, {
+          executionProviders: this.provider === "cpu" || strict ? [this.provider] : [this.provider, "cpu"],
+          graphOptimizationLevel: "all",
+          logSeverityLevel: 4,
+          ...(this.#options.threads === undefined ? {} : { intraOpNumThreads: this.#options.threads }),
+          extra: { session: { ...patient, ...this.#options.config } },
+          ...(this.#options.profile === undefined
+            ? {}
+            : { enableProfiling: true, profileFilePrefix: `${this.#options.profile}${name}` }),
+          ...(model.externalData.length === 0 ? {} : { externalData: [...model.externalData] }),
+          ...(this.resident ? { preferredOutputLocation: where } : {})
+        })
+      )
+      const held: Held = { session, tensors: 0, released: false }
+      this.#sessions.add(held)
+      return {
+        model: { inputs: model.inputs, outputs: model.outputs, nodes: model.nodes },
+        run: async (feeds, wanted) => {
+          try {
+            const results = await this.#call(() =>
+              wanted === undefined || this.resident ? session.run(feeds) : session.run(feeds, wanted)
+            )
+            this.#keepAll(Object.values(results), held)
+            return results
+          } catch (cause) {
+            throw failure("run", cause)
+          }
+        },
+        release: () => this.#release(held)
+      }
+    } catch (cause) {
+      throw failure("session", cause)
+    }
+  }
+
+  /** Frees every tensor and releases every session: the garbage collector would do it while another engine computes. */
+  async close(): Promise<void> {
+    this.free(...this.#tensors.keys())
+    for (const held of this.#sessions) await this.#release(held)
+    this.#copies.clear()
+  }
+
+  async #release(held: Held): Promise<void> {
+    held.released = true
+    if (held.tensors > 0 || !this.#sessions.delete(held)) return
+    if (this.#options.profile !== undefined) held.session.endProfiling()
+    await this.#call(() => held.session.release())
+  }
+
+  /** A tensor over an array of this thread; it is not copied. */
+  host(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Tensor {
+    return new this.#ort.Tensor(type, values as never, dims) as Tensor
+  }
+
+  /** A tensor where the device computes. */
+  async upload(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Promise<Tensor> {
+    const tensor = this.host(values, dims, type)
+    if (!this.resident) return tensor
+    this.#reserve(values.byteLength)
+    const copy = await this.#copy(dims.length, type, false)
+    return (await copy.run({ x: tensor }))["y"]!
+  }
+
+  /** The numbers of a tensor: a view of what is on the host already, else a copy. */
+  async download(tensor: Tensor): Promise<Float32Array> {
+    if (tensor.location === "cpu") return tensor.data as Float32Array
+    const copy = await this.#copy(tensor.dims.length, tensor.type as Type, true)
+    return (await copy.run({ x: tensor }))["y"]!.data as Float32Array
+  }
+
+  /** Frees tensors of the device; those on the host are left to the garbage collector. */
+  free(...tensors: ReadonlyArray<Tensor | undefined>): void {
+    for (const tensor of tensors) {
+      if (tensor?.location !== "gpu-buffer") continue
+      const held = this.#tensors.get(tensor)
+      if (held === undefined) continue
+      this.#tensors.delete(tensor)
+      this.#bytes -= bytesOf(tensor)
+      this.#dispose(tensor)
+      held.tensors -= 1
+      if (held.released) this.#release(held).catch(() => {})
+    }
+  }
+
+  #dispose(tensor: Tensor): void {
+    this.#gate.throughSync(() => tensor.dispose(), this.#alone)
+  }
+
+  #call<A>(run: () => Promise<A>): Promise<A> {
+    return this.#gate.through(run, this.#alone)
+  }
+
+  get #alone(): boolean {
+    return this.provider === "webgpu"
+  }
+
+  #copy(rank: number, type: Type, host: boolean): Promise<Session> {
+    const key = `${rank} ${type} ${host}`
+    const known = this.#copies.get(key)
+    if (known !== undefined) return known
+    const graph = new Graph()
+    const shape: Shape = Array.from({ length: rank }, (_, i) => `d${i}`)
+    graph.output("y", graph.input("x", shape, type))
+    const made = this.session(graph.build(), { host: host ? ["y"] : [] })
+    made.catch(() => this.#copies.delete(key))
+    this.#copies.set(key, made)
+    return made
+  }
+
+  #reserve(bytes: number): void {
+    const limit = this.#options.deviceBytes
+    if (limit === undefined || this.#bytes + bytes <= limit) return
+    const detail = `${bytes} bytes more than the ${this.#bytes} in use exceed deviceBytes = ${limit}`
+    throw new EngineFailure(
+      "OUT_OF_MEMORY",
+      `${detail}: raise it, lower cacheBytes, activationBytes or chunkTokens, or use a smaller model`
+    )
+  }
+
+  /** Keeps all of a run's results that are on the device, or none. */
+  #keepAll(results: ReadonlyArray<Tensor>, held: Held): void {
+    const own = results.filter(({ location }) => location === "gpu-buffer")
+    const bytes = own.reduce((sum, tensor) => sum + bytesOf(tensor), 0)
+    try {
+      this.#reserve(bytes)
+    } catch (cause) {
+      for (const tensor of own) this.#dispose(tensor)
+      throw cause
+    }
+    for (const tensor of own) this.#tensors.set(tensor, held)
+    held.tensors += own.length
+    this.#bytes += bytes
+  }
+}
+
+const bytesOf = ({ dims, type }: Tensor): number => dims.reduce((size, dim) => size * dim, widths[type as Type])
+
+/** The end of what the runtime says, which begins with paths and conditions of its source. */
+const briefly = (cause: unknown): string => {
+  const text = cause instanceof Error ? cause.message : String(cause)
+  const line = text.split("\n").find((line) => line.trim() !== "") ?? ""
+  const said = line.replace(/^(session|run): /, "").replace(/^.* was false\. /, "")
+  return said.replace(/^\/onnxruntime_src\/\S+ /, "").slice(0, 300)
+}
+
+/** The runtime, an optional dependency. */
+const load = async (): Promise<typeof Ort> => {
+  try {
+    const ort = await import("onnxruntime-node")
+    // It would write pages to the standard error about providers that do not open.
+    ort.env.logLevel = "fatal"
+    return ort
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    const remedy = "npm install onnxruntime-node@1.30.0 (Linux and Windows on x64 and arm64, macOS on arm64)"
+    throw new EngineFailure("PROVIDER", `onnxruntime-node cannot be loaded: ${reason}\nInstall it with: ${remedy}`)
+  }
+}

@@ -1,0 +1,43 @@
+/** Has a process of its own measure an execution provider. */
+import * as Effect from "effect/Effect"
+import { fork } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { conditions } from "../../../score/internal/verifierProcess.ts"
+import { sibling } from "../../../score/internal/verifierProtocol.ts"
+import type { Measured, Measurement } from "./measure.ts"
+
+export type ProbeAnswer =
+  | { readonly _tag: "Measured"; readonly measured: Measured }
+  /** Why the provider cannot be used, in one line. */
+  | { readonly _tag: "Refused"; readonly reason: string }
+
+/** The provider's name and the framing of a failure that has one cause add nothing to it. */
+const oneLine = (reason: string): string => {
+  const lines = reason.split("\n").map((line) => line.trim())
+  const named = lines[0] === "no execution provider opened" ? lines[1]?.replace(/^\w+: /, "") : lines[0]
+  return (named ?? reason).slice(0, 300)
+}
+
+/** `deadline` in milliseconds. What the driver prints is not passed on. Interruption ends the process. */
+export const probe = (settings: Measurement, deadline: number): Effect.Effect<ProbeAnswer> =>
+  Effect.callback((resume) => {
+    const child = fork(fileURLToPath(sibling("probeMain", import.meta.url)), {
+      execArgv: conditions(import.meta.url),
+      serialization: "advanced",
+      stdio: ["ignore", "ignore", "ignore", "ipc"]
+    })
+    const end = (answer: ProbeAnswer): void => {
+      clearTimeout(timer)
+      child.removeAllListeners()
+      child.on("error", () => {})
+      child.kill("SIGKILL")
+      resume(Effect.succeed(answer))
+    }
+    const refuse = (reason: string) => end({ _tag: "Refused", reason: oneLine(reason) })
+    const timer = setTimeout(() => refuse(`it did not answer within ${deadline / 1000} s`), deadline)
+    child.on("message", (answer: ProbeAnswer) => (answer._tag === "Refused" ? refuse(answer.reason) : end(answer)))
+    child.on("error", (cause) => refuse(cause.message))
+    child.on("exit", (code, signal) => refuse(`its process ended (${signal ?? `exit code ${code}`})`))
+    child.send(settings)
+    return Effect.sync(() => end({ _tag: "Refused", reason: "interrupted" }))
+  })

@@ -1,0 +1,242 @@
+/**
+ * A sampler on an inference server: vLLM, SGLang or llama.cpp. Token ids go in and come out, with the log-probability of
+ * each; text is never re-encoded. Nothing that a server answers is trusted before it is checked: what is not a sample of the
+ * request is a {@link SamplerError} that says what is wrong.
+ *
+ * | server | start it with | weights by `update` |
+ * |---|---|---|
+ * | vLLM 0.10.2+ | `--enable-lora --max-lora-rank 64`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; `--logprobs-mode processed_logprobs` for temperatures other than 1 | adapters |
+ * | SGLang 0.5.3+ | `--enable-lora --max-lora-rank 64 --lora-target-modules all` for adapters; `--enable-deterministic-inference` if seeds are to count | adapters, whole models |
+ * | llama.cpp | `llama-server -m model.gguf -np 16` | none: it only scales adapters that it was started with |
+ *
+ * **Log-probabilities** are to be those of the tempered distribution before any filter, as the contract says. At temperature
+ * 1 (and 0) without top-k, top-p and min-p every server's are. Otherwise the server is probed once, with two requests of one
+ * token, for whether its log-probabilities are taken before (`raw`) or after (`processed`) its temperature:
+ *
+ * - a temperature other than 1 needs `processed`;
+ * - top-k, top-p and min-p need `raw` on vLLM (its processed ones are taken after the filters) and llama.cpp; SGLang's are
+ *   always taken before them.
+ *
+ * So vLLM cannot do both at once. What a server cannot do is refused (`TEMPERATURE`, `FILTERS`); for evaluation alone, where
+ * nothing reads them, `logprobs: "optional"` lets NaN stand for log-probabilities that would be wrong.
+ *
+ * Each sample is a request of its own, with a seed from its key: retries and resumed runs ask for the same, and get it as
+ * far as the server repeats itself, which none promises for varying batches. The server is another engine than the
+ * trainer's, so its log-probabilities differ from the policy's by rounding: see {@link ImportanceCorrection}.
+ *
+ * Sources of the protocols: vLLM's `CompletionRequest`, SGLang's `GenerateReqInput` and "Sampling Parameters", llama.cpp's
+ * server README.
+ */
+import * as Effect from "effect/Effect"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as HttpClient from "effect/http/HttpClient"
+import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as Semaphore from "effect/Semaphore"
+import * as Adapter from "../../engine/Adapter.ts"
+import { check } from "./internal/check.ts"
+import { makeClient } from "./internal/client.ts"
+import { type Call, type Dialect, type Draw, drawOf, isFiltered, Unusable } from "./internal/dialect.ts"
+import { llamaCpp } from "./internal/llamaCpp.ts"
+import { type Meaning, meaningOf, PROBED } from "./internal/meaning.ts"
+import { sglang } from "./internal/sglang.ts"
+import { vllm } from "./internal/vllm.ts"
+import { weightsOf } from "./internal/weights.ts"
+import { type Completion, Sampler, SamplerError, type SampleRequest } from "../../engine/Sampler.ts"
+
+export interface ServerOptions {
+  readonly kind: "vllm" | "sglang" | "llamacpp"
+  /** `http://localhost:8000`, without the paths of its interface. */
+  readonly url: string
+  /** The model's name, where a server holds several. Default: its own. */
+  readonly model?: string
+  /** Sent as a bearer token. */
+  readonly apiKey?: string
+  /** Ids from here on are no tokens; the policy's `info.vocabularySize`. Default: any that fits 31 bits. */
+  readonly vocabularySize?: number
+  /** Samples in flight; others wait. Default 64. */
+  readonly concurrency?: number
+  /**
+   * Milliseconds that an answer may take, whole. Default 280,000. Node's `fetch` gives up after 300,000: for longer ones
+   * give another `http`, such as `NodeHttpClient.layerUndici` with its own limits.
+   */
+  readonly deadline?: number
+  /** Milliseconds that the server may take to load weights. Default: the deadline. */
+  readonly updateDeadline?: number
+  /** Attempts after the first, when the server is away, broke off, or answered 408, 429 or 5xx. Default 4. */
+  readonly retries?: number
+  /** Milliseconds before the first of them; doubled each time, unless the server says how long. Default 500. */
+  readonly pause?: number
+  /** `optional`: see above. Default `required`. */
+  readonly logprobs?: "required" | "optional"
+  /** Ask what the log-probabilities are at the start, rather than when it first matters. Default false. */
+  readonly probe?: boolean
+  /** What makes the requests. Default: `fetch`, without redirects. */
+  readonly http?: Layer.Layer<HttpClient.HttpClient>
+}
+
+/**
+ * The sampler. Codes of its errors: `UNREACHABLE` (after all attempts), `DEADLINE`, `REFUSED` (the server's own words),
+ * `SIZE`, `JSON`, `FORMAT`; `TOKENS`, `LENGTH`, `VOCABULARY`, `LOGPROBS`, `STOP`, `PROMPT`, `MODEL` for answers that are no samples of the
+ * request; `TEMPERATURE`, `FILTERS`, `PROBE` for log-probabilities that would mean something else; `CONFIG`; `STATE` after an update
+ * of a whole model that the server did not answer.
+ *
+ * @example
+ * ```ts
+ * const sampler = SamplerServer.layer({ kind: "sglang", url: "http://localhost:30000", vocabularySize: 49152 })
+ * const completions = Sampler.Sampler.use((sampler) =>
+ *   sampler.sample({ prompt, count: 8, maxTokens: 256, stopTokens: [2], key: { seed: 1, stream: "task#0", index: 0 } })
+ * ).pipe(Effect.provide(sampler))
+ * ```
+ */
+export const layer = (options: ServerOptions): Layer.Layer<Sampler, SamplerError> => {
+  const { http = FetchHttpClient.layer.pipe(Layer.provide(noRedirects)) } = options
+  const start = (client: HttpClient.HttpClient) => {
+    switch (options.kind) {
+      case "vllm":
+        return make(vllm, client, options)
+      case "sglang":
+        return make(sglang, client, options)
+      case "llamacpp":
+        return make(llamaCpp, client, options)
+    }
+  }
+  return Layer.effect(Sampler, Effect.flatMap(HttpClient.HttpClient, start)).pipe(Layer.provide(http))
+}
+
+// A redirect would take prompts and key to wherever it points.
+const noRedirects = Layer.succeed(FetchHttpClient.RequestInit, { redirect: "error" })
+
+// Leaves room for alternatives and texts besides each token, and for the prompt's echo.
+const bytesOf = ({ maxTokens, prompt }: Pick<Draw, "maxTokens" | "prompt">): number =>
+  2 ** 20 + maxTokens * 4096 + prompt.length * 64
+
+const failed = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+
+const make = Effect.fnUntraced(function* <Body>(
+  dialect: Dialect<Body>,
+  http: HttpClient.HttpClient,
+  options: ServerOptions
+) {
+  const { concurrency = 64, deadline = 280_000, model, vocabularySize = 2 ** 31 } = options
+  for (const [name, value] of Object.entries({ concurrency, deadline, vocabularySize })) {
+    if (!(Number.isInteger(value) && value >= 1)) {
+      return yield* failed("open", "CONFIG", `${name} is ${value}; give a whole number of 1 or more`)
+    }
+  }
+  const client = makeClient(http, {
+    url: options.url,
+    retries: options.retries ?? 4,
+    pause: options.pause ?? 500,
+    ...(options.apiKey === undefined ? {} : { apiKey: options.apiKey })
+  })
+  const decode = Schema.decodeUnknownEffect(dialect.decode)
+  const ask = Effect.fnUntraced(function* (operation: string, call: Call, bytes: number) {
+    const text = yield* client.post(call, { operation, deadline, bytes })
+    const json = yield* Effect.try({
+      try: (): unknown => JSON.parse(text),
+      catch: () => failed(operation, "JSON", `the answer of ${call.path} is not JSON: ${excerpt(text)}`)
+    })
+    return yield* Effect.mapError(decode(json), (error) =>
+      failed(operation, "FORMAT", `the answer of ${call.path} is not ${dialect.name}'s: ${error.message.slice(0, 300)}`)
+    )
+  })
+
+  let meaning: Meaning | undefined
+  const probing = yield* Semaphore.make(1)
+  const meant = (prompt: Uint32Array): Effect.Effect<Meaning, SamplerError> =>
+    probing.withPermit(
+      Effect.gen(function* () {
+        if (meaning !== undefined) return meaning
+        const top = (temperature: number) =>
+          ask("probe", dialect.probe(prompt, temperature, model), bytesOf({ prompt, maxTokens: 1 })).pipe(
+            Effect.map((body) => dialect.alternatives(body))
+          )
+        meaning = meaningOf(yield* top(1), yield* top(PROBED))
+        if (meaning !== undefined) return meaning
+        const detail =
+          `${dialect.name}'s log-probabilities at temperatures 1 and ${PROBED} do not tell whether they are taken before or ` +
+          "after the temperature: sample at temperature 1 without filters"
+        return yield* failed("probe", "PROBE", detail)
+      })
+    )
+  if (options.probe === true) yield* meant(Uint32Array.of(0))
+
+  /** Undefined where the log-probabilities of such a draw are what they must be. */
+  const wrong = Effect.fnUntraced(function* (
+    request: SampleRequest
+  ): Effect.fn.Return<SamplerError | undefined, SamplerError> {
+    const draw = drawOf(request, 0, undefined)
+    const [heated, filtered] = [draw.temperature !== 1 && draw.temperature !== 0, isFiltered(draw)]
+    if (!heated && (!filtered || dialect.beforeFilters)) return undefined
+    const told = yield* Effect.result(meant(request.prompt))
+    if (Result.isFailure(told)) return told.failure.code === "PROBE" ? told.failure : yield* told.failure
+    const meaning = told.success
+    if (heated && meaning === "raw") {
+      const detail = `the server reports log-probabilities before the temperature (${draw.temperature}): ${dialect.tempered}`
+      return failed("sample", "TEMPERATURE", detail)
+    }
+    if (filtered && meaning === "processed" && !dialect.beforeFilters) {
+      const detail =
+        "the server reports log-probabilities after top-k, top-p and min-p, for which nothing can be trained: leave them out" +
+        (heated ? "" : `, or start ${dialect.name} without --logprobs-mode`)
+      return failed("sample", "FILTERS", detail)
+    }
+    return undefined
+  })
+
+  // An update waits for the samples in flight; those that come after it wait for the update.
+  const slots = yield* Semaphore.make(concurrency)
+  const turnstile = yield* Semaphore.make(1)
+  const weights = yield* weightsOf(dialect, client, options.updateDeadline ?? deadline, (exchange) =>
+    turnstile.withPermit(slots.withPermits(concurrency)(exchange))
+  )
+
+  const complete = (request: SampleRequest, i: number, blank: boolean): Effect.Effect<Completion, SamplerError> => {
+    const one = Effect.gen(function* () {
+      const { adapter, version } = yield* weights.serving(request.adapter)
+      const draw = drawOf(request, i, adapter)
+      const body = yield* ask("sample", dialect.draw(draw, model), bytesOf(draw))
+      const completion = yield* Effect.try({
+        try: () => check(dialect.answer(body), draw, { vocabularySize, cut: dialect.cut }),
+        catch: (cause) =>
+          cause instanceof Unusable
+            ? failed("sample", cause.code, cause.message)
+            : failed("sample", "INTERNAL", String(cause))
+      })
+      if (blank) completion.logprobs.fill(Number.NaN)
+      return { ...completion, policyVersion: version }
+    })
+    return Effect.andThen(turnstile.withPermit(Effect.void), slots.withPermit(one))
+  }
+
+  return {
+    name: options.kind,
+    engine: `${options.kind} server`,
+    sample: Effect.fnUntraced(function* (request) {
+      yield* refuse(dialect, request)
+      const error = yield* wrong(request)
+      if (error !== undefined && options.logprobs !== "optional") return yield* error
+      const blank = error !== undefined
+      return yield* Effect.forEach(
+        Array.from({ length: request.count }, (_, i) => i),
+        (i) => complete(request, i, blank),
+        { concurrency: "unbounded" }
+      )
+    }),
+    ...(weights.update === undefined ? {} : { update: weights.update })
+  } satisfies Sampler["Service"]
+})
+
+const excerpt = (text: string): string => JSON.stringify(text.length > 120 ? `${text.slice(0, 120)}...` : text)
+
+const refuse = <Body>(dialect: Dialect<Body>, { adapter, prompt, stop = [] }: SampleRequest) => {
+  const config = (detail: string) => Effect.fail(failed("sample", "CONFIG", detail))
+  if (prompt.length === 0) return config("the prompt is empty; give at least one token")
+  if (stop.length > 0 && dialect.refusesStop !== undefined) return config(dialect.refusesStop)
+  if (adapter !== undefined && adapter !== Adapter.base && !dialect.adapters) {
+    return config(`${dialect.name} takes no adapter (\`${adapter}\`) by name; start it with the adapter, and name none`)
+  }
+  return Effect.void
+}

@@ -1,0 +1,104 @@
+/** Which weights a server draws with, and how it gets others: by path, under a name that nobody else uses. */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { randomUUID } from "node:crypto"
+import * as Adapter from "../../../engine/Adapter.ts"
+import { SamplerError, type WeightUpdate } from "../../../engine/Sampler.ts"
+import type { Client } from "./client.ts"
+import type { Call, Dialect } from "./dialect.ts"
+
+const failed = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+
+/** Milliseconds that the end of a scope may wait for a server to drop what it was given. */
+const LAST_WISHES = 5000
+
+/** `alone` runs an exchange while no sample is in flight. */
+export const weightsOf = Effect.fnUntraced(function* <Body>(
+  { load, name: server }: Dialect<Body>,
+  client: Client,
+  deadline: number,
+  alone: (exchange: Effect.Effect<void, SamplerError>) => Effect.Effect<void, SamplerError>
+) {
+  let own: { readonly adapter?: string; readonly version: number } = { version: 0 }
+  /** The version of a model that was handed over, of which the server has not said whether it took it. */
+  let unsure: number | undefined
+  const serving = (asked: string | undefined): Effect.Effect<typeof own, SamplerError> => {
+    if (unsure !== undefined) {
+      const detail = `${server} may or may not have taken the weights of version ${unsure}, it did not say: update it again`
+      return Effect.fail(failed("sample", "STATE", detail))
+    }
+    if (asked === undefined) return Effect.succeed(own)
+    return Effect.succeed(asked === Adapter.base ? { version: own.version } : { adapter: asked, version: own.version })
+  }
+  if (load === undefined) return { serving, update: undefined }
+
+  const post = (call: Call) => client.post(call, { operation: "update", deadline, bytes: 2 ** 20 })
+  /** Names that the server may know, besides those that it was started with. */
+  const loaded = new Set<string>()
+  const unload = Effect.gen(function* () {
+    for (const name of loaded) {
+      if (load.unload === undefined || name === own.adapter) continue
+      yield* post(load.unload(name)).pipe(
+        Effect.catch((error) => Effect.logDebug(`${server} may still hold the adapter ${name}: ${error.message}`))
+      )
+      loaded.delete(name)
+    }
+  })
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      own = { version: own.version }
+      // Nobody waits long for a server that may be gone.
+      return Effect.timeoutOption(Effect.interruptible(unload), LAST_WISHES)
+    })
+  )
+
+  const update = ({ directory, kind, version }: WeightUpdate): Effect.Effect<void, SamplerError> =>
+    alone(
+      Effect.gen(function* () {
+        const name = kind === "adapter" ? `quintain-${version}-${randomUUID().slice(0, 8)}` : undefined
+        const call = name === undefined ? load.model?.(directory) : load.adapter?.(name, directory)
+        if (call === undefined) return yield* failed("update", "CONFIG", load.refused(kind))
+        // Also when the answer is lost, the server may have it.
+        if (name !== undefined) loaded.add(name)
+        const before = unsure
+        if (name === undefined) unsure = version
+        const text = yield* post(call).pipe(
+          // The name is nobody else's: an attempt whose answer was lost has loaded it.
+          Effect.catchIf(
+            ({ code, detail }) => name !== undefined && code === "REFUSED" && detail.includes("already"),
+            () => Effect.succeed("")
+          ),
+          Effect.tapError(({ code }) =>
+            Effect.sync(() => {
+              if (code === "REFUSED") unsure = before
+            })
+          )
+        )
+        const said = refusal(text)
+        if (said !== undefined) {
+          unsure = before
+          return yield* failed("update", "REFUSED", `${server} did not load ${directory}: ${said}`)
+        }
+        if (name === undefined) unsure = undefined
+        own = name === undefined ? { version } : { adapter: name, version }
+        yield* unload
+      })
+    )
+  return { serving, update }
+})
+
+const Outcome = Schema.fromJsonString(
+  Schema.Struct({
+    success: Schema.Boolean,
+    message: Schema.optionalKey(Schema.NullOr(Schema.String)),
+    error_message: Schema.optionalKey(Schema.NullOr(Schema.String))
+  })
+)
+const decodeOutcome = Schema.decodeUnknownOption(Outcome)
+
+/** SGLang may refuse with a good status; vLLM answers in plain text. */
+const refusal = (text: string): string | undefined => {
+  const outcome = decodeOutcome(text)
+  if (outcome._tag === "None" || outcome.value.success) return undefined
+  return (outcome.value.error_message ?? outcome.value.message ?? "it gives no reason").slice(0, 300)
+}

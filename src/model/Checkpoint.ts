@@ -1,0 +1,172 @@
+/**
+ * Where a model comes from: a Hugging Face folder, a GGUF file, or a name on the Hub. One string says which, and there is
+ * one way to read it: what exists on disk is meant; what does not, and has the form `org/name`, is a name on the Hub
+ * (`org/name@main` always is one, unless a folder is really called that).
+ */
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as fs from "node:fs/promises"
+import * as path from "node:path"
+import * as Hub from "./Hub.ts"
+import { TOKENIZER_FILES } from "./internal/hub/files.ts"
+import type { Tokenizer } from "../text/Tokenizer.ts"
+import * as TokenizerJson from "../text/TokenizerJson.ts"
+
+/** A model that cannot be opened as it was named; says what was tried. */
+export class CheckpointError extends Schema.TaggedError<CheckpointError>()("CheckpointError", {
+  model: Schema.String,
+  tried: Schema.Array(Schema.String),
+  problem: Schema.String,
+  remedy: Schema.String
+}) {
+  override get message(): string {
+    return `model ${JSON.stringify(this.model)}: ${this.problem} (tried ${this.tried.join(", ")}). ${this.remedy}.`
+  }
+}
+
+/** A model's files on this machine. */
+export interface Location {
+  /** As it was asked for. */
+  readonly name: string
+  /** The folder, or the GGUF file; absolute. */
+  readonly path: string
+  readonly format: "huggingface" | "gguf"
+  /** Of a name on the Hub: the commit that its revision was resolved to. */
+  readonly commit?: string
+  /** The folder's `config.json`; of a GGUF file, whose metadata the engine reads, none. */
+  readonly config: Readonly<Record<string, unknown>> | undefined
+}
+
+/** A model's files, and the tokenizer that belongs to them. */
+export interface Checkpoint extends Location {
+  readonly tokenizer: Tokenizer
+}
+
+export interface CheckpointOptions {
+  /** How a name on the Hub is fetched. */
+  readonly hub?: Hub.HubOptions
+}
+
+const decodeConfig = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))
+
+/**
+ * Finds the files of a model, fetching them where it is a name on the Hub. Reads no weights and no tokenizer.
+ *
+ * @param model `./folder`, `file.gguf`, `org/name`, `org/name@revision` or `org/name@revision:file.gguf`
+ */
+export const locate = Effect.fn("Checkpoint.locate")(function* (
+  model: string,
+  options: CheckpointOptions = {}
+): Effect.fn.Return<Location, CheckpointError | Hub.HubError> {
+  const at = path.resolve(model)
+  const fail = (problem: string, remedy: string, tried: ReadonlyArray<string> = [at]) =>
+    new CheckpointError({ model, tried, problem, remedy })
+  const found = yield* Effect.promise(() => fs.stat(at).catch(() => undefined))
+  const hub = Hub.parseName(model)
+
+  if (found === undefined) {
+    if (hub === undefined) {
+      const tried = [`the folder or file ${at}`, "a name on the Hub: org/name, org/name@revision"]
+      return yield* fail("no such folder or file, and no name on the Hub", "Check the path", tried)
+    }
+    const snapshot = yield* Hub.snapshot(model, options.hub)
+    const { commit } = snapshot
+    if (hub.file !== undefined) return { name: model, path: snapshot.path, format: "gguf", commit, config: undefined }
+    const config = yield* readConfig(model, snapshot.path)
+    return { name: model, path: snapshot.path, format: "huggingface", commit, config }
+  }
+  if (found.isFile()) {
+    if (at.endsWith(".gguf")) return { name: model, path: at, format: "gguf", config: undefined }
+    return yield* fail("the file is no GGUF", "Give a .gguf file, or the folder that holds config.json and safetensors")
+  }
+  const names = yield* Effect.promise(() => fs.readdir(at).catch((): Array<string> => []))
+  if (names.includes("config.json")) {
+    return { name: model, path: at, format: "huggingface", config: yield* readConfig(model, at) }
+  }
+  const gguf = names.find((name) => name.endsWith(".gguf"))
+  if (gguf !== undefined) {
+    return yield* fail("the folder has no config.json", `Give its GGUF file: ${path.join(model, gguf)}`)
+  }
+  if (names.includes("adapter_config.json")) {
+    const remedy = "Open the base model, and this folder as one of its adapters"
+    return yield* fail("the folder holds an adapter, which is no model by itself", remedy)
+  }
+  const remedy = "Give the folder that holds config.json and safetensors"
+  return yield* fail(
+    "the folder has no config.json",
+    hub === undefined ? remedy : `${remedy}, or write ${hub.repo}@${hub.revision} if the Hub's model is meant`
+  )
+})
+
+/**
+ * Finds a model and reads its tokenizer; the engine opens its weights from `path`.
+ *
+ * @example
+ * ```ts
+ * const { tokenizer } = yield* Checkpoint.open("HuggingFaceTB/SmolLM2-135M-Instruct@main")
+ * const prompt = tokenizer.render([{ role: "user", content: "What is 2+2?" }])
+ * ```
+ */
+export const open = Effect.fn("Checkpoint.open")(function* (
+  model: string,
+  options: CheckpointOptions = {}
+): Effect.fn.Return<Checkpoint, CheckpointError | Hub.HubError | TokenizerJson.TokenizerError> {
+  const location = yield* locate(model, options)
+  return { ...location, tokenizer: yield* tokenizerOf(location) }
+})
+
+/** The tokenizer among a model's files. */
+export const tokenizerOf = ({ format, path }: Location): Effect.Effect<Tokenizer, TokenizerJson.TokenizerError> =>
+  format === "gguf" ? TokenizerJson.fromGguf(path) : TokenizerJson.fromDirectory(path)
+
+const readConfig = Effect.fnUntraced(function* (model: string, folder: string) {
+  const file = path.join(folder, "config.json")
+  const fail = (problem: string) =>
+    new CheckpointError({ model, tried: [file], problem, remedy: "Restore the file from where the model came from" })
+  const text = yield* Effect.tryPromise({
+    try: async () => {
+      const { size } = await fs.stat(file)
+      if (size > 2 ** 24) throw new Error(`it is ${size} bytes long`)
+      return await fs.readFile(file, "utf8")
+    },
+    catch: (cause) => fail(`config.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`)
+  })
+  return yield* decodeConfig(text).pipe(
+    Effect.mapError((error) => fail(`config.json is no JSON object: ${error.message}`))
+  )
+})
+
+/**
+ * Puts a model's tokenizer and chat template beside weights that were saved, so that transformers opens them as a whole
+ * model: a folder's own files, or what the metadata of a GGUF file describes. What a folder does not have is passed over.
+ */
+export const saveTokenizer = Effect.fn("Checkpoint.saveTokenizer")(function* (
+  { format, name, path: from }: Location,
+  to: string
+): Effect.fn.Return<void, CheckpointError | TokenizerJson.TokenizerError> {
+  if (path.resolve(from) === path.resolve(to)) return
+  const texts = format === "gguf" ? yield* TokenizerJson.filesFromGguf(from) : {}
+  yield* Effect.tryPromise({
+    try: async () => {
+      for (const [file, text] of Object.entries(texts)) {
+        await fs.mkdir(path.dirname(path.join(to, file)), { recursive: true })
+        await fs.writeFile(path.join(to, file), text)
+      }
+      if (format === "gguf") return
+      const names = (await fs.readdir(from, { recursive: true })).filter(
+        (name) => TOKENIZER_FILES.has(name) || /^additional_chat_templates[/\\][^/\\]+\.jinja$/.test(name)
+      )
+      for (const name of names) {
+        await fs.mkdir(path.dirname(path.join(to, name)), { recursive: true })
+        await fs.copyFile(path.join(from, name), path.join(to, name))
+      }
+    },
+    catch: (cause) =>
+      new CheckpointError({
+        model: name,
+        tried: [to],
+        problem: `its tokenizer's files cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`,
+        remedy: "Check the rights of both folders, and the room on the disk"
+      })
+  })
+})

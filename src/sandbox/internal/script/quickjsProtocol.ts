@@ -1,0 +1,38 @@
+/** What crosses between a child process of SandboxQuickJs and the thread in it that the engine runs on. */
+import type { Fault } from "../../Sandbox.ts"
+import type { RealmKind } from "./isolatePrelude.ts"
+import type { Imports } from "./modules.ts"
+
+/** What is used of WebAssembly, which the types of this package do not name. */
+export interface WasmModule {
+  readonly wasm: never
+}
+export const { Memory, compile } = (
+  globalThis as unknown as {
+    readonly WebAssembly: {
+      readonly Memory: new (size: { readonly initial: number; readonly maximum: number }) => object
+      readonly compile: (bytes: Uint8Array) => Promise<WasmModule>
+    }
+  }
+).WebAssembly
+
+export interface WorkerSetup {
+  /** Paths of quickjs-emscripten-core and of its variant: the folders that a search would look in are closed. */
+  readonly core: string
+  readonly variant: string
+  readonly wasm: WasmModule
+  /** One word, on which the thread sleeps until its question is answered on the port beside it. */
+  readonly signal: Int32Array<SharedArrayBuffer>
+}
+
+export type WorkerRequest = { readonly serial: number } & (
+  | { readonly kind: "realm"; readonly realm: RealmKind; readonly memoryMb: number }
+  | { readonly kind: "invoke"; readonly timeout: number; readonly texts: ReadonlyArray<string | null> }
+  | { readonly kind: "module"; readonly timeout: number; readonly source: string; readonly imports: Imports }
+  | { readonly kind: "rest" }
+)
+
+export type WorkerResponse =
+  | { readonly serial: number; readonly text: string }
+  | { readonly serial: number; readonly status: Fault; readonly detail: string }
+  | { readonly ask: string }

@@ -1,0 +1,47 @@
+/** What crosses between the pool, the host process of a lane and its worker thread. Plain, cloneable data only. */
+import type { Trajectory } from "../../rollout/Trajectory.ts"
+import type { Task } from "../../data/Task.ts"
+
+export interface WorkerCall {
+  /** Names the verifier: module, export and options. */
+  readonly key: string
+  readonly module: string
+  readonly export: string
+  readonly options?: unknown
+  readonly task: Task
+  readonly trajectory: Trajectory
+  /** Shared with the thread: milliseconds since the epoch at which the verifier began, 0 before. */
+  readonly began?: Float64Array
+}
+
+export type WorkerAnswer =
+  | { readonly _tag: "Verdict"; readonly verdict: unknown }
+  | { readonly _tag: "Fault"; readonly detail: string }
+  | { readonly _tag: "LoadError"; readonly detail: string }
+
+/** What a lane says about one call. `Timeout` and `Crash` cost the lane its thread; the next call has a new one. */
+export type LaneAnswer =
+  | WorkerAnswer
+  | { readonly _tag: "Timeout"; readonly phase: "start" | "call" }
+  | { readonly _tag: "Crash"; readonly detail: string; readonly memory: boolean }
+
+export interface LaneOptions {
+  readonly memoryMb: number
+  /** Milliseconds for the thread to start and load the verifier. */
+  readonly startDeadline: number
+}
+
+export type HostRequest =
+  | { readonly id: number; readonly call: WorkerCall; readonly deadline: number }
+  | { readonly options: LaneOptions }
+
+export interface HostResponse {
+  readonly id: number
+  readonly answer: LaneAnswer
+  /** The thread could not be terminated: the host process has to go. */
+  readonly stuck: boolean
+}
+
+/** A sibling module, as `.ts` from source and `.js` from dist. */
+export const sibling = (name: string, base: string): URL =>
+  new URL(`./${name}${base.endsWith(".ts") ? ".ts" : ".js"}`, base)

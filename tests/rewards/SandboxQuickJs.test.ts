@@ -1,5 +1,0 @@
-import * as SandboxQuickJs from "../../rewards/SandboxQuickJs.ts"
-import { suite } from "../fixtures/scriptSandboxes.ts"
-
-// it interprets: honest work takes several times what it takes in V8
-suite("quickjs", SandboxQuickJs.make, { children: 1, timeout: 1500, total: 6000, memoryMb: 64 })
