@@ -8,6 +8,7 @@ import * as fs from "node:fs"
 import { readFile } from "node:fs/promises"
 import * as Verifier from "../src/score/Verifier.ts"
 import * as VerifierPool from "../src/score/VerifierPool.ts"
+import * as WorkerPool from "../src/score/WorkerPool.ts"
 import { textTrajectory } from "../rewards/testing/textTrajectory.ts"
 import { parseCompletion } from "./internal/completions.ts"
 import { lines, textOf, type Line } from "./internal/lines.ts"
@@ -295,7 +296,7 @@ export const score = Command.make(
       note: report.note,
       progress: report.progress
     }).pipe(
-      Effect.provide(VerifierPool.layer({ workers: flags.concurrency, deadline: flags.deadline })),
+      Effect.provide(WorkerPool.layer({ workers: flags.concurrency, deadline: flags.deadline })),
       Effect.catchTag("VerifierLoadError", ({ detail }) =>
         Effect.fail(
           new ScoreError({

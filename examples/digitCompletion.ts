@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import { Advantage, Grpo, Loss, PolicyNative, Progress, VerifierPool } from "quintain"
+import { Advantage, Grpo, Loss, PolicyNative, Progress, WorkerPool } from "quintain"
 import { digitCompletion } from "quintain/envs"
 
 const [seeds = "3", steps = "500"] = process.argv.slice(2)
@@ -62,4 +62,4 @@ const program = Effect.gen(function* () {
   yield* Effect.promise(() => fs.rm(root, { recursive: true }))
 })
 
-await Effect.runPromise(program.pipe(Effect.provide(VerifierPool.layer())))
+await Effect.runPromise(program.pipe(Effect.provide(WorkerPool.layer())))

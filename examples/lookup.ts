@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import { Grpo, Loss, PolicyNative, Progress, VerifierPool } from "quintain"
+import { Grpo, Loss, PolicyNative, Progress, WorkerPool } from "quintain"
 import { lookup } from "quintain/envs"
 
 const seeds = Number(process.argv[2] ?? 10)
@@ -75,4 +75,4 @@ const program = Effect.gen(function* () {
   yield* Effect.promise(() => fs.rm(root, { recursive: true }))
 })
 
-await Effect.runPromise(program.pipe(Effect.provide(VerifierPool.layer())))
+await Effect.runPromise(program.pipe(Effect.provide(WorkerPool.layer())))

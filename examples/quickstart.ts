@@ -8,7 +8,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
-import { Evaluate, Grpo, LearningRate, Policy, Progress, Sft, VerifierPool } from "quintain"
+import { Engine, Evaluate, Grpo, LearningRate, Progress, Sft, WorkerPool } from "quintain"
 import { toolCaller } from "quintain/envs"
 
 const [engine = "native"] = process.argv.slice(2) as Array<"native" | "onnx" | "auto">
@@ -88,7 +88,7 @@ const format = (values: Readonly<Record<string, number>>) =>
     .join(", ")
 
 program.pipe(
-  Effect.provide(Policy.layer({ model, seed: 1, tokenizer: task.tokenizer, engine })),
-  Effect.provide(VerifierPool.layer()),
+  Effect.provide(Engine.layer({ model, seed: 1, tokenizer: task.tokenizer, engine })),
+  Effect.provide(WorkerPool.layer()),
   NodeRuntime.runMain
 )

@@ -1,4 +1,6 @@
 // The project's own lint rules (loaded by .oxlintrc.json).
+import { dirname, join, relative, sep } from "node:path"
+import { fileURLToPath } from "node:url"
 
 /**
  * `any` turns checking off for a value. As a type argument or a type parameter's default (`Task<any>`, `<Data = any>`)
@@ -14,4 +16,69 @@ const noAnyValue = {
   })
 }
 
-export default { meta: { name: "quintain" }, rules: { "no-any-value": noAnyValue } }
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/** The folders of src, lowest first: plumbing, then the stages of the data path. A file imports its own folder and lower ones. */
+const order = [
+  "internal",
+  "worker",
+  "addon",
+  "text",
+  "data",
+  "model",
+  "engine",
+  "rollout",
+  "score",
+  "learn",
+  "sandbox",
+  "engines",
+  "run"
+]
+/** What may import src, lowest first. */
+const packages = ["rewards", "envs", "cli"]
+
+/** Where a file lies in the order: a folder of src, a file directly in src above them all, or a package above src. */
+const rankOf = (file) => {
+  const [top, folder, ...rest] = relative(root, file).split(sep)
+  if (top === "src") {
+    if (rest.length === 0) return folder === "OptionError.ts" ? -1 : order.length
+    return order.indexOf(folder)
+  }
+  const above = packages.indexOf(top)
+  return above === -1 ? Infinity : order.length + 1 + above
+}
+
+/** The folder whose `internal/` holds a file; undefined for a public file. */
+const ownerOf = (file) => {
+  const parts = relative(root, file).split(sep)
+  const at = parts.lastIndexOf("internal")
+  return at <= 0 ? undefined : parts.slice(0, at).join("/")
+}
+
+/** Dependencies point one way, and a folder's `internal/` is for that folder; `src/internal` is for all of src. */
+const folderOrder = {
+  create: (context) => {
+    const check = ({ source }) => {
+      if (typeof source?.value !== "string" || !source.value.startsWith(".")) return
+      const target = join(dirname(context.filename), source.value)
+      const [from, to] = [rankOf(context.filename), rankOf(target)]
+      if (from === Infinity) return
+      const name = relative(root, target)
+      if (to > from) {
+        context.report({ node: source, message: `${name} lies above this file: see the order in scripts/lint.mjs.` })
+      }
+      const owner = ownerOf(target)
+      if (owner !== undefined && !relative(root, context.filename).startsWith(`${owner}/`)) {
+        context.report({ node: source, message: `${name} is for ${owner} only: import a public file.` })
+      }
+    }
+    return {
+      ImportDeclaration: check,
+      ExportNamedDeclaration: check,
+      ExportAllDeclaration: check,
+      ImportExpression: check
+    }
+  }
+}
+
+export default { meta: { name: "quintain" }, rules: { "no-any-value": noAnyValue, "folder-order": folderOrder } }

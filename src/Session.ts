@@ -10,11 +10,13 @@ import * as Adapter from "./engine/Adapter.ts"
 import * as Checkpoint from "./model/Checkpoint.ts"
 import * as Evaluate from "./run/Evaluate.ts"
 import * as Grpo from "./run/Grpo.ts"
-import { type AdapterInfo, type EngineOptions, type ExportOptions, layer, Policy } from "./engine/Policy.ts"
+import { type AdapterInfo, type ExportOptions, Policy } from "./engine/Policy.ts"
+import { type EngineOptions, layer } from "./engines/Engine.ts"
 import { type Completion, Sampler, type SampleRequest } from "./engine/Sampler.ts"
 import * as Sft from "./run/Sft.ts"
 import type { Tokenizer } from "./text/Tokenizer.ts"
-import * as VerifierPool from "./score/VerifierPool.ts"
+import type * as VerifierPool from "./score/VerifierPool.ts"
+import * as WorkerPool from "./score/WorkerPool.ts"
 
 export interface Cancellation {
   readonly signal?: AbortSignal
@@ -51,7 +53,7 @@ export interface Session extends AsyncDisposable {
 }
 
 export interface SessionOptions extends EngineOptions {
-  readonly verifiers?: VerifierPool.VerifierPoolOptions
+  readonly verifiers?: WorkerPool.WorkerPoolOptions
 }
 
 /**
@@ -72,7 +74,7 @@ export const open = async (options: SessionOptions): Promise<Session> => {
     model,
     ...(Result.isSuccess(tokenizer) ? { tokenizer: tokenizer.success } : {})
   })
-  const runtime = ManagedRuntime.make(Layer.merge(engine, VerifierPool.layer(options.verifiers)))
+  const runtime = ManagedRuntime.make(Layer.merge(engine, WorkerPool.layer(options.verifiers)))
   await runtime.context()
   const run = <A, E, R extends Policy | Sampler | VerifierPool.VerifierPool>(
     effect: Effect.Effect<A, E, R>,

@@ -189,12 +189,12 @@ describe("package", () => {
     fs.writeFileSync(
       path.join(project, "pool.js"),
       `import * as Effect from "effect/Effect"
-      import { Verifier, VerifierPool } from "quintain"
+      import { Verifier, VerifierPool, WorkerPool } from "quintain"
       const proof = Verifier.worker({ module: new URL("./proof.js", import.meta.url), export: "proof" })
       const task = { id: "a", prompt: "", data: { score: 0.75 } }
       const trajectory = { taskId: "a", index: 0, tokens: new Uint32Array(0), text: "", turns: [], info: {}, metrics: {} }
       const verdict = VerifierPool.VerifierPool.use((pool) => pool.call(proof, { task, trajectory })).pipe(
-        Effect.provide(VerifierPool.layer({ workers: 1 }))
+        Effect.provide(WorkerPool.layer({ workers: 1 }))
       )
       console.log(await Effect.runPromise(verdict))\n`
     )

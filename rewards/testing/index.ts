@@ -18,6 +18,7 @@ import type { Task } from "../../src/data/Task.ts"
 import type { Trajectory } from "../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import * as VerifierPool from "../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../src/score/WorkerPool.ts"
 import { textTrajectory } from "./textTrajectory.ts"
 import { measureCost, type Cost } from "./verifierCost.ts"
 import { mutantsOf, mutations as standard, type Expectation, type Mutation } from "./mutations.ts"
@@ -235,12 +236,12 @@ export function check(
 export const checkVerifier = <Data>(
   verifier: Verifier.VerifierFunction<Data> | Verifier.WorkerVerifier<Data>,
   examples: Examples<Data>,
-  options: CheckOptions<Data> & { readonly pool?: VerifierPool.VerifierPoolOptions } = {}
+  options: CheckOptions<Data> & { readonly pool?: WorkerPool.WorkerPoolOptions } = {}
 ): Promise<Report> =>
   Effect.runPromise(
     typeof verifier === "function"
       ? check(verifier, examples, options)
-      : Effect.provide(check(verifier, examples, options), VerifierPool.layer(options.pool))
+      : Effect.provide(check(verifier, examples, options), WorkerPool.layer(options.pool))
   )
 
 export interface AssertOptions {

@@ -6,8 +6,8 @@
 import type { eld as Eld } from "eld/small"
 import { RE2JS } from "re2js"
 import type { Task } from "../../src/data/Task.ts"
-import { Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
-import * as Verifier from "../../src/score/Verifier.ts"
+import { policyTokens, Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
+import type * as Verifier from "../../src/score/Verifier.ts"
 import { linearPattern } from "../internal/linearPattern.ts"
 import { policyText } from "../internal/policyText.ts"
 
@@ -116,7 +116,7 @@ export const textLength = <Data = any>(
     const { min, max } = fixed ?? checked(byTask(limits, task))
     const length =
       unit === "tokens"
-        ? Verifier.policyTokens(trajectory)
+        ? policyTokens(trajectory)
         : unit === "words"
           ? words(textOf(options, trajectory)).length
           : codePoints(textOf(options, trajectory))

@@ -3,32 +3,12 @@
  * function of the log-probabilities that returns their gradient, so a new algorithm needs no change of the engine.
  */
 import * as Context from "effect/Context"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
+import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import type { LoraConfig } from "./Adapter.ts"
-import type { NativeOptions } from "../engines/native/PolicyNative.ts"
-import type { ExecutionProvider, OnnxOptions } from "../engines/onnx/PolicyOnnx.ts"
-import type { Sampler } from "./Sampler.ts"
+import type { LoraConfig } from "../model/adapterConfig.ts"
+import type { Forest } from "./Forest.ts"
 
-/**
- * A batch as a forest of token segments: `parent` is the index of an earlier segment or -1. A group's prompt is one
- * segment however many completions hang from it. No padding anywhere. Shapes: T tokens, S segments, N targets.
- */
-export interface Forest {
-  /** [T] */
-  readonly tokens: Uint32Array
-  /** [S] index of a segment's first token. */
-  readonly segmentStart: Uint32Array
-  /** [S] */
-  readonly segmentLength: Uint32Array
-  /** [S] index of the parent segment, or -1. */
-  readonly segmentParent: Int32Array
-  /** [N] index of the token whose hidden state predicts the target; a position may carry several targets. */
-  readonly targetPosition: Uint32Array
-  /** [N] token id whose log-probability is wanted. */
-  readonly targetToken: Uint32Array
-}
+export type { Forest } from "./Forest.ts"
 
 /** Which adapter a call is about, by name; `base` is the model without any. Default: the adapter that `lora` made, if any. */
 export interface AdapterChoice {
@@ -183,34 +163,3 @@ export class Policy extends Context.Service<
     readonly memory: Effect.Effect<Memory, PolicyError>
   }
 >()("quintain/Policy") {}
-
-/** The options of the engine that is named; with `auto` those of both. */
-export interface EngineOptions extends NativeOptions, OnnxOptions {
-  /**
-   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`: onnx
-   * where a GPU opens that multiplies matrices faster than the processor does (measured when the layer is built) and no
-   * option asks for what only the native engine has; else native. Default native.
-   */
-  readonly engine?: "native" | "onnx" | "auto"
-  /** Where it is to run, in order of preference: `executionProviders` by another name. The native engine has `cpu` alone. */
-  readonly device?: ExecutionProvider | ReadonlyArray<ExecutionProvider>
-}
-
-/**
- * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
- * option that the engine does not have fails with `CONFIG` and says what to do; otherwise as the engine's own layer does.
- *
- * @example
- * ```ts
- * const engine = Policy.layer({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 }, engine: "auto" })
- * Grpo.train(options).pipe(Effect.provide(engine))
- * ```
- */
-export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
-  Layer.unwrap(
-    Effect.map(
-      // Engines implement this module.
-      Effect.promise(() => import("../engines/internal/anyEngine.ts")),
-      ({ engineLayer }) => engineLayer(options)
-    )
-  )

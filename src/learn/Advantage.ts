@@ -18,7 +18,7 @@
  * | `tokenLevel` | reward-to-go by token minus the group's mean at that position |
  */
 import type { ScoredGroup, ScoredTrajectory } from "../score/Reward.ts"
-import { Producer, type Trajectory } from "../rollout/Trajectory.ts"
+import { policyTokens, Producer } from "../rollout/Trajectory.ts"
 
 export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
   /** Of each trajectory: a number for all its policy tokens, or one per policy token. 0 for unscorable ones. */
@@ -27,13 +27,6 @@ export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
 
 export interface Advantage {
   <Data>(groups: ReadonlyArray<ScoredGroup<Data>>): ReadonlyArray<AdvantagedGroup<Data>>
-}
-
-/** How many of a trajectory's tokens the policy produced. */
-export const policyTokens = (trajectory: Trajectory): number => {
-  let count = 0
-  for (const producer of trajectory.producer) if (producer === Producer.Policy) count++
-  return count
 }
 
 const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length

@@ -12,39 +12,14 @@ import * as Pull from "effect/Pull"
 import * as Stream from "effect/Stream"
 import type { Advantage, AdvantagedGroup } from "./Advantage.ts"
 import { groupRelative } from "./Advantage.ts"
+import type { Batch } from "./internal/batchTypes.ts"
 import * as Pack from "./Pack.ts"
 import type { ScoredGroup } from "../score/Reward.ts"
 import type { Drawn } from "../data/Task.ts"
 import { Producer, type Trajectory } from "../rollout/Trajectory.ts"
 
 export { metrics } from "./internal/batchMetrics.ts"
-
-/** Why groups of a batch were not used, in groups; and what its groups lost, in trajectories. */
-export interface Dropped {
-  /** Every reward the same and good. */
-  readonly allGood: number
-  /** Every reward the same and not good. */
-  readonly allBad: number
-  /** No trajectory could be scored, or none survived its environment. */
-  readonly unscorable: number
-  /** Trajectories whose reward is missing. */
-  readonly unscorableTrajectories: number
-  /** Trajectories that their environment lost. */
-  readonly failedTrajectories: number
-}
-
-export interface Batch<out Data = unknown> {
-  readonly groups: ReadonlyArray<AdvantagedGroup<Data>>
-  /** Drawn for this batch and not used; metrics look at them too, or a filter would flatter the reward. */
-  readonly unused: ReadonlyArray<ScoredGroup<Data>>
-  /** Groups drawn for this batch, used or not. */
-  readonly drawn: number
-  readonly dropped: Dropped
-  /** Of the groups used, how many teach nothing because their rewards are all the same. */
-  readonly constant: number
-  /** Cursor of the first task not yet drawn: where a resumed run continues. Present in batches made by `rounds`. */
-  readonly next?: number
-}
+export type { Batch, Dropped } from "./internal/batchTypes.ts"
 
 export interface CollectOptions {
   /** Groups in a batch. */

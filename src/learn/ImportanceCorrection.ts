@@ -14,7 +14,7 @@
  * masks of TRL (`sequence_mask`, cap 3: the default) and IcePop; verl's `rollout_corr_helper` (the bound of the logarithm).
  */
 import { within } from "./internal/within.ts"
-import type { Loss, LossInput, LossOutput } from "./Loss.ts"
+import type { Loss, LossInput, LossOutput } from "./lossContract.ts"
 
 export interface ImportanceCorrection {
   /**

@@ -19,7 +19,7 @@ import { faultOfPath, formatName, type HubName, isCommit, parseName } from "./in
 import { fetcher, hubError, type Purpose } from "./internal/hub/request.ts"
 import { type HubSettings, readSettings, type Variables } from "./internal/hub/settings.ts"
 import { persistently, transfer } from "./internal/hub/transfer.ts"
-import * as Progress from "../run/Progress.ts"
+import * as TransferProgress from "./TransferProgress.ts"
 
 export { HubError } from "./internal/hub/HubError.ts"
 export { formatName, type HubName, parseName } from "./internal/hub/name.ts"
@@ -33,7 +33,7 @@ export interface HubOptions extends Partial<HubSettings> {
   /** Seconds before a failed request is made again; doubled each time. Default 0.5. */
   readonly pause?: number
   /** Default: a line on standard error where that is a terminal. */
-  readonly progress?: Progress.Transfer
+  readonly progress?: TransferProgress.Transfer
   /** Variables that stand for the environment. Default `process.env`. */
   readonly env?: Variables
 }
@@ -150,7 +150,7 @@ const fetchModel = async (name: HubName, options: HubOptions, signal: AbortSigna
     signal.throwIfAborted()
     const error = typed(cause, purpose("fetch"))
     if (!isPassing(error) || known === undefined || lacks !== undefined) throw error
-    const progress = options.progress ?? Progress.transfer({ label: model })
+    const progress = options.progress ?? TransferProgress.transfer({ label: model })
     progress.note(`${error.message} Using the copy in the cache, commit ${known.slice(0, 12)}.`)
     return found(known)
   }
@@ -219,7 +219,7 @@ const fill = async (
   const files = await list(purpose("list the files"), name.repo, commit, options)
   const unsupported = (detail: string, remedy: string) =>
     hubError(purpose("open"), { code: "UNSUPPORTED", detail, remedy })
-  const progress = options.progress ?? Progress.transfer({ label: formatName(name) })
+  const progress = options.progress ?? TransferProgress.transfer({ label: formatName(name) })
   const pointer = (file: string) => path.join(cache.snapshot(commit), file)
   let [total, received] = [0, 0]
 

@@ -40,6 +40,13 @@ export interface Trajectory {
   readonly policyVersion: number
 }
 
+/** How many tokens of the trajectory the policy produced. */
+export const policyTokens = (trajectory: Trajectory): number => {
+  let count = 0
+  for (const producer of trajectory.producer) if (producer === Producer.Policy) count++
+  return count
+}
+
 /** The G trajectories of one task: the unit on which group-relative advantages are computed. */
 export interface Group<out Data = unknown> {
   readonly task: Task<Data>

@@ -8,7 +8,7 @@
  * Reward.all({ result, overlong: Overlong.verifier({ maxLength: 512, buffer: 128 }) })
  * ```
  */
-import { policyTokens } from "../learn/Advantage.ts"
+import { policyTokens } from "../rollout/Trajectory.ts"
 import type { VerifierInput } from "./Verifier.ts"
 
 export interface Overlong {

@@ -4,37 +4,14 @@
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import type { Task } from "../data/Task.ts"
-import { Producer, type Trajectory } from "../rollout/Trajectory.ts"
-import type { VerifierPool } from "./VerifierPool.ts"
+import type { Trajectory } from "../rollout/Trajectory.ts"
+import { outcome, type Outcome, unscorable, type UnscorableKind, type Verdict } from "./outcome.ts"
+import type { VerifierPool, WorkerVerifier } from "./VerifierPool.ts"
 
-export interface Scored {
-  readonly _tag: "Scored"
-  readonly score: number
-  readonly reason?: string
-  readonly metrics?: Readonly<Record<string, number>>
-  /** Where the score was earned: one number per policy token, summing to `score`. Advantages by token use it. */
-  readonly tokenScores?: ReadonlyArray<number>
-}
-
-/**
- * Why there is no score: the verifier's deadline passed (`timeout`), its worker died (`crash`), it threw or failed
- * (`error`), it returned something that is no verdict, such as NaN (`verdict`), or it said so itself (`declared`).
- */
-export type UnscorableKind = "timeout" | "crash" | "error" | "verdict" | "declared"
-
-export interface Unscorable {
-  readonly _tag: "Unscorable"
-  readonly reason: string
-  readonly kind?: UnscorableKind
-}
-
-export type Outcome = Scored | Unscorable
-
-/** What a verifier function may return; a bare number is a score without a reason. */
-export type Verdict = number | Omit<Scored, "_tag"> | Unscorable
+export { outcome, unscorable } from "./outcome.ts"
+export type { Outcome, Scored, Unscorable, UnscorableKind, Verdict } from "./outcome.ts"
+export type { WorkerVerifier } from "./VerifierPool.ts"
 
 export interface VerifierInput<out Data = unknown> {
   readonly task: Task<Data>
@@ -48,19 +25,6 @@ export interface VerifierFunction<Data = any, R = never> {
   (input: VerifierInput<Data>): Verdict | Promise<Verdict> | Effect.Effect<Verdict, unknown, R>
   /** Milliseconds of one verdict; by default the stage's. See {@link withDeadline}. */
   readonly deadline?: number
-}
-
-/** A verifier that runs in the {@link VerifierPool}, named by module and export. Make it with {@link worker}. */
-export interface WorkerVerifier<in Data = any> {
-  readonly _tag: "WorkerVerifier"
-  /** File URL of the module. */
-  readonly module: string
-  readonly export: string
-  /** Given: the export is a factory, called once per worker with it. Absent: the export is the verifier function. */
-  readonly options?: unknown
-  /** Milliseconds of one call; by default the pool's. */
-  readonly deadline?: number
-  readonly "~data"?: (data: Data) => void
 }
 
 /**
@@ -110,59 +74,6 @@ export const withDeadline = <Data, R>(
   deadline: number,
   verifier: (input: VerifierInput<Data>) => ReturnType<VerifierFunction<Data, R>>
 ): VerifierFunction<Data, R> => Object.assign(verifier, { deadline })
-
-/** A verdict that says that there is none: the trajectory is retried, then left out of the baseline and counted. */
-export const unscorable = (reason: string, kind: UnscorableKind = "declared"): Unscorable => ({
-  _tag: "Unscorable",
-  reason,
-  kind
-})
-
-const Verdict = Schema.Union([
-  Schema.Finite,
-  Schema.Struct({ _tag: Schema.Literal("Unscorable"), reason: Schema.String }),
-  Schema.Struct({
-    score: Schema.Finite,
-    reason: Schema.optionalKey(Schema.String),
-    metrics: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite)),
-    tokenScores: Schema.optionalKey(Schema.Array(Schema.Finite))
-  })
-])
-const decodeVerdict = Schema.decodeUnknownResult(Verdict)
-
-/**
- * Turns what a verifier returned into an outcome. Anything that is no verdict (NaN, Infinity, a string, token scores
- * of the wrong length or sum) is unscorable and says why: it is a fault of the verifier, never a 0 for the policy.
- */
-export const outcome = (verdict: unknown, trajectory: Trajectory): Outcome => {
-  if (typeof verdict === "number" && Number.isFinite(verdict)) return { _tag: "Scored", score: verdict }
-  // undefined optional fields are absent fields: what JavaScript callers mean by them
-  const decoded = decodeVerdict(withoutUndefined(verdict))
-  if (Result.isFailure(decoded)) {
-    return unscorable(`the verifier returned no verdict: ${describe(verdict)}`, "verdict")
-  }
-  const value = decoded.success
-  if (typeof value === "number") return { _tag: "Scored", score: value }
-  if ("_tag" in value) return unscorable(value.reason)
-  if (value.tokenScores !== undefined) {
-    const expected = policyTokens(trajectory)
-    if (value.tokenScores.length !== expected) {
-      return unscorable(`${value.tokenScores.length} token scores for ${expected} policy tokens`, "verdict")
-    }
-    const sum = value.tokenScores.reduce((total, score) => total + score, 0)
-    if (Math.abs(sum - value.score) > 1e-6 * Math.max(1, Math.abs(value.score))) {
-      return unscorable(`token scores sum to ${sum}, the score is ${value.score}`, "verdict")
-    }
-  }
-  return { _tag: "Scored", ...value }
-}
-
-/** How many tokens of the trajectory the policy produced. */
-export const policyTokens = (trajectory: Trajectory): number => {
-  let count = 0
-  for (const producer of trajectory.producer) if (producer === Producer.Policy) count++
-  return count
-}
 
 /**
  * Runs a verifier function on the main thread and never fails: deadline (milliseconds), throws and wrong verdicts are
@@ -215,19 +126,3 @@ const faultOf = (fault: unknown): string => {
     return "it threw something that has no text"
   }
 }
-
-const describe = (value: unknown): string => {
-  if (typeof value !== "object" || value === null) return String(value).slice(0, 100)
-  if ("score" in value && typeof value.score === "number" && !Number.isFinite(value.score))
-    return `score ${value.score}`
-  try {
-    return JSON.stringify(value).slice(0, 200)
-  } catch {
-    return "an object"
-  }
-}
-
-const withoutUndefined = (value: unknown): unknown =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
-    ? Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined))
-    : value

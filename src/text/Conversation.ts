@@ -4,7 +4,6 @@
  */
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
-import type { RenderOptions } from "./Tokenizer.ts"
 
 /** A call that the assistant made. `arguments` is an object, or the JSON text of one, as the template wants it. */
 export interface ToolCall {
@@ -40,6 +39,19 @@ export interface Conversation {
 
 /** Text, a conversation, or token ids that are used as they are. */
 export type Prompt = string | ReadonlyArray<Message> | Conversation | Uint32Array
+
+/** What a chat template is given beside the messages. */
+export interface RenderOptions {
+  /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
+  readonly tools?: ReadonlyArray<object>
+  /**
+   * Control tokens that are written out in messages and tools become those tokens, as Hugging Face has it. Default false:
+   * only those that the template writes do. A conversation without such texts gives the same tokens either way.
+   */
+  readonly specialTokens?: boolean
+  /** What else the template reads, e.g. `{ enable_thinking: false }`. */
+  readonly variables?: Readonly<Record<string, unknown>>
+}
 
 const Role = Schema.Literals(["system", "user", "assistant", "tool"])
 const Arguments = Schema.Union([Schema.String, Schema.Record(Schema.String, Schema.Unknown)])

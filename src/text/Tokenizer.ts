@@ -4,7 +4,9 @@
  * vocabularies are here: `characters` for toy problems, `bytes` for any text.
  */
 import * as Schema from "effect/Schema"
-import type { Message, ToolCall } from "../data/Task.ts"
+import type { Message, RenderOptions, ToolCall } from "./Conversation.ts"
+
+export type { RenderOptions } from "./Conversation.ts"
 
 export interface EncodeOptions {
   /**
@@ -14,19 +16,6 @@ export interface EncodeOptions {
   readonly specialTokens?: boolean
   /** The text goes on after other tokens: vocabularies that put a space before a text (SentencePiece) put none. */
   readonly continues?: boolean
-}
-
-/** What a chat template is given beside the messages. */
-export interface RenderOptions {
-  /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
-  readonly tools?: ReadonlyArray<object>
-  /**
-   * Control tokens that are written out in messages and tools become those tokens, as Hugging Face has it. Default false:
-   * only those that the template writes do. A conversation without such texts gives the same tokens either way.
-   */
-  readonly specialTokens?: boolean
-  /** What else the template reads, e.g. `{ enable_thinking: false }`. */
-  readonly variables?: Readonly<Record<string, unknown>>
 }
 
 /** A stretch of a rendered conversation, with who wrote it. */

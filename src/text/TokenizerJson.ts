@@ -18,7 +18,7 @@ import { fromMetadata, type GgufMetadata } from "./internal/ggufTokenizer.ts"
 import { parseTokenizer } from "./internal/tokenizerFile.ts"
 import { TokenizerError } from "./internal/TokenizerError.ts"
 import { tokenText } from "./internal/tokenText.ts"
-import * as Native from "../engines/internal/nativeModel.ts"
+import * as Addon from "../addon/addon.ts"
 import { type Tokenizer, UnknownText } from "./Tokenizer.ts"
 
 export { TokenizerError }
@@ -197,10 +197,10 @@ const readMetadata = Effect.fnUntraced(function* (path: string): Effect.fn.Retur
     new TokenizerError({
       file: path,
       field: "",
-      problem: `cannot be read: ${Native.describe(cause).detail}`,
+      problem: `cannot be read: ${Addon.describe(cause).detail}`,
       remedy: "Check the path, or download the file again"
     })
   yield* Effect.tryPromise({ try: () => Fs.access(path), catch: fail })
-  const text = yield* Effect.tryPromise({ try: () => Native.load().readGguf(path), catch: fail })
-  return (JSON.parse(text) as Native.GgufHeader).metadata
+  const text = yield* Effect.tryPromise({ try: () => Addon.load().readGguf(path), catch: fail })
+  return (JSON.parse(text) as Addon.GgufHeader).metadata
 })

@@ -11,7 +11,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { Grpo, LearningRate, Policy, PolicyNative, PolicyOnnx, Sft, VerifierPool } from "quintain"
+import { Grpo, LearningRate, Policy, PolicyNative, PolicyOnnx, Sft, WorkerPool } from "quintain"
 import { toolCaller } from "quintain/envs"
 
 const settings: Readonly<Record<string, string | undefined>> = Object.fromEntries(
@@ -75,7 +75,7 @@ const train = (engine: string, model: string, seed: number, directory: string) =
       onStep: (metrics) => rows.push(metrics)
     })
     return { device, before: before ?? Number.NaN, rows, seconds: (performance.now() - begun) / 1000 } satisfies Figures
-  }).pipe(Effect.provide(layer), Effect.provide(VerifierPool.layer()))
+  }).pipe(Effect.provide(layer), Effect.provide(WorkerPool.layer()))
 }
 
 const [part, engine, model, seed, directory] = process.argv.slice(2).filter((argument) => !argument.includes("="))

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import { unitTests } from "../../rewards/index.ts"
 import { outcome } from "../../src/score/Verifier.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
-import * as VerifierPool from "../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../src/score/WorkerPool.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
 const module = new URL("../fixtures/verifiers.ts", import.meta.url)
@@ -20,7 +20,7 @@ const quantile = (values: ReadonlyArray<number>, share: number): number =>
 
 /** Calls per second of a verifier that does nothing, 64 in flight. */
 const trivial = Effect.fnUntraced(function* (isolation: "process" | "thread") {
-  const pool = yield* VerifierPool.make({ workers, isolation })
+  const pool = yield* WorkerPool.make({ workers, isolation })
   const verifier = Verifier.worker({ module, export: "trivial" })
   const input = { task: { id: "t", prompt: "", data: null }, trajectory: trajectory("x".repeat(200), 0, "t", 128) }
   const calls = (count: number) =>
@@ -40,7 +40,7 @@ const trivial = Effect.fnUntraced(function* (isolation: "process" | "thread") {
 }, Effect.scoped)
 
 const hostile = Effect.fnUntraced(function* () {
-  const pool = yield* VerifierPool.make({ workers, memoryMb: 64, deadline: 30_000 })
+  const pool = yield* WorkerPool.make({ workers, memoryMb: 64, deadline: 30_000 })
   const looping = Verifier.worker<string>({ module, deadline: 200 })
   const other = Verifier.worker<string>({ module })
   // of each 100: 5 loop (2 in a way V8 does not interrupt by default), 5 exhaust memory (2 so that V8 aborts the process), 2 kill

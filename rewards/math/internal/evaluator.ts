@@ -5,7 +5,8 @@ import * as Scope from "effect/Scope"
 import { availableParallelism } from "node:os"
 import type { Trajectory } from "../../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
-import * as VerifierPool from "../../../src/score/VerifierPool.ts"
+import type * as VerifierPool from "../../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../../src/score/WorkerPool.ts"
 import type { Digits } from "./numeric.ts"
 import type { Work } from "./evaluatorWorker.ts"
 
@@ -38,7 +39,7 @@ const started = (): Promise<Pool> =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const workers = Math.min(2, availableParallelism())
-      const service = yield* Scope.provide(VerifierPool.make({ workers, startDeadline: 60_000, crashes: 1 }), scope)
+      const service = yield* Scope.provide(WorkerPool.make({ workers, startDeadline: 60_000, crashes: 1 }), scope)
       return { scope, service }
     })
   ))

@@ -22,7 +22,7 @@ export interface EngineFacts {
   readonly memory: Memory
 }
 
-/** Failures of its promises and callbacks are `Error`s with a `code`, as {@link Native.describe} reads it. */
+/** Failures of its promises and callbacks are `Error`s with a `code`, as `Addon.describe` reads it. */
 export interface SamplingEngine {
   readonly name: string
   readonly setVocabulary: (bytes: Uint8Array, offsets: Uint32Array) => void

@@ -10,13 +10,13 @@ import { type Policy, PolicyError } from "../../engine/Policy.ts"
 import type { Tokenizer } from "../../text/Tokenizer.ts"
 import { abortable } from "../../internal/abortable.ts"
 import type { Engine } from "./engine.ts"
-import * as Native from "./nativeModel.ts"
+import * as Addon from "../../addon/addon.ts"
 import { vocabulary } from "./openModel.ts"
 
 const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
 
 export const policyFailure = (operation: string, cause: unknown): PolicyError =>
-  new PolicyError({ operation, ...Native.describe(cause) })
+  new PolicyError({ operation, ...Addon.describe(cause) })
 
 const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
   Effect.tryPromise({ try: run, catch: (cause) => policyFailure(operation, cause) })

@@ -3,9 +3,10 @@ import * as Effect from "effect/Effect"
 import { type Completion, type Sampler, SamplerError, type SampleRequest } from "../../engine/Sampler.ts"
 import type { SamplingEngine } from "./engine.ts"
 import { hash64 } from "../../internal/hash64.ts"
-import * as Native from "./nativeModel.ts"
+import type * as Native from "./nativeModel.ts"
+import * as Addon from "../../addon/addon.ts"
 
-const failed = (cause: unknown): SamplerError => new SamplerError({ operation: "sample", ...Native.describe(cause) })
+const failed = (cause: unknown): SamplerError => new SamplerError({ operation: "sample", ...Addon.describe(cause) })
 
 export const engineSampler = (engine: SamplingEngine): Sampler["Service"] => ({
   name: engine.name,

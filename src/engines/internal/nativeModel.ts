@@ -1,14 +1,11 @@
 /**
- * The native addon: its types, stated by hand, and its loader. Only engines and what reads files for them import this.
+ * Native models as the addon offers them, typed by hand.
  *
  * Every method that returns a promise runs off the JavaScript thread; training calls of one model run one after another
  * in the order they were made. Typed arrays are copied when a call is made. Errors are `Error`s with a `code` (see
  * {@link describe}); a promise is rejected, and what can be told at once is thrown.
  */
-import { existsSync } from "node:fs"
-import { createRequire } from "node:module"
-import { dirname, join } from "node:path"
-import { fileURLToPath } from "node:url"
+import * as Addon from "../../addon/addon.ts"
 import type { Forest, Forward } from "../../engine/Policy.ts"
 
 /** The JSON of {@link NativeModule}'s `create` (with `config`) and `open` (without). */
@@ -298,73 +295,14 @@ export interface NativeAbort {
   abort(): void
 }
 
-/** The JSON of `readGguf`. */
-export interface GgufHeader {
-  /** Of the format: 2 or 3. */
-  readonly version: number
-  readonly alignment: number
-  /** In the order of the file; numbers beyond 2^53 are rounded, those that are not finite are null. */
-  readonly metadata: { readonly [key: string]: GgufValue }
-  /** Outermost dimension first; kinds as GGUF names them (`F32`, `BF16`, `Q4_1`, ...). */
-  readonly tensors: ReadonlyArray<{
-    readonly name: string
-    readonly shape: ReadonlyArray<number>
-    readonly kind: string
-  }>
-}
-
-type GgufScalar = string | number | boolean | null
-export type GgufValue = GgufScalar | ReadonlyArray<GgufScalar>
-
-export interface NativeModule {
+export interface NativeModule extends Addon.Addon {
   readonly NativeModel: {
     create(settings: string): Promise<NativeModel>
     /** A Hugging Face folder, or a GGUF file. */
     open(path: string, settings: string): Promise<NativeModel>
   }
-  /**
-   * Metadata and tensors of a GGUF file ({@link GgufHeader}). The whole header is checked: a file that is damaged, or has
-   * tensors of a type the kernel cannot load, is refused with `FORMAT`.
-   */
-  readGguf(path: string): Promise<string>
   readonly NativeAbort: new () => NativeAbort
 }
 
-/** The package's own directory, whether this file runs from src/ or from dist/src/. */
-const packageRoot = (): string => {
-  let directory = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(directory, "package.json"))) {
-    const parent = dirname(directory)
-    if (parent === directory) throw new Error(`no package.json above ${fileURLToPath(import.meta.url)}`)
-    directory = parent
-  }
-  return directory
-}
-
-let loaded: NativeModule | undefined
-
 /** The addon; loaded at the first call. */
-export const load = (): NativeModule => (loaded ??= open())
-
-const open = (): NativeModule => {
-  const target = `${process.platform}-${process.arch}`
-  const path = join(packageRoot(), "native", "prebuilt", `quintain.${target}.node`)
-  try {
-    return createRequire(import.meta.url)(path) as NativeModule
-  } catch (cause) {
-    const reason = existsSync(path) ? `could not be loaded: ${(cause as Error).message}` : "does not exist"
-    throw new Error(
-      `The native addon for ${target} is not available: ${path} ${reason}.\n` +
-        "Build it with: npm run build:native (it needs Rust, https://rustup.rs)",
-      { cause }
-    )
-  }
-}
-
-/** The kind of an error of the addon (`SHAPE`, `CONFIG`, `STATE`, `ABORTED`, ...) and what to do about it. */
-export const describe = (cause: unknown): { readonly code: string; readonly detail: string } => {
-  if (!(cause instanceof Error)) return { code: "INTERNAL", detail: String(cause) }
-  const code = "code" in cause && typeof cause.code === "string" ? cause.code : "INTERNAL"
-  // napi's own word for an argument of the wrong type.
-  return { code: /^[A-Z_]+$/.test(code) ? code : "ARGUMENT", detail: cause.message }
-}
+export const load = (): NativeModule => Addon.load() as NativeModule

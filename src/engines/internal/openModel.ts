@@ -6,7 +6,7 @@ import * as Checkpoint from "../../model/Checkpoint.ts"
 import type { HubOptions } from "../../model/Hub.ts"
 import { PolicyError } from "../../engine/Policy.ts"
 import type { Tokenizer } from "../../text/Tokenizer.ts"
-import { ModelConfig } from "../../model/internal/modelConfig.ts"
+import { ModelConfig } from "../../model/modelConfig.ts"
 import type * as Native from "./nativeModel.ts"
 
 /** The options that every engine has. */

@@ -13,7 +13,7 @@ import { type ModelOptions, type Source, sourceOf } from "../internal/openModel.
 import { Policy, PolicyError } from "../../engine/Policy.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
-export { ModelConfig } from "../../model/internal/modelConfig.ts"
+export { ModelConfig } from "../../model/modelConfig.ts"
 
 export interface NativeOptions extends ModelOptions {
   /** Dtype of the matrix products' inputs; sums are f32. Default f32. */

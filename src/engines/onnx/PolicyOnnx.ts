@@ -10,29 +10,16 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { enginePolicy, setUp } from "../internal/enginePolicy.ts"
 import { engineSampler } from "../internal/engineSampler.ts"
+import type { DeviceOptions, ExecutionProvider } from "./worker/executionProvider.ts"
+import type { GraphPlacement } from "./worker/measure.ts"
 import { deviceSettings, openClient } from "./worker/open.ts"
 import { probe } from "./worker/probe.ts"
 import { type ModelOptions, sourceOf } from "../internal/openModel.ts"
 import { Policy, type PolicyError } from "../../engine/Policy.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
-/** Where ONNX Runtime computes, by its own names. */
-export type ExecutionProvider = "webgpu" | "cuda" | "dml" | "coreml" | "cpu"
-
-/** Where an engine of ONNX Runtime runs. */
-export interface DeviceOptions {
-  /**
-   * In order of preference: the first that opens runs every graph; operators it does not have run on the processor. Only
-   * with `webgpu` do weights stay on the device between runs; for the others the runtime copies them for each.
-   * Default: webgpu, then cpu.
-   */
-  readonly executionProviders?: ReadonlyArray<ExecutionProvider>
-  /**
-   * Bytes that tensors kept on the device may take together: weights, gradients, moments, layer inputs, the sampler's cache.
-   * What a graph needs while it runs comes on top. Default: until the device refuses.
-   */
-  readonly deviceBytes?: number
-}
+export type { DeviceOptions, ExecutionProvider } from "./worker/executionProvider.ts"
+export type { GraphPlacement } from "./worker/measure.ts"
 
 export interface OnnxOptions extends ModelOptions, DeviceOptions {
   /** Most tokens computed at once in an update; a longer sequence is computed whole. Default 1024. */
@@ -77,18 +64,6 @@ export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, Polic
       )
     })
   )
-
-/** Where the nodes of a graph were computed. */
-export interface GraphPlacement {
-  /** `sampler`; of an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`, ... */
-  readonly name: string
-  /** How many nodes each provider computed, by the runtime's names. */
-  readonly nodes: Readonly<Record<string, number>>
-  /** Operators that ran on the processor instead, with how often. */
-  readonly fellBack: Readonly<Record<string, number>>
-  /** Copies between host and device that the runtime put in. */
-  readonly copies: number
-}
 
 /** What an execution provider can do here. */
 export interface ProviderReport {

@@ -1,5 +1,5 @@
-import type { Batch } from "../Batch.ts"
-import { policyTokens } from "../Advantage.ts"
+import type { Batch } from "./batchTypes.ts"
+import { policyTokens } from "../../rollout/Trajectory.ts"
 
 const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length
 

@@ -1,5 +1,5 @@
 /** Losses that add a term to another, and what is wrapped around the other alone. */
-import type { Loss } from "../Loss.ts"
+import type { Loss } from "../lossContract.ts"
 
 /** `wrap` around the innermost loss, which the terms that others add do not belong to ({@link Loss.within}). */
 export const within = (loss: Loss, wrap: (loss: Loss) => Loss): Loss =>

@@ -3,20 +3,13 @@ import { fork, type ChildProcess } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import type { Socket } from "node:net"
 import type { Thread } from "./verifierThread.ts"
-import { sibling, type HostRequest, type HostResponse, type LaneAnswer, type LaneOptions } from "./verifierProtocol.ts"
+import { conditions, sibling } from "../../worker/childModule.ts"
+import type { HostRequest, HostResponse, LaneAnswer, LaneOptions } from "./verifierProtocol.ts"
 
 /** Milliseconds that the host has, beyond the call's own deadlines, before it is killed from outside. */
 const grace = 5000
 /** V8's report of a fatal error: kept for the crash's detail, not repeated on our stderr. */
 const fatal = /FATAL ERROR|Last few GCs|JS stacktrace|Native stack trace|^\s*\d+: 0x/m
-
-/** Flags that a child needs to resolve modules as its parent does. */
-export const conditions = (base: string): Array<string> => {
-  const own = process.execArgv.filter(
-    (flag, index, all) => /^(--conditions|-C)(=|$)/.test(flag) || /^(--conditions|-C)$/.test(all[index - 1] ?? "")
-  )
-  return base.endsWith(".ts") && own.length === 0 ? ["--conditions=quintain-source"] : own
-}
 
 export const make = (options: LaneOptions): Thread => {
   let child: ChildProcess | undefined

@@ -41,7 +41,3 @@ export interface HostResponse {
   /** The thread could not be terminated: the host process has to go. */
   readonly stuck: boolean
 }
-
-/** A sibling module, as `.ts` from source and `.js` from dist. */
-export const sibling = (name: string, base: string): URL =>
-  new URL(`./${name}${base.endsWith(".ts") ? ".ts" : ".js"}`, base)

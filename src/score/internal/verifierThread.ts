@@ -6,7 +6,8 @@
 import { once } from "node:events"
 import { fileURLToPath } from "node:url"
 import { Piscina } from "piscina"
-import { sibling, type LaneAnswer, type LaneOptions, type WorkerAnswer, type WorkerCall } from "./verifierProtocol.ts"
+import { sibling } from "../../worker/childModule.ts"
+import type { LaneAnswer, LaneOptions, WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
 
 /** Milliseconds after which a terminated thread that still runs is taken to be one that V8 cannot interrupt. */
 const terminationDeadline = 2000

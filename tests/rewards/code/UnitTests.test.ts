@@ -22,7 +22,7 @@ import { equals } from "../../../rewards/internal/compare.ts"
 import * as TypedData from "../../../src/sandbox/TypedData.ts"
 import { outcome, type Outcome, type Scored } from "../../../src/score/Verifier.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
-import * as VerifierPool from "../../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../../src/score/WorkerPool.ts"
 import hostile from "../../fixtures/hostile-javascript.json" with { type: "json" }
 import { trajectory } from "../../fixtures/trajectories.ts"
 
@@ -585,7 +585,7 @@ describe("unitTests in the JavaScript sandbox", () => {
 
   it.live("works in the verifier pool", () =>
     Effect.gen(function* () {
-      const pool = yield* VerifierPool.make({ workers: 1 })
+      const pool = yield* WorkerPool.make({ workers: 1 })
       const verifier = Verifier.worker({ module: new URL("../../fixtures/pooledUnitTests.ts", import.meta.url) })
       const ask = (text: string) =>
         pool.verify(verifier, { task: { id: "t", prompt: "", data: add }, trajectory: trajectory(text) })

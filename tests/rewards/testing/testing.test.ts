@@ -12,7 +12,7 @@ import {
 } from "../../../rewards/testing/index.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
 import type { Verdict, VerifierFunction } from "../../../src/score/Verifier.ts"
-import * as VerifierPool from "../../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../../src/score/WorkerPool.ts"
 import { trajectory } from "../../fixtures/trajectories.ts"
 
 const task = { id: "sum", prompt: "12+7=?", data: { answer: "19" } }
@@ -172,7 +172,7 @@ describe("checkVerifier", () => {
       })
       const fault = yield* Effect.flip(check(missing, example, quick))
       assert.strictEqual(fault._tag, "VerifierLoadError")
-    }).pipe(Effect.provide(VerifierPool.layer({ workers: 1 })))
+    }).pipe(Effect.provide(WorkerPool.layer({ workers: 1 })))
   )
 
   it("is the same in every run of a seed", async () => {

@@ -5,7 +5,7 @@ import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 import { lookup } from "quintain/envs"
-import { Adapter, Grpo, Policy, PolicyNative, Progress, Sampler, VerifierPool } from "quintain"
+import { Adapter, Grpo, Policy, PolicyNative, Progress, Sampler, WorkerPool } from "quintain"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -65,7 +65,7 @@ const trained = (root: string, names: ReadonlyArray<string>) =>
       { concurrency: "unbounded", discard: true }
     )
     return yield* Effect.forEach(names, logprobs)
-  }).pipe(Effect.provide(engine()), Effect.provide(VerifierPool.layer()))
+  }).pipe(Effect.provide(engine()), Effect.provide(WorkerPool.layer()))
 
 describe("Adapter", () => {
   it("reads targets as PEFT does", () => {
@@ -121,7 +121,7 @@ describe("Adapter", () => {
         return yield* logprobs()
       }).pipe(
         Effect.provide(engine({ lora: { rank: 4, targets: String.raw`model\.layers\.\d\.self_attn\.[qv]_proj` } })),
-        Effect.provide(VerifierPool.layer())
+        Effect.provide(WorkerPool.layer())
       )
       const config = JSON.parse(
         yield* Effect.promise(() => fs.readFile(path.join(saved, "adapter_config.json"), "utf8"))

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { spawnSync } from "node:child_process"
-import { Policy, Sampler, Session } from "quintain"
-import { choose } from "../../../src/engines/internal/anyEngine.ts"
+import { Engine, Policy, Sampler, Session } from "quintain"
+import { choose } from "../../../src/engines/Engine.ts"
 import type { probe } from "../../../src/engines/onnx/worker/probe.ts"
 import { missingGpu } from "../../fixtures/softwareGpu.ts"
 
@@ -13,21 +13,21 @@ const model = {
   num_attention_heads: 2,
   intermediate_size: 64
 }
-const options: Policy.EngineOptions = { model, seed: 3, threads: 1 }
+const options: Engine.EngineOptions = { model, seed: 3, threads: 1 }
 const request = {
   prompt: Uint32Array.of(1, 2),
   count: 1,
   maxTokens: 4,
   key: { seed: 1, stream: "a", index: 0 }
 }
-const opened = (more: Partial<Policy.EngineOptions>) =>
+const opened = (more: Partial<Engine.EngineOptions>) =>
   Effect.gen(function* () {
     const { info } = yield* Policy.Policy
     const [sample] = yield* Sampler.Sampler.use((sampler) => sampler.sample(request))
     return { info, tokens: [...sample!.tokens] }
-  }).pipe(Effect.provide(Policy.layer({ ...options, ...more })))
+  }).pipe(Effect.provide(Engine.layer({ ...options, ...more })))
 
-describe("Policy.layer", () => {
+describe("Engine.layer", () => {
   it.live("changes the engine by a word", () =>
     Effect.gen(function* () {
       const [byDefault, native, onnx] = yield* Effect.all([
@@ -46,7 +46,7 @@ describe("Policy.layer", () => {
 
   it.live("refuses options that an engine does not have, and says what to do", () =>
     Effect.gen(function* () {
-      const cases: ReadonlyArray<readonly [Partial<Policy.EngineOptions>, string, string]> = [
+      const cases: ReadonlyArray<readonly [Partial<Engine.EngineOptions>, string, string]> = [
         [{ deviceBytes: 1e9 }, "deviceBytes", '"onnx"'],
         [{ engine: "native", chunkTokens: 100 }, "chunkTokens", '"onnx"'],
         [{ executionProviders: ["cpu"] }, "executionProviders", '"onnx"'],
@@ -96,7 +96,7 @@ describe("auto", () => {
         gflops === undefined ? { _tag: "Refused", reason: "no driver" } : { _tag: "Measured", measured: { gflops } }
       )
     }
-  const chosen = (speeds: Readonly<Record<string, number>>, more: Partial<Policy.EngineOptions> = {}) =>
+  const chosen = (speeds: Readonly<Record<string, number>>, more: Partial<Engine.EngineOptions> = {}) =>
     choose({ ...options, ...more }, machine(speeds))
 
   it.live("takes a GPU that is faster than the processor", () =>

@@ -13,7 +13,7 @@ import {
   Progress,
   type Sampler,
   SamplerServer,
-  VerifierPool,
+  WorkerPool,
   WeightSync
 } from "quintain"
 import { serveInference } from "../../fixtures/inferenceServer.ts"
@@ -170,7 +170,7 @@ describe("a run", () => {
       update: { learningRate: 1e-2 },
       progress: Progress.silent,
       ...options
-    }).pipe(Effect.provide([engine, VerifierPool.layer()]))
+    }).pipe(Effect.provide([engine, WorkerPool.layer()]))
     const read = (file: string) => Effect.promise(() => fs.readFile(path.join(directory, file), "utf8"))
     return {
       config: JSON.parse(yield* read("config.json")) as Record<string, unknown>,

@@ -7,6 +7,7 @@ import * as Reward from "../../../src/score/Reward.ts"
 import type { Unscorable } from "../../../src/score/Verifier.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
 import * as VerifierPool from "../../../src/score/VerifierPool.ts"
+import * as WorkerPool from "../../../src/score/WorkerPool.ts"
 import { group, trajectory } from "../../fixtures/trajectories.ts"
 
 const module = new URL("../../fixtures/verifiers.ts", import.meta.url)
@@ -22,7 +23,7 @@ const kindOf = (outcome: Verifier.Outcome) => (outcome._tag === "Unscorable" ? o
 
 // One pool for each way of working: starting workers is what takes time. Live clock: the waits are in other threads.
 const options = { workers: 2, memoryMb: 64, deadline: 60_000 } as const
-const pooled = VerifierPool.layer(options)
+const pooled = WorkerPool.layer(options)
 
 describe("VerifierPool", () => {
   layer(pooled, { excludeTestServices: true })("in processes", (it) => {
@@ -192,7 +193,7 @@ describe("VerifierPool", () => {
     )
   })
 
-  layer(VerifierPool.layer({ ...options, isolation: "thread" }), { excludeTestServices: true })("in threads", (it) => {
+  layer(WorkerPool.layer({ ...options, isolation: "thread" }), { excludeTestServices: true })("in threads", (it) => {
     it.effect("ends loops and replaces threads", () =>
       Effect.gen(function* () {
         assert.strictEqual(kindOf(yield* ask("loop")), "timeout")
@@ -205,7 +206,7 @@ describe("VerifierPool", () => {
 
   it.live("holds back who comes when workers and queue are full, first come first served", () =>
     Effect.gen(function* () {
-      const pool = yield* VerifierPool.make({ workers: 1, queue: 2 })
+      const pool = yield* WorkerPool.make({ workers: 1, queue: 2 })
       const order: Array<number> = []
       yield* Effect.forEach(
         Array.from({ length: 12 }, (_, row) => row),
@@ -231,10 +232,10 @@ describe("VerifierPool", () => {
       const script = `
         import * as Effect from "effect/Effect"
         import * as Scope from "effect/Scope"
-        import * as VerifierPool from ${JSON.stringify(new URL("../../../src/score/VerifierPool.ts", import.meta.url).href)}
+        import * as WorkerPool from ${JSON.stringify(new URL("../../../src/score/WorkerPool.ts", import.meta.url).href)}
         const verifier = { _tag: "WorkerVerifier", module: ${JSON.stringify(module.href)}, export: "default", deadline: 60_000 }
         const ask = (pool, data) => pool.verify(verifier, { task: { id: "t-1", prompt: "", data }, trajectory: { producer: [] } })
-        const pool = await Effect.runPromise(Effect.provideService(VerifierPool.make({ workers: 1 }), Scope.Scope, Scope.makeUnsafe()))
+        const pool = await Effect.runPromise(Effect.provideService(WorkerPool.make({ workers: 1 }), Scope.Scope, Scope.makeUnsafe()))
         console.log((await Effect.runPromise(ask(pool, "pid"))).reason)
         if (process.argv.at(-1) === "loop") Effect.runFork(ask(pool, "loop"))
       `

@@ -1,6 +1,6 @@
 /** The worker thread of an ONNX engine: opens what `workerData` names, then serves it until it is told to close. */
 import { type MessagePort, parentPort, workerData } from "node:worker_threads"
-import { describe } from "../../internal/nativeModel.ts"
+import { describe } from "../../../addon/addon.ts"
 import { openEngines } from "./engines.ts"
 import type { FromWorker, WorkerSettings } from "./protocol.ts"
 import { serve } from "./serve.ts"

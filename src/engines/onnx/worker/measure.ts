@@ -3,7 +3,6 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Forest } from "../../../engine/Policy.ts"
-import type { GraphPlacement } from "../PolicyOnnx.ts"
 import { load, type NativeModel, type SampleRequest } from "../../internal/nativeModel.ts"
 import { Device, type DeviceOptions, type Provider } from "./device.ts"
 import { EngineFailure } from "./failure.ts"
@@ -12,6 +11,18 @@ import { PolicyEngine } from "../policy/policyEngine.ts"
 import type { WorkerSettings } from "./protocol.ts"
 import { openSampler, type Sampler } from "../sampler/samplerEngine.ts"
 import { Weights } from "./weights.ts"
+
+/** Where the nodes of a graph were computed. */
+export interface GraphPlacement {
+  /** `sampler`; of an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`, ... */
+  readonly name: string
+  /** How many nodes each provider computed, by the runtime's names. */
+  readonly nodes: Readonly<Record<string, number>>
+  /** Operators that ran on the processor instead, with how often. */
+  readonly fellBack: Readonly<Record<string, number>>
+  /** Copies between host and device that the runtime put in. */
+  readonly copies: number
+}
 
 /** What one process measures of one provider. */
 export interface Measurement {

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { PolicyError } from "../../../engine/Policy.ts"
-import type { DeviceOptions } from "../PolicyOnnx.ts"
+import type { DeviceOptions } from "./executionProvider.ts"
 import { policyFailure } from "../../internal/enginePolicy.ts"
 import type { ModelOptions, Source } from "../../internal/openModel.ts"
 import { OnnxClient } from "./client.ts"

@@ -2,8 +2,7 @@
 import * as Effect from "effect/Effect"
 import { fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
-import { conditions } from "../../../score/internal/verifierProcess.ts"
-import { sibling } from "../../../score/internal/verifierProtocol.ts"
+import { conditions, sibling } from "../../../worker/childModule.ts"
 import type { Measured, Measurement } from "./measure.ts"
 
 export type ProbeAnswer =

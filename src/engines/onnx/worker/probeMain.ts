@@ -1,5 +1,5 @@
 /** A process of its own that measures one execution provider: a driver that aborts or hangs harms nobody else. */
-import { describe } from "../../internal/nativeModel.ts"
+import { describe } from "../../../addon/addon.ts"
 import { type Measurement, measure } from "./measure.ts"
 import type { ProbeAnswer } from "./probe.ts"
 

@@ -4,7 +4,7 @@
  */
 import type { MessagePort } from "node:worker_threads"
 import type { EngineFacts } from "../../internal/engine.ts"
-import { describe } from "../../internal/nativeModel.ts"
+import { describe } from "../../../addon/addon.ts"
 import { type Abort, EngineFailure, type SamplerEngine, throwIfAborted } from "./failure.ts"
 import { type Failure, type FromWorker, packed, type ToWorker, type Verb, type Verbs } from "./protocol.ts"
 

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { Worker } from "node:worker_threads"
 import type { Forest } from "../../../../src/engine/Policy.ts"
 import * as Native from "../../../../src/engines/internal/nativeModel.ts"
+import * as Addon from "../../../../src/addon/addon.ts"
 
 const config = {
   vocab_size: 32,
@@ -89,8 +90,8 @@ const codeOf = async (run: () => unknown): Promise<string> => {
     await run()
   } catch (error) {
     assert.instanceOf(error, Error)
-    assert.notStrictEqual(Native.describe(error).detail, "")
-    return Native.describe(error).code
+    assert.notStrictEqual(Addon.describe(error).detail, "")
+    return Addon.describe(error).code
   }
   return "no error"
 }
@@ -282,7 +283,7 @@ describe("Native", () => {
     }
   })
 
-  const addon = JSON.stringify(new URL("../../../../src/engines/internal/nativeModel.ts", import.meta.url).href)
+  const addon = JSON.stringify(new URL("../../../../src/addon/addon.ts", import.meta.url).href)
   const program = `
     import { load } from ${addon}
     const model = await load().NativeModel.create(${JSON.stringify(JSON.stringify({ config, threads: 2 }))})
@@ -315,7 +316,7 @@ describe("Native", () => {
       mkdirSync(join(directory, "dist", "src"), { recursive: true })
       writeFileSync(join(directory, "package.json"), `{ "type": "module" }`)
       const copy = join(directory, "dist", "src", "Native.ts")
-      copyFileSync(new URL("../../../../src/engines/internal/nativeModel.ts", import.meta.url), copy)
+      copyFileSync(new URL("../../../../src/addon/addon.ts", import.meta.url), copy)
       const script = `import { load } from ${JSON.stringify(copy)}; try { load() } catch (e) { console.log(e.message) }`
       const { stdout } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" })
       const target = `${process.platform}-${process.arch}`

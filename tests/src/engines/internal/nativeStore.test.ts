@@ -4,6 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Forest } from "../../../../src/engine/Policy.ts"
 import * as Native from "../../../../src/engines/internal/nativeModel.ts"
+import * as Addon from "../../../../src/addon/addon.ts"
 
 const checkpoints = join(import.meta.dirname, "../../../fixtures/checkpoints")
 const { NativeModel } = Native.load()
@@ -36,7 +37,7 @@ const codeOf = async (run: () => unknown): Promise<string> => {
   try {
     await run()
   } catch (error) {
-    return Native.describe(error).code
+    return Addon.describe(error).code
   }
   return "no error"
 }

@@ -13,7 +13,7 @@ import {
   Progress,
   Sampler,
   SamplerOnnx,
-  VerifierPool,
+  WorkerPool,
   WeightSync
 } from "quintain"
 import { missingGpu } from "../../../fixtures/softwareGpu.ts"
@@ -219,7 +219,7 @@ describe("SamplerOnnx", () => {
         progress: Progress.silent
       }).pipe(
         Effect.provide(WeightSync.layer({ policy: native(true), sampler: onnx("q8_0") })),
-        Effect.provide(VerifierPool.layer())
+        Effect.provide(WorkerPool.layer())
       )
       const lines = (yield* Effect.promise(() => fs.readFile(path.join(directory, "metrics.jsonl"), "utf8"))).trimEnd()
       const steps = lines.split("\n").map((line) => JSON.parse(line) as Record<string, number>)

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import type * as Native from "../../../../../src/engines/internal/nativeModel.ts"
-import { describe as describeFailure } from "../../../../../src/engines/internal/nativeModel.ts"
+import { describe as describeFailure } from "../../../../../src/addon/addon.ts"
 import {
   assertNative,
   models,

@@ -1,11 +1,24 @@
-/** Opens the engine that options name, or picks one. Engines are loaded when they are asked for. */
+/** Opens the engine that `engine` names, or picks one. Each engine is loaded only when it is asked for. */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { type EngineOptions, Policy, PolicyError } from "../../engine/Policy.ts"
-import type { ExecutionProvider, OnnxOptions } from "../onnx/PolicyOnnx.ts"
-import type { Sampler } from "../../engine/Sampler.ts"
-import { probe } from "../onnx/worker/probe.ts"
+import { Policy, PolicyError } from "../engine/Policy.ts"
+import type { NativeOptions } from "./native/PolicyNative.ts"
+import type { ExecutionProvider, OnnxOptions } from "./onnx/PolicyOnnx.ts"
+import type { Sampler } from "../engine/Sampler.ts"
+import { probe } from "./onnx/worker/probe.ts"
+
+/** The options of the engine that is named; with `auto` those of both. */
+export interface EngineOptions extends NativeOptions, OnnxOptions {
+  /**
+   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`: onnx
+   * where a GPU opens that multiplies matrices faster than the processor does (measured when the layer is built) and no
+   * option asks for what only the native engine has; else native. Default native.
+   */
+  readonly engine?: "native" | "onnx" | "auto"
+  /** Where it is to run, in order of preference: `executionProviders` by another name. The native engine has `cpu` alone. */
+  readonly device?: ExecutionProvider | ReadonlyArray<ExecutionProvider>
+}
 
 /** Milliseconds for a provider to show what it can do: its driver may have shaders to compile. */
 const patience = 60_000
@@ -42,7 +55,17 @@ const notOnnx = ({ blocks, device, dtype, executionProviders, lora }: EngineOpti
 const devices = ({ device }: EngineOptions): ReadonlyArray<ExecutionProvider> | undefined =>
   typeof device === "string" ? [device] : device
 
-export const engineLayer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+/**
+ * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
+ * option that the engine does not have fails with `CONFIG` and says what to do; otherwise as the engine's own layer does.
+ *
+ * @example
+ * ```ts
+ * const engine = Engine.layer({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 }, engine: "auto" })
+ * Grpo.train(options).pipe(Effect.provide(engine))
+ * ```
+ */
+export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
   Layer.unwrap(
     Effect.gen(function* () {
       const { engine = "native" } = options
@@ -82,7 +105,7 @@ const without = <K extends keyof EngineOptions>(
 
 const native = (options: EngineOptions) =>
   Effect.map(
-    Effect.promise(() => import("../native/PolicyNative.ts")),
+    Effect.promise(() => import("./native/PolicyNative.ts")),
     (engine) => engine.layer(without(options, ["engine", "device", ...onlyOnnx]))
   )
 
@@ -90,7 +113,7 @@ const onnx = (options: EngineOptions) => {
   const executionProviders = devices(options) ?? options.executionProviders
   const own: OnnxOptions = without(options, ["engine", "device", "dtype", "blocks", "executionProviders"])
   return Effect.map(
-    Effect.promise(() => import("../onnx/PolicyOnnx.ts")),
+    Effect.promise(() => import("./onnx/PolicyOnnx.ts")),
     (engine) => engine.layer(executionProviders === undefined ? own : { ...own, executionProviders })
   )
 }

@@ -1,0 +1,228 @@
+/**
+ * The verifier pool on killable workers, which are replaced when a call kills them. Each worker is a process that holds a
+ * piscina of one thread: a deadline ends even a synchronous endless loop, running out of memory ends one worker and
+ * nothing else, and which call did it is never in doubt.
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Semaphore from "effect/Semaphore"
+import { availableParallelism } from "node:os"
+import type { LaneAnswer, WorkerCall } from "./internal/verifierProtocol.ts"
+import * as VerifierProcess from "./internal/verifierProcess.ts"
+import * as VerifierThread from "./internal/verifierThread.ts"
+import { outcome, unscorable } from "./outcome.ts"
+import {
+  type VerifierCallInput,
+  VerifierCrash,
+  VerifierFault,
+  VerifierLoadError,
+  VerifierPool,
+  VerifierTimeout,
+  type WorkerVerifier
+} from "./VerifierPool.ts"
+
+export interface WorkerPoolOptions {
+  /** Calls at the same time. Default: the machine's cores. */
+  readonly workers?: number
+  /** Calls that may wait besides; who comes later is held back before anything of the call is copied. Default 1024. */
+  readonly queue?: number
+  /** Milliseconds of one call, counted from when the verifier begins. Default 10,000. */
+  readonly deadline?: number
+  /** Milliseconds for a worker to start and load the verifier's module. Default 30,000. */
+  readonly startDeadline?: number
+  /** Heap of one worker thread. Default 512. */
+  readonly memoryMb?: number
+  /** Workers that one call may kill before it is convicted and unscorable. Default 2. */
+  readonly crashes?: number
+  /**
+   * `process`: a worker thread within a process of its own. `thread`: in this process, some 40 microseconds a call
+   * cheaper; then a verifier that exhausts memory in one large allocation takes this process with it, and one whose loop
+   * V8 cannot interrupt runs on. Default `process`.
+   */
+  readonly isolation?: "process" | "thread"
+}
+
+/**
+ * A pool that starts its workers as they are needed and ends them with its scope.
+ *
+ * @example
+ * ```ts
+ * program.pipe(Effect.provide(WorkerPool.layer({ workers: 4, deadline: 2000, memoryMb: 256 })))
+ * ```
+ */
+export const layer = (options: WorkerPoolOptions = {}): Layer.Layer<VerifierPool> =>
+  Layer.effect(VerifierPool, make(options))
+
+export const make = Effect.fnUntraced(function* (options: WorkerPoolOptions = {}) {
+  const workers = positive("workers", options.workers ?? availableParallelism())
+  const deadline = positive("deadline", options.deadline ?? 10_000)
+  const startDeadline = positive("startDeadline", options.startDeadline ?? 30_000)
+  const memoryMb = positive("memoryMb", options.memoryMb ?? 512)
+  const crashes = positive("crashes", options.crashes ?? 2)
+  const queue = options.queue ?? 1024
+  const makeLane = options.isolation === "thread" ? VerifierThread.make : VerifierProcess.make
+
+  const lanes = yield* Effect.acquireRelease(
+    Effect.sync(() => Array.from({ length: workers }, () => makeLane({ memoryMb, startDeadline }))),
+    (lanes) => Effect.promise(() => Promise.all(lanes.map((lane) => lane.close())))
+  )
+  const idle = handOver(lanes)
+  const admission = yield* Semaphore.make(workers + queue)
+  const counts = { calls: 0, timeouts: 0, crashes: 0, errors: 0, replaced: 0, running: 0, waiting: 0 }
+  const latency = recent()
+  const wait = recent()
+
+  const run = (lane: VerifierThread.Thread, call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
+    Effect.suspend(() => {
+      counts.running++
+      const start = performance.now()
+      return Effect.promise((signal) => lane.run(call, limit, signal)).pipe(
+        Effect.tap((answer) =>
+          Effect.sync(() => {
+            latency.add((performance.now() - start) / 1000)
+            if (answer._tag === "Timeout" || answer._tag === "Crash") counts.replaced++
+          })
+        ),
+        Effect.ensuring(Effect.sync(() => counts.running--))
+      )
+    })
+
+  /** One attempt on one lane; the lane goes back however it ends. */
+  const attempt = (call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        counts.waiting++
+        const queued = performance.now()
+        const lane = yield* Effect.ensuring(
+          restore(idle.take),
+          Effect.sync(() => counts.waiting--)
+        )
+        wait.add((performance.now() - queued) / 1000)
+        return yield* Effect.ensuring(
+          restore(run(lane, call, limit)),
+          Effect.sync(() => idle.give(lane))
+        )
+      })
+    )
+
+  const call = Effect.fnUntraced(function* (verifier: WorkerVerifier, input: VerifierCallInput) {
+    const name = `${verifier.module}#${verifier.export}`
+    const limit = verifier.deadline ?? deadline
+    const about = { verifier: name, taskId: input.task.id, index: input.trajectory.index }
+    const request: WorkerCall = {
+      key: keyOf(verifier),
+      module: verifier.module,
+      export: verifier.export,
+      ...(verifier.options === undefined ? {} : { options: verifier.options }),
+      task: input.task,
+      trajectory: input.trajectory
+    }
+    counts.calls++
+    for (let killed = 1; ; killed++) {
+      const answer = yield* attempt(request, limit)
+      switch (answer._tag) {
+        case "Verdict":
+          return answer.verdict
+        case "LoadError":
+          return yield* new VerifierLoadError({ verifier: name, detail: answer.detail })
+        case "Fault":
+          counts.errors++
+          return yield* new VerifierFault({ ...about, detail: answer.detail })
+        case "Timeout":
+          // a slow start is not the call's fault
+          if (answer.phase === "start" && killed < crashes) continue
+          counts.timeouts++
+          return yield* new VerifierTimeout({
+            ...about,
+            phase: answer.phase,
+            milliseconds: answer.phase === "call" ? limit : startDeadline
+          })
+        case "Crash":
+          if (killed < crashes) continue
+          counts.crashes++
+          return yield* new VerifierCrash({ ...about, workers: killed, memory: answer.memory, detail: answer.detail })
+      }
+    }
+  })
+
+  const admitted: VerifierPool["Service"]["call"] = (verifier, input) =>
+    Semaphore.withPermits(admission, 1)(call(verifier, input))
+
+  return VerifierPool.of({
+    call: admitted,
+    verify: (verifier, input) =>
+      admitted(verifier, input).pipe(
+        Effect.map((verdict) => outcome(verdict, input.trajectory)),
+        Effect.catchTags({
+          VerifierTimeout: (fault) => Effect.succeed(unscorable(fault.message, "timeout")),
+          VerifierCrash: (fault) => Effect.succeed(unscorable(fault.message, "crash")),
+          VerifierFault: (fault) => Effect.succeed(unscorable(fault.message, "error"))
+        })
+      ),
+    metrics: Effect.sync(() => ({
+      ...Object.fromEntries(Object.entries(counts).map(([key, value]) => [`verifiers/pool/${key}`, value])),
+      ...latency.summary("verifiers/pool/latency"),
+      ...wait.summary("verifiers/pool/wait")
+    }))
+  })
+})
+
+/** By identity, not by content: options may hold what no text tells apart. */
+const keys = new WeakMap<WorkerVerifier, string>()
+let verifiers = 0
+const keyOf = (verifier: WorkerVerifier): string => {
+  let key = keys.get(verifier)
+  if (key === undefined) keys.set(verifier, (key = `${verifier.module}#${verifier.export}#${verifiers++}`))
+  return key
+}
+
+const positive = (name: string, value: number): number => {
+  if (!(value > 0)) throw new RangeError(`WorkerPool: ${name} must be positive, got ${value}`)
+  return value
+}
+
+/** Gives free items to those who wait, first come first served. (An effect `Queue` lets who comes next overtake them.) */
+const handOver = <A>(items: ReadonlyArray<A>) => {
+  const free = [...items]
+  const waiting = new Set<(item: A) => void>()
+  const give = (item: A): void => {
+    for (const first of waiting) {
+      waiting.delete(first)
+      return first(item)
+    }
+    free.push(item)
+  }
+  const take = Effect.callback<A>((resume) => {
+    let given: { readonly item: A } | undefined
+    const receive = (item: A): void => {
+      given = { item }
+      resume(Effect.succeed(item))
+    }
+    if (free.length > 0) receive(free.pop()!)
+    else waiting.add(receive)
+    return Effect.sync(() => {
+      // interrupted: out of the line, or what was handed over meanwhile goes back
+      if (given === undefined) waiting.delete(receive)
+      else give(given.item)
+    })
+  })
+  return { take, give }
+}
+
+/** Quantiles of the last 1024 values. */
+const recent = () => {
+  const values: Array<number> = []
+  let next = 0
+  return {
+    add: (value: number): void => {
+      values[next] = value
+      next = (next + 1) % 1024
+    },
+    summary: (name: string): Record<string, number> => {
+      if (values.length === 0) return {}
+      const sorted = values.toSorted((a, b) => a - b)
+      const at = (share: number) => sorted[Math.ceil(share * sorted.length) - 1]!
+      return { [`${name}_p50`]: at(0.5), [`${name}_p95`]: at(0.95) }
+    }
+  }
+}
