@@ -87,144 +87,154 @@ export const turnEnd = (template: ChatTemplate, special: ReadonlyArray<string>):
   return stop !== undefined && after.slice(0, stop.start).trim() === "" ? after.slice(stop.start, stop.end) : undefined
 }
 
-export const makeChat = ({ encode, endOfText, file, special, stops, stopTokens, template }: ChatParts): Chat => {
-  const fail = (problem: string, remedy: string) => new TemplateError({ file, problem, remedy })
-
-  /** Breaks control tokens that are written out in `values` with a character that occurs nowhere in them. */
-  const guard = <A>(values: A, trusted: boolean): { readonly values: A; readonly mark?: string } => {
-    if (trusted) return { values }
-    const whole = JSON.stringify(values)
-    const written = special.filter((token) => whole.includes(JSON.stringify(token).slice(1, -1)))
-    if (written.length === 0) return { values }
-    let code = 0xe000
-    while (whole.includes(String.fromCharCode(code))) code += 1
-    const mark = String.fromCharCode(code)
-    const change = (text: string) => {
-      let broken = text
-      for (const token of written) {
-        const [first = ""] = token
-        // A token of one character cannot be broken: it is left out.
-        broken = broken.replaceAll(
-          token,
-          token.length === first.length ? mark : `${first}${mark}${token.slice(first.length)}`
-        )
-      }
-      return broken
+/** Breaks control tokens that are written out in `values` with a character that occurs nowhere in them. */
+const guard = <A>(values: A, special: ReadonlyArray<string>): { readonly values: A; readonly mark?: string } => {
+  const whole = JSON.stringify(values)
+  const written = special.filter((token) => whole.includes(JSON.stringify(token).slice(1, -1)))
+  if (written.length === 0) return { values }
+  let code = 0xe000
+  while (whole.includes(String.fromCharCode(code))) code += 1
+  const mark = String.fromCharCode(code)
+  const change = (text: string) => {
+    let broken = text
+    for (const token of written) {
+      const [first = ""] = token
+      // A token of one character cannot be broken: it is left out.
+      broken = broken.replaceAll(
+        token,
+        token.length === first.length ? mark : `${first}${mark}${token.slice(first.length)}`
+      )
     }
-    return { values: mapStrings(values, change), mark }
+    return broken
   }
+  return { values: mapStrings(values, change), mark }
+}
 
+const templateOptions = (options: RenderOptions, tools: ReadonlyArray<object> | undefined): TemplateOptions => ({
+  ...(tools === undefined ? {} : { tools }),
+  ...(options.variables === undefined ? {} : { variables: options.variables })
+})
+
+/** Text of the messages up to the policy's turn. */
+const promptText = (template: ChatTemplate, messages: ReadonlyArray<Message>, options: TemplateOptions): string =>
+  template.render(messages, { ...options, addGenerationPrompt: true })
+
+/** What stands between the policy's turn and its next one, from the token that ends the turn on. */
+const between = (
+  { file, stops, template }: Pick<ChatParts, "file" | "stops" | "template">,
+  messages: ReadonlyArray<Message>,
+  options: TemplateOptions,
+  ended: boolean,
+  addGenerationPrompt = true
+): string => {
+  const answers = messages.filter(({ role }) => role === "tool")
+  const plain: Message = { role: "assistant", content: ANSWER }
+  const calling: Message = {
+    role: "assistant",
+    content: null,
+    tool_calls: answers.map(({ name, tool_call_id }, index) => ({
+      id: tool_call_id ?? `call0000${index}`,
+      type: "function",
+      function: { name: name ?? "call", arguments: { answer: ANSWER } }
+    }))
+  }
+  let problem: unknown
+  // Some templates take a tool's answer only after a call, and others take no calls at all.
+  for (const turn of answers.length > 0 ? [calling, plain] : [plain]) {
+    try {
+      const asked: Message = { role: "user", content: "u" }
+      const text = template.render([asked, turn, ...messages], { ...options, addGenerationPrompt })
+      const at = text.lastIndexOf(ANSWER)
+      if (at < 0) continue
+      const stop = firstStop(text, at + ANSWER.length, stops)
+      // Without a token that ends a turn, only a plain answer's end is known.
+      if (stop === undefined && turn === calling) continue
+      if (stop === undefined) return text.slice(at + ANSWER.length)
+      return text.slice(ended ? stop.end : stop.start)
+    } catch (error) {
+      problem = error
+    }
+  }
+  if (problem instanceof TemplateError) throw problem
+  throw new TemplateError({
+    file,
+    problem: "an assistant's turn does not stay in the text when a message follows it",
+    remedy: "Use single turns"
+  })
+}
+
+/** The policy's part of the assistant's turn `turn` after `before`, its end included. */
+const turnText = (
+  { stops, template }: Pick<ChatParts, "stops" | "template">,
+  before: ReadonlyArray<Message>,
+  turn: Message,
+  opened: string,
+  options: TemplateOptions
+): string => {
+  const text = template.render([...before, turn], options)
+  if (text.startsWith(opened)) {
+    const rest = text.slice(opened.length)
+    const end = lastStop(rest, stops)
+    if (end >= 0) return rest.slice(0, end)
+    // Without a token that ends turns, what follows an answer is the template's.
+    const tail = afterAnswer(template)
+    return rest.endsWith(tail) ? rest.slice(0, rest.length - tail.length) : rest
+  }
+  // The prompt opens the turn with what the template does not write again (`<think>`). Of a call, what comes after what
+  // both have is taken; an answer's content as it is, since the template may drop the thoughts in it.
+  if (turn.content === null || (turn.tool_calls?.length ?? 0) > 0) {
+    let shared = 0
+    while (shared < text.length && text[shared] === opened[shared]) shared += 1
+    const end = lastStop(text, stops)
+    return end < shared ? text.slice(shared) : text.slice(shared, end)
+  }
+  const { content } = turn
+  let overlap = Math.min(content.length, opened.length)
+  while (overlap > 0 && !opened.endsWith(content.slice(0, overlap))) overlap -= 1
+  return content.slice(overlap) + (stops[0] ?? "")
+}
+
+export const makeChat = (parts: ChatParts): Chat => {
+  const { encode, endOfText, special, stopTokens, template } = parts
   const toTokens = (text: string, joined: boolean, mark: string | undefined): Uint32Array =>
     encode(text, { special: true, joined, ...(mark === undefined ? {} : { mark }) })
-
-  const templateOptions = (options: RenderOptions, tools: ReadonlyArray<object> | undefined): TemplateOptions => ({
-    ...(tools === undefined ? {} : { tools }),
-    ...(options.variables === undefined ? {} : { variables: options.variables })
-  })
-
-  /** Text of the messages up to the policy's turn. */
-  const prompt = (messages: ReadonlyArray<Message>, options: TemplateOptions): string =>
-    template.render(messages, { ...options, addGenerationPrompt: true })
-
-  /** What stands between the policy's turn and its next one, from the token that ends the turn on. */
-  const between = (
-    messages: ReadonlyArray<Message>,
-    options: TemplateOptions,
-    ended: boolean,
-    addGenerationPrompt = true
-  ): string => {
-    const answers = messages.filter(({ role }) => role === "tool")
-    const plain: Message = { role: "assistant", content: ANSWER }
-    const calling: Message = {
-      role: "assistant",
-      content: null,
-      tool_calls: answers.map(({ name, tool_call_id }, index) => ({
-        id: tool_call_id ?? `call0000${index}`,
-        type: "function",
-        function: { name: name ?? "call", arguments: { answer: ANSWER } }
-      }))
-    }
-    let problem: unknown
-    // Some templates take a tool's answer only after a call, and others take no calls at all.
-    for (const turn of answers.length > 0 ? [calling, plain] : [plain]) {
-      try {
-        const asked: Message = { role: "user", content: "u" }
-        const text = template.render([asked, turn, ...messages], { ...options, addGenerationPrompt })
-        const at = text.lastIndexOf(ANSWER)
-        if (at < 0) continue
-        const stop = firstStop(text, at + ANSWER.length, stops)
-        // Without a token that ends a turn, only a plain answer's end is known.
-        if (stop === undefined && turn === calling) continue
-        if (stop === undefined) return text.slice(at + ANSWER.length)
-        return text.slice(ended ? stop.end : stop.start)
-      } catch (error) {
-        problem = error
-      }
-    }
-    if (problem instanceof TemplateError) throw problem
-    throw fail("an assistant's turn does not stay in the text when a message follows it", "Use single turns")
-  }
-
-  /** The policy's part of the assistant's turn `turn` after `before`, its end included. */
-  const turnText = (
-    before: ReadonlyArray<Message>,
-    turn: Message,
-    opened: string,
-    options: TemplateOptions
-  ): string => {
-    const text = template.render([...before, turn], options)
-    if (text.startsWith(opened)) {
-      const rest = text.slice(opened.length)
-      const end = lastStop(rest, stops)
-      if (end >= 0) return rest.slice(0, end)
-      // Without a token that ends turns, what follows an answer is the template's.
-      const tail = afterAnswer(template)
-      return rest.endsWith(tail) ? rest.slice(0, rest.length - tail.length) : rest
-    }
-    // The prompt opens the turn with what the template does not write again (`<think>`). Of a call, what comes after what
-    // both have is taken; an answer's content as it is, since the template may drop the thoughts in it.
-    if (turn.content === null || (turn.tool_calls?.length ?? 0) > 0) {
-      let shared = 0
-      while (shared < text.length && text[shared] === opened[shared]) shared += 1
-      const end = lastStop(text, stops)
-      return end < shared ? text.slice(shared) : text.slice(shared, end)
-    }
-    const { content } = turn
-    let overlap = Math.min(content.length, opened.length)
-    while (overlap > 0 && !opened.endsWith(content.slice(0, overlap))) overlap -= 1
-    return content.slice(overlap) + (stops[0] ?? "")
-  }
+  const guarded = (messages: ReadonlyArray<Message>, options: RenderOptions) =>
+    guard({ messages, tools: options.tools }, options.specialTokens === true ? [] : special)
 
   return {
     render: (messages, options = {}) => {
-      const { mark, values } = guard({ messages, tools: options.tools }, options.specialTokens === true)
-      return toTokens(prompt(values.messages, templateOptions(options, values.tools)), false, mark)
+      const { mark, values } = guarded(messages, options)
+      return toTokens(promptText(template, values.messages, templateOptions(options, values.tools)), false, mark)
     },
 
     continuation: (messages, options) => {
-      const { mark, values } = guard({ messages, tools: options.tools }, options.specialTokens === true)
-      return toTokens(between(values.messages, templateOptions(options, values.tools), options.ended), true, mark)
+      const { mark, values } = guarded(messages, options)
+      return toTokens(
+        between(parts, values.messages, templateOptions(options, values.tools), options.ended),
+        true,
+        mark
+      )
     },
 
     renderTurns: (messages, options = {}) => {
-      const { mark, values } = guard({ messages, tools: options.tools }, options.specialTokens === true)
+      const { mark, values } = guarded(messages, options)
       const settings = templateOptions(options, values.tools)
       const pieces: Array<Piece> = []
       let from = 0
       for (const [index, turn] of values.messages.entries()) {
         if (turn.role !== "assistant") continue
         const before = values.messages.slice(0, index)
-        const opened = prompt(before, settings)
-        const said = pieces.length === 0 ? opened : between(values.messages.slice(from, index), settings, true)
+        const opened = promptText(template, before, settings)
+        const said = pieces.length === 0 ? opened : between(parts, values.messages.slice(from, index), settings, true)
         pieces.push({ tokens: toTokens(said, pieces.length > 0, mark), producer: "template" })
-        const tokens = toTokens(turnText(before, turn, opened, settings), true, mark)
+        const tokens = toTokens(turnText(parts, before, turn, opened, settings), true, mark)
         const ended = stopTokens.has(tokens.at(-1) ?? -1) ? tokens : Uint32Array.from([...tokens, endOfText])
         pieces.push({ tokens: ended, producer: "policy", message: index })
         from = index + 1
       }
       const rest = values.messages.slice(from)
       if (rest.length > 0) {
-        const text = from === 0 ? template.render(rest, settings) : between(rest, settings, true, false)
+        const text = from === 0 ? template.render(rest, settings) : between(parts, rest, settings, true, false)
         pieces.push({ tokens: toTokens(text, from > 0, mark), producer: "template" })
       }
       return pieces
