@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Semaphore from "effect/Semaphore"
 import { availableParallelism } from "node:os"
-import type { LaneAnswer, WorkerCall } from "./internal/verifierProtocol.ts"
+import type { CallAnswer, WorkerCall } from "./internal/verifierProtocol.ts"
 import * as VerifierProcess from "./internal/verifierProcess.ts"
 import * as VerifierThread from "./internal/verifierThread.ts"
 import { outcome, unscorable } from "./outcome.ts"
@@ -54,99 +54,24 @@ export const layer = (options: WorkerPoolOptions = {}): Layer.Layer<VerifierPool
   Layer.effect(VerifierPool, make(options))
 
 export const make = Effect.fnUntraced(function* (options: WorkerPoolOptions = {}) {
-  const workers = positive("workers", options.workers ?? availableParallelism())
-  const deadline = positive("deadline", options.deadline ?? 10_000)
-  const startDeadline = positive("startDeadline", options.startDeadline ?? 30_000)
-  const memoryMb = positive("memoryMb", options.memoryMb ?? 512)
-  const crashes = positive("crashes", options.crashes ?? 2)
-  const queue = options.queue ?? 1024
-  const makeLane = options.isolation === "thread" ? VerifierThread.make : VerifierProcess.make
-
-  const lanes = yield* Effect.acquireRelease(
-    Effect.sync(() => Array.from({ length: workers }, () => makeLane({ memoryMb, startDeadline }))),
-    (lanes) => Effect.promise(() => Promise.all(lanes.map((lane) => lane.close())))
+  const limits: Limits = {
+    workers: positive("workers", options.workers ?? availableParallelism()),
+    deadline: positive("deadline", options.deadline ?? 10_000),
+    startDeadline: positive("startDeadline", options.startDeadline ?? 30_000),
+    memoryMb: positive("memoryMb", options.memoryMb ?? 512),
+    crashes: positive("crashes", options.crashes ?? 2)
+  }
+  const makeWorker = options.isolation === "thread" ? VerifierThread.make : VerifierProcess.make
+  const workers = yield* Effect.acquireRelease(
+    Effect.sync(() => Array.from({ length: limits.workers }, () => makeWorker(limits))),
+    (workers) => Effect.promise(() => Promise.all(workers.map((worker) => worker.close())))
   )
-  const idle = handOver(lanes)
-  const admission = yield* Semaphore.make(workers + queue)
   const counts = { calls: 0, timeouts: 0, crashes: 0, errors: 0, replaced: 0, running: 0, waiting: 0 }
-  const latency = recent()
-  const wait = recent()
-
-  const run = (lane: VerifierThread.Thread, call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
-    Effect.suspend(() => {
-      counts.running++
-      const start = performance.now()
-      return Effect.promise((signal) => lane.run(call, limit, signal)).pipe(
-        Effect.tap((answer) =>
-          Effect.sync(() => {
-            latency.add((performance.now() - start) / 1000)
-            if (answer._tag === "Timeout" || answer._tag === "Crash") counts.replaced++
-          })
-        ),
-        Effect.ensuring(Effect.sync(() => counts.running--))
-      )
-    })
-
-  /** One attempt on one lane; the lane goes back however it ends. */
-  const attempt = (call: WorkerCall, limit: number): Effect.Effect<LaneAnswer> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function* () {
-        counts.waiting++
-        const queued = performance.now()
-        const lane = yield* Effect.ensuring(
-          restore(idle.take),
-          Effect.sync(() => counts.waiting--)
-        )
-        wait.add((performance.now() - queued) / 1000)
-        return yield* Effect.ensuring(
-          restore(run(lane, call, limit)),
-          Effect.sync(() => idle.give(lane))
-        )
-      })
-    )
-
-  const call = Effect.fnUntraced(function* (verifier: WorkerVerifier, input: VerifierCallInput) {
-    const name = `${verifier.module}#${verifier.export}`
-    const limit = verifier.deadline ?? deadline
-    const about = { verifier: name, taskId: input.task.id, index: input.trajectory.index }
-    const request: WorkerCall = {
-      key: keyOf(verifier),
-      module: verifier.module,
-      export: verifier.export,
-      ...(verifier.options === undefined ? {} : { options: verifier.options }),
-      task: input.task,
-      trajectory: input.trajectory
-    }
-    counts.calls++
-    for (let killed = 1; ; killed++) {
-      const answer = yield* attempt(request, limit)
-      switch (answer._tag) {
-        case "Verdict":
-          return answer.verdict
-        case "LoadError":
-          return yield* new VerifierLoadError({ verifier: name, detail: answer.detail })
-        case "Fault":
-          counts.errors++
-          return yield* new VerifierFault({ ...about, detail: answer.detail })
-        case "Timeout":
-          // a slow start is not the call's fault
-          if (answer.phase === "start" && killed < crashes) continue
-          counts.timeouts++
-          return yield* new VerifierTimeout({
-            ...about,
-            phase: answer.phase,
-            milliseconds: answer.phase === "call" ? limit : startDeadline
-          })
-        case "Crash":
-          if (killed < crashes) continue
-          counts.crashes++
-          return yield* new VerifierCrash({ ...about, workers: killed, memory: answer.memory, detail: answer.detail })
-      }
-    }
-  })
-
+  const times = { latency: recent(), wait: recent() }
+  const attempt = attempts(workers, counts, times)
+  const admission = yield* Semaphore.make(limits.workers + (options.queue ?? 1024))
   const admitted: VerifierPool["Service"]["call"] = (verifier, input) =>
-    Semaphore.withPermits(admission, 1)(call(verifier, input))
+    Semaphore.withPermits(admission, 1)(call(attempt, limits, counts, verifier, input))
 
   return VerifierPool.of({
     call: admitted,
@@ -161,10 +86,99 @@ export const make = Effect.fnUntraced(function* (options: WorkerPoolOptions = {}
       ),
     metrics: Effect.sync(() => ({
       ...Object.fromEntries(Object.entries(counts).map(([key, value]) => [`verifiers/pool/${key}`, value])),
-      ...latency.summary("verifiers/pool/latency"),
-      ...wait.summary("verifiers/pool/wait")
+      ...times.latency.summary("verifiers/pool/latency"),
+      ...times.wait.summary("verifiers/pool/wait")
     }))
   })
+})
+
+type Limits = Readonly<Record<"workers" | "deadline" | "startDeadline" | "memoryMb" | "crashes", number>>
+type Counts = Record<"calls" | "timeouts" | "crashes" | "errors" | "replaced" | "running" | "waiting", number>
+type Attempt = (call: WorkerCall, limit: number) => Effect.Effect<CallAnswer>
+
+/** One attempt on one worker, which goes back however the attempt ends. */
+const attempts = (
+  workers: ReadonlyArray<VerifierThread.Worker>,
+  counts: Counts,
+  times: { readonly latency: Recent; readonly wait: Recent }
+): Attempt => {
+  const idle = handOver(workers)
+  const run = (worker: VerifierThread.Worker, call: WorkerCall, limit: number): Effect.Effect<CallAnswer> =>
+    Effect.suspend(() => {
+      counts.running++
+      const start = performance.now()
+      return Effect.promise((signal) => worker.run(call, limit, signal)).pipe(
+        Effect.tap((answer) =>
+          Effect.sync(() => {
+            times.latency.add((performance.now() - start) / 1000)
+            if (answer._tag === "Timeout" || answer._tag === "Crash") counts.replaced++
+          })
+        ),
+        Effect.ensuring(Effect.sync(() => counts.running--))
+      )
+    })
+  return (call, limit) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        counts.waiting++
+        const queued = performance.now()
+        const worker = yield* Effect.ensuring(
+          restore(idle.take),
+          Effect.sync(() => counts.waiting--)
+        )
+        times.wait.add((performance.now() - queued) / 1000)
+        return yield* Effect.ensuring(
+          restore(run(worker, call, limit)),
+          Effect.sync(() => idle.give(worker))
+        )
+      })
+    )
+}
+
+/** Attempts until there is a verdict or the call has killed as many workers as it may. */
+const call = Effect.fnUntraced(function* (
+  attempt: Attempt,
+  limits: Limits,
+  counts: Counts,
+  verifier: WorkerVerifier,
+  input: VerifierCallInput
+) {
+  const name = `${verifier.module}#${verifier.export}`
+  const limit = verifier.deadline ?? limits.deadline
+  const about = { verifier: name, taskId: input.task.id, index: input.trajectory.index }
+  const request: WorkerCall = {
+    key: keyOf(verifier),
+    module: verifier.module,
+    export: verifier.export,
+    ...(verifier.options === undefined ? {} : { options: verifier.options }),
+    task: input.task,
+    trajectory: input.trajectory
+  }
+  counts.calls++
+  for (let killed = 1; ; killed++) {
+    const answer = yield* attempt(request, limit)
+    switch (answer._tag) {
+      case "Verdict":
+        return answer.verdict
+      case "LoadError":
+        return yield* new VerifierLoadError({ verifier: name, detail: answer.detail })
+      case "Fault":
+        counts.errors++
+        return yield* new VerifierFault({ ...about, detail: answer.detail })
+      case "Timeout": {
+        const { phase } = answer
+        // a slow start is not the call's fault
+        if (phase === "start" && killed < limits.crashes) continue
+        counts.timeouts++
+        const milliseconds = phase === "call" ? limit : limits.startDeadline
+        return yield* new VerifierTimeout({ ...about, phase, milliseconds })
+      }
+      case "Crash":
+        if (killed < limits.crashes) continue
+        counts.crashes++
+        return yield* new VerifierCrash({ ...about, workers: killed, memory: answer.memory, detail: answer.detail })
+    }
+  }
 })
 
 /** By identity, not by content: options may hold what no text tells apart. */
@@ -209,8 +223,13 @@ const handOver = <A>(items: ReadonlyArray<A>) => {
   return { take, give }
 }
 
+interface Recent {
+  readonly add: (value: number) => void
+  readonly summary: (name: string) => Record<string, number>
+}
+
 /** Quantiles of the last 1024 values. */
-const recent = () => {
+const recent = (): Recent => {
   const values: Array<number> = []
   let next = 0
   return {

@@ -1,17 +1,17 @@
 /**
- * The host process of one lane of the verifier pool. Worker threads cannot contain every way of running out of memory
+ * The host process of one worker of the verifier pool. Worker threads cannot contain every way of running out of memory
  * (an array that grows by `push` aborts the whole process, with any flag and any resource limit, and array buffers are
  * under no limit at all), so the thread lives in a process of its own, where `--no-concurrent-osr` also makes every
  * loop interruptible.
  */
-import type { HostRequest, HostResponse, LaneAnswer, WorkerCall } from "./verifierProtocol.ts"
+import type { HostRequest, HostResponse, CallAnswer, WorkerCall } from "./verifierProtocol.ts"
 import * as VerifierThread from "./verifierThread.ts"
 
 /** What the process may hold beyond the thread's heap: node itself, the code, buffers. Bytes. */
 const allowance = 384 * 2 ** 20
 const pollEvery = 25
 
-let thread: VerifierThread.Thread | undefined
+let thread: VerifierThread.Worker | undefined
 let limit = Infinity
 
 const answered = (response: HostResponse): Promise<void> =>
@@ -37,7 +37,7 @@ process.on("message", (request: HostRequest) => {
     const resident = process.memoryUsage.rss()
     if (resident <= limit) return
     const detail = `${Math.round(resident / 2 ** 20)} MB resident`
-    const answer: LaneAnswer = { _tag: "Crash", detail, memory: true }
+    const answer: CallAnswer = { _tag: "Crash", detail, memory: true }
     void answered({ id, answer, stuck: true }).then(die)
   }, pollEvery)
   void answer(id, call, deadline).finally(() => clearInterval(poll))

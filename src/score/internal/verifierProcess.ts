@@ -1,17 +1,17 @@
-/** One lane of the verifier pool as a host process: started at its first call, replaced when it dies. */
+/** One worker of the verifier pool as a host process: started at its first call, replaced when it dies. */
 import { fork, type ChildProcess } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import type { Socket } from "node:net"
-import type { Thread } from "./verifierThread.ts"
+import type { Worker } from "./verifierThread.ts"
 import { conditions, sibling } from "../../worker/childModule.ts"
-import type { HostRequest, HostResponse, LaneAnswer, LaneOptions } from "./verifierProtocol.ts"
+import type { HostRequest, HostResponse, CallAnswer, WorkerSettings } from "./verifierProtocol.ts"
 
 /** Milliseconds that the host has, beyond the call's own deadlines, before it is killed from outside. */
 const grace = 5000
 /** V8's report of a fatal error: kept for the crash's detail, not repeated on our stderr. */
 const fatal = /FATAL ERROR|Last few GCs|JS stacktrace|Native stack trace|^\s*\d+: 0x/m
 
-export const make = (options: LaneOptions): Thread => {
+export const make = (options: WorkerSettings): Worker => {
   let child: ChildProcess | undefined
   let nextId = 0
   let tail = ""
@@ -41,13 +41,13 @@ export const make = (options: LaneOptions): Thread => {
     if (child === host) child = undefined
   }
 
-  const run: Thread["run"] = (call, deadline, signal) =>
-    new Promise<LaneAnswer>((resolve) => {
+  const run: Worker["run"] = (call, deadline, signal) =>
+    new Promise<CallAnswer>((resolve) => {
       const host = started()
       const id = nextId++
       tail = ""
       keepAlive(host, true)
-      const finish = (answer: LaneAnswer, end: boolean): void => {
+      const finish = (answer: CallAnswer, end: boolean): void => {
         clearTimeout(timer)
         host.off("message", onMessage).off("exit", onExit).off("error", onError)
         signal?.removeEventListener("abort", onAbort)

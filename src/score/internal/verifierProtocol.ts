@@ -1,4 +1,4 @@
-/** What crosses between the pool, the host process of a lane and its worker thread. Plain, cloneable data only. */
+/** What crosses between the pool, the host process of a worker and its worker thread. Plain, cloneable data only. */
 import type { Trajectory } from "../../rollout/Trajectory.ts"
 import type { Task } from "../../data/Task.ts"
 
@@ -19,13 +19,13 @@ export type WorkerAnswer =
   | { readonly _tag: "Fault"; readonly detail: string }
   | { readonly _tag: "LoadError"; readonly detail: string }
 
-/** What a lane says about one call. `Timeout` and `Crash` cost the lane its thread; the next call has a new one. */
-export type LaneAnswer =
+/** What a worker says about one call. `Timeout` and `Crash` cost the worker its thread; the next call has a new one. */
+export type CallAnswer =
   | WorkerAnswer
   | { readonly _tag: "Timeout"; readonly phase: "start" | "call" }
   | { readonly _tag: "Crash"; readonly detail: string; readonly memory: boolean }
 
-export interface LaneOptions {
+export interface WorkerSettings {
   readonly memoryMb: number
   /** Milliseconds for the thread to start and load the verifier. */
   readonly startDeadline: number
@@ -33,11 +33,11 @@ export interface LaneOptions {
 
 export type HostRequest =
   | { readonly id: number; readonly call: WorkerCall; readonly deadline: number }
-  | { readonly options: LaneOptions }
+  | { readonly options: WorkerSettings }
 
 export interface HostResponse {
   readonly id: number
-  readonly answer: LaneAnswer
+  readonly answer: CallAnswer
   /** The thread could not be terminated: the host process has to go. */
   readonly stuck: boolean
 }

@@ -7,20 +7,20 @@ import { once } from "node:events"
 import { fileURLToPath } from "node:url"
 import { Piscina } from "piscina"
 import { sibling } from "../../worker/childModule.ts"
-import type { LaneAnswer, LaneOptions, WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
+import type { CallAnswer, WorkerSettings, WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
 
 /** Milliseconds after which a terminated thread that still runs is taken to be one that V8 cannot interrupt. */
 const terminationDeadline = 2000
 
-export interface Thread {
+export interface Worker {
   /** One call at a time. `signal` ends the call together with the thread. */
-  readonly run: (call: WorkerCall, deadline: number, signal?: AbortSignal) => Promise<LaneAnswer>
+  readonly run: (call: WorkerCall, deadline: number, signal?: AbortSignal) => Promise<CallAnswer>
   /** Whether a thread that was terminated runs on (see `--no-concurrent-osr` in the host process). */
   readonly stuck: () => boolean
   readonly close: () => Promise<void>
 }
 
-export const make = (options: LaneOptions): Thread => {
+export const make = (options: WorkerSettings): Worker => {
   let stuck = false
   let pool: Piscina | undefined
   const started = () =>
@@ -47,7 +47,7 @@ export const make = (options: LaneOptions): Thread => {
     clearTimeout(timer)
   }
 
-  const run: Thread["run"] = async (call, deadline, signal) => {
+  const run: Worker["run"] = async (call, deadline, signal) => {
     const began = new Float64Array(new SharedArrayBuffer(8))
     const piscina = started()
     const abort = new AbortController()

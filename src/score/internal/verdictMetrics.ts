@@ -1,0 +1,32 @@
+/** The cost of verdicts, and of verdicts that are none. */
+import type { UnscorableKind } from "../outcome.ts"
+import type { ScoredGroup } from "./term.ts"
+
+/**
+ * What the verdicts on these groups cost, and what became of those that are none, apart from scores of 0: by verifier,
+ * `verifiers/{name}/` and `zeros`, `unscorable`, of these `timeouts`, `crashes`, `errors` (counts), `retries`, `latency_p50` and
+ * `latency_p95` (seconds). The scores themselves are among `Batch.metrics`, under TRL's names.
+ */
+export const metrics = (groups: ReadonlyArray<ScoredGroup>): Record<string, number> => {
+  const all = groups.flatMap(({ trajectories }) => trajectories)
+  const out: Record<string, number> = {}
+  for (const name of new Set(all.flatMap(({ outcomes }) => Object.keys(outcomes)))) {
+    const outcomes = all.flatMap(({ outcomes }) => (Object.hasOwn(outcomes, name) ? [outcomes[name]!] : []))
+    const timings = all.flatMap(({ timings }) => (timings?.[name] === undefined ? [] : [timings[name]]))
+    const seconds = timings.map((timing) => timing.seconds).toSorted((a, b) => a - b)
+    const failed = (...kinds: ReadonlyArray<UnscorableKind | undefined>) =>
+      outcomes.filter((outcome) => outcome._tag === "Unscorable" && kinds.includes(outcome.kind)).length
+    const own = {
+      zeros: outcomes.filter((outcome) => outcome._tag === "Scored" && outcome.score === 0).length,
+      unscorable: outcomes.filter((outcome) => outcome._tag === "Unscorable").length,
+      timeouts: failed("timeout"),
+      crashes: failed("crash"),
+      errors: failed("error", "verdict"),
+      retries: timings.reduce((sum, { attempts }) => sum + attempts - 1, 0),
+      latency_p50: seconds[Math.ceil(0.5 * seconds.length) - 1],
+      latency_p95: seconds[Math.ceil(0.95 * seconds.length) - 1]
+    }
+    for (const [key, value] of Object.entries(own)) if (value !== undefined) out[`verifiers/${name}/${key}`] = value
+  }
+  return out
+}
