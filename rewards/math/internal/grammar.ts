@@ -13,153 +13,166 @@ export const isPercent = (token: Token): boolean =>
   is(token, "%") || (token.t === "word" && /^(?:percent|percentage|pct)$/i.test(token.v))
 
 /** Recursive descent; every level of recursion is counted. */
-export const expression = (tokens: Tokens): Expression => {
-  let at = 0
-  let level = 0
-  const peek = (): Token | undefined => tokens[at]
-  const expect = (v: string): void => {
-    if (!is(peek(), v)) throw new Unreadable(`"${v}" is missing`)
-    at++
+class Parser {
+  readonly tokens: Tokens
+  at = 0
+  #level = 0
+  /** Within a pair of bars: the next one closes it. */
+  #bars = false
+
+  constructor(tokens: Tokens) {
+    this.tokens = tokens
   }
-  const deeper = <A>(read: () => A): A => {
-    if (++level > 4 * maxDepth) throw new TooLarge("nested too deeply")
+
+  peek(): Token | undefined {
+    return this.tokens[this.at]
+  }
+  expect(v: string): void {
+    if (!is(this.peek(), v)) throw new Unreadable(`"${v}" is missing`)
+    this.at++
+  }
+  deeper<A>(read: () => A): A {
+    if (++this.#level > 4 * maxDepth) throw new TooLarge("nested too deeply")
     const value = read()
-    level--
+    this.#level--
     return value
   }
 
-  const sum = (): Expression =>
-    deeper(() => {
+  sum(): Expression {
+    return this.deeper(() => {
       const args: Array<Expression> = []
       for (;;) {
         let negative = false
         let both = false
         for (;;) {
-          const token = peek()
+          const token = this.peek()
           if (is(token, "-")) negative = !negative
           else if (token?.t === "call" && (token.v === "pm" || token.v === "mp")) both = true
           else if (!is(token, "+")) break
-          at++
+          this.at++
         }
-        const value = product()
+        const value = this.product()
         const signed: Expression = negative ? { op: "neg", args: [value] } : value
         args.push(both ? { op: "pm", args: [value] } : signed)
-        const next = peek()
+        const next = this.peek()
         if (!(is(next, "+") || is(next, "-") || (next?.t === "call" && (next.v === "pm" || next.v === "mp")))) break
       }
       return args.length === 1 ? args[0]! : { op: "add", args }
     })
+  }
 
-  const product = (): Expression => {
-    let value = signed()
+  product(): Expression {
+    let value = this.signed()
     for (;;) {
-      const token = peek()
+      const token = this.peek()
       if (is(token, "*")) {
-        at++
-        value = { op: "mul", args: [value, signed()] }
+        this.at++
+        value = { op: "mul", args: [value, this.signed()] }
       } else if (is(token, "/") || is(token, ":")) {
-        at++
-        const below = peek()
+        this.at++
+        const below = this.peek()
         if (is(token, ":") && below?.t === "number" && below.value.n === 0n) throw new Unreadable("a time of day")
-        value = { op: "div", args: [value, signed()] }
-      } else if (startsFactor(token)) {
-        if (token!.t === "number" && tokens[at - 1]?.t !== "op") throw new Unreadable("two numbers side by side")
-        value = { op: "mul", args: [value, power()] }
+        value = { op: "div", args: [value, this.signed()] }
+      } else if (this.startsFactor(token)) {
+        if (token!.t === "number" && this.tokens[this.at - 1]?.t !== "op")
+          throw new Unreadable("two numbers side by side")
+        value = { op: "mul", args: [value, this.power()] }
       } else return value
     }
   }
 
-  const signed = (): Expression =>
-    deeper(() => {
-      if (is(peek(), "-")) {
-        at++
-        return { op: "neg", args: [signed()] }
+  signed(): Expression {
+    return this.deeper(() => {
+      if (is(this.peek(), "-")) {
+        this.at++
+        return { op: "neg", args: [this.signed()] }
       }
-      if (is(peek(), "+")) {
-        at++
-        return signed()
+      if (is(this.peek(), "+")) {
+        this.at++
+        return this.signed()
       }
-      return power()
+      return this.power()
     })
+  }
 
-  const startsFactor = (token: Token | undefined): boolean => {
+  startsFactor(token: Token | undefined): boolean {
     if (token === undefined) return false
-    if (token.t === "op") return token.v !== "|" ? opens.has(token.v) : !bars
+    if (token.t === "op") return token.v !== "|" ? opens.has(token.v) : !this.#bars
     return token.t !== "call" || (token.v !== "pm" && token.v !== "mp")
       ? token.t !== "end" && token.t !== "begin"
       : false
   }
 
-  const power = (): Expression =>
-    deeper(() => {
-      let value = postfix()
-      if (is(peek(), "^")) {
-        at++
-        if (is(peek(), "deg") || (is(peek(), "{") && is(tokens[at + 1], "deg"))) {
-          at += is(peek(), "{") ? 3 : 1
+  power(): Expression {
+    return this.deeper(() => {
+      let value = this.postfix()
+      if (is(this.peek(), "^")) {
+        this.at++
+        if (is(this.peek(), "deg") || (is(this.peek(), "{") && is(this.tokens[this.at + 1], "deg"))) {
+          this.at += is(this.peek(), "{") ? 3 : 1
           return radians(value)
         }
-        const exponent = signed()
+        const exponent = this.signed()
         value = { op: "pow", args: [value, exponent] }
       }
       return value
     })
+  }
 
-  const postfix = (): Expression => {
-    let value = primary()
+  postfix(): Expression {
+    let value = this.primary()
     for (;;) {
-      if (is(peek(), "!")) {
-        at++
+      if (is(this.peek(), "!")) {
+        this.at++
         value = { op: "factorial", args: [value] }
-      } else if (peek() !== undefined && isPercent(peek()!)) {
-        at++
+      } else if (this.peek() !== undefined && isPercent(this.peek()!)) {
+        this.at++
         value = { op: "div", args: [value, { op: "number", value: integer(100) }] }
       } else return value
     }
   }
 
-  const group = (): Expression => {
-    if (is(peek(), "{")) {
-      at++
-      const value = sum()
-      expect("}")
+  group(): Expression {
+    if (is(this.peek(), "{")) {
+      this.at++
+      const value = this.sum()
+      this.expect("}")
       return value
     }
-    return deeper(postfix)
+    return this.deeper(() => this.postfix())
   }
 
-  let bars = false
-  const primary = (): Expression => {
-    const token = peek()
+  primary(): Expression {
+    const token = this.peek()
     if (token === undefined) throw new Unreadable("it ends too early")
-    at++
+    this.at++
     switch (token.t) {
       case "number": {
         const value: Expression = { op: "number", value: token.value }
-        const fraction = token.whole ? mixed() : undefined
+        const fraction = token.whole ? this.mixed() : undefined
         return fraction === undefined ? value : { op: "add", args: [value, fraction] }
       }
       case "name": {
-        if (is(peek(), "_")) {
-          at++
-          return { op: "symbol", name: `${token.v}_${subscript()}` }
+        if (is(this.peek(), "_")) {
+          this.at++
+          return { op: "symbol", name: `${token.v}_${this.subscript()}` }
         }
-        if (is(peek(), "'")) throw new Unreadable("a derivative")
+        if (is(this.peek(), "'")) throw new Unreadable("a derivative")
         if (token.v === "e" || token.v === "i") return { op: "constant", name: token.v }
         return { op: "symbol", name: token.v }
       }
       case "call":
-        return call(token.v)
+        return this.call(token.v)
       case "op":
-        return bracketed(token.v)
+        return this.bracketed(token.v)
       default:
         throw new Unreadable(`the word "${token.v.slice(0, 20)}"`)
     }
   }
 
   /** A proper fraction right after a whole number. */
-  const mixed = (): Expression | undefined => {
-    const next = tokens.slice(at, at + 7)
+  mixed(): Expression | undefined {
+    const next = this.tokens.slice(this.at, this.at + 7)
     const [a, b, c] = next
     if (
       a?.t === "number" &&
@@ -170,7 +183,7 @@ export const expression = (tokens: Tokens): Expression => {
       c.whole &&
       a.value.n < c.value.n
     ) {
-      at += 3
+      this.at += 3
       return { op: "number", value: div(a.value, c.value) }
     }
     if (a?.t !== "call" || a.v !== "frac") return undefined
@@ -178,88 +191,91 @@ export const expression = (tokens: Tokens): Expression => {
     if (!is(open, "{") || !is(close, "}") || !is(open2, "{") || !is(close2, "}")) return undefined
     if (n?.t !== "number" || d?.t !== "number" || !n.whole || !d.whole) return undefined
     if (n.value.n >= d.value.n) throw new Unreadable("a whole number before an improper fraction")
-    at += 7
+    this.at += 7
     return { op: "number", value: ratio(n.value.n, d.value.n) }
   }
 
-  const subscript = (): string => {
+  subscript(): string {
     const read = (): string => {
-      const token = peek()
-      at++
+      const token = this.peek()
+      this.at++
       if (token?.t === "name" || token?.t === "word") return token.v
       if (token?.t === "number" && token.whole) return String(token.value.n)
       throw new Unreadable("a subscript")
     }
-    if (!is(peek(), "{")) return read()
-    at++
+    if (!is(this.peek(), "{")) return read()
+    this.at++
     let name = ""
-    while (!is(peek(), "}")) name += read()
-    at++
+    while (!is(this.peek(), "}")) name += read()
+    this.at++
     return name
   }
 
-  const bracketed = (open: string): Expression => {
+  bracketed(open: string): Expression {
     const close: Readonly<Record<string, string>> = { "(": ")", "[": "]", "{": "}", lfloor: "rfloor", lceil: "rceil" }
     if (open === "|") {
-      if (bars) throw new Unreadable("bars within bars")
-      bars = true
-      const value = sum()
-      expect("|")
-      bars = false
+      if (this.#bars) throw new Unreadable("bars within this.#bars")
+      this.#bars = true
+      const value = this.sum()
+      this.expect("|")
+      this.#bars = false
       return { op: "abs", args: [value] }
     }
     const end = close[open]
     if (end === undefined) throw new Unreadable(`"${open}" out of place`)
-    const outer = bars
-    bars = false
-    const value = sum()
-    expect(end)
-    bars = outer
+    const outer = this.#bars
+    this.#bars = false
+    const value = this.sum()
+    this.expect(end)
+    this.#bars = outer
     if (open === "lfloor" || open === "lceil") return { op: open === "lfloor" ? "floor" : "ceil", args: [value] }
     return value
   }
 
-  const call = (name: string): Expression => {
+  call(name: string): Expression {
     switch (name) {
       case "pi":
         return { op: "constant", name: "pi" }
       case "infty":
         return { op: "infinity" }
       case "frac":
-        return { op: "div", args: [group(), group()] }
+        return { op: "div", args: [this.group(), this.group()] }
       case "binom":
-        return { op: "binomial", args: [group(), group()] }
+        return { op: "binomial", args: [this.group(), this.group()] }
       case "sqrt": {
         let order: Expression = { op: "number", value: integer(2) }
-        if (is(peek(), "[")) {
-          at++
-          order = sum()
-          expect("]")
+        if (is(this.peek(), "[")) {
+          this.at++
+          order = this.sum()
+          this.expect("]")
         }
-        return { op: "root", args: [group(), order] }
+        return { op: "root", args: [this.group(), order] }
       }
       case "abs":
-        return { op: "abs", args: [group()] }
+        return { op: "abs", args: [this.group()] }
       case "floor":
       case "ceil":
-        return { op: name, args: [group()] }
+        return { op: name, args: [this.group()] }
     }
     let base: Expression | undefined
-    if ((name === "log" || name === "lg") && is(peek(), "_")) {
-      at++
-      base = group()
+    if ((name === "log" || name === "lg") && is(this.peek(), "_")) {
+      this.at++
+      base = this.group()
     }
     let exponent: Expression | undefined
-    if (is(peek(), "^")) {
-      at++
-      exponent = is(peek(), "-") ? signed() : group()
-      if (base === undefined && name === "log" && is(peek(), "_")) {
-        at++
-        base = group()
+    if (is(this.peek(), "^")) {
+      this.at++
+      exponent = is(this.peek(), "-") ? this.signed() : this.group()
+      if (base === undefined && name === "log" && is(this.peek(), "_")) {
+        this.at++
+        base = this.group()
       }
     }
     const inverse = exponent?.op === "neg" && exponent.args[0].op === "number" && exponent.args[0].value.n === 1n
-    const argument = is(peek(), "(") || is(peek(), "{") || is(peek(), "[") ? deeper(postfix) : juxtaposed()
+    const argument =
+      is(this.peek(), "(") || is(this.peek(), "{") || is(this.peek(), "[")
+        ? this.deeper(() => this.postfix())
+        : this.juxtaposed()
     let value: Expression
     if (name === "exp") value = { op: "pow", args: [{ op: "constant", name: "e" }, argument] }
     else if (name === "ln") value = { op: "ln", args: [argument] }
@@ -273,23 +289,27 @@ export const expression = (tokens: Tokens): Expression => {
   }
 
   /** The argument of a function without brackets: what is multiplied without a sign. */
-  const juxtaposed = (): Expression => {
-    let value = signed()
+  juxtaposed(): Expression {
+    let value = this.signed()
     for (;;) {
-      const token = peek()
+      const token = this.peek()
       if (token === undefined || (token.t === "call" && token.v !== "pi" && token.v !== "sqrt" && token.v !== "frac"))
         return value
-      if (is(token, "/") && tokens[at + 1]?.t === "number") {
-        at++
-        value = { op: "div", args: [value, power()] }
-      } else if (startsFactor(token) && token.t !== "number" && !is(token, "("))
-        value = { op: "mul", args: [value, power()] }
+      if (is(token, "/") && this.tokens[this.at + 1]?.t === "number") {
+        this.at++
+        value = { op: "div", args: [value, this.power()] }
+      } else if (this.startsFactor(token) && token.t !== "number" && !is(token, "("))
+        value = { op: "mul", args: [value, this.power()] }
       else return value
     }
   }
+}
 
-  const value = sum()
-  if (at < tokens.length) throw new Unreadable("more than one expression")
+/** One expression of all `tokens`. Throws `Unreadable` and `TooLarge`. */
+export const expression = (tokens: Tokens): Expression => {
+  const parser = new Parser(tokens)
+  const value = parser.sum()
+  if (parser.at < tokens.length) throw new Unreadable("more than one expression")
   return value
 }
 
