@@ -22,51 +22,59 @@ const maxQuestions = 24
  */
 export const compare = async (actual: Measured, expected: Measured, oracle: Oracle): Promise<Decided> => {
   if (expected.unit !== "" && actual.unit !== expected.unit) return different(`the unit is ${actual.unit || "missing"}`)
-  const judge = comparison(oracle)
+  const judge = new Comparison(oracle)
   const equal = await judge.same(actual.answer, expected.answer)
-  if (!equal) return different(judge.because() ?? "a different value")
-  return { equal: true, by: judge.asked() > 0 ? "numeric" : "exact" }
+  if (!equal) return different(judge.because ?? "a different value")
+  return { equal: true, by: judge.asked > 0 ? "numeric" : "exact" }
 }
 
 const different = (reason: string): Decided => ({ equal: false, reason })
 
-const comparison = (oracle: Oracle) => {
-  let asked = 0
-  let because: string | undefined
-  // one for all parts: their work is bounded together
-  const own = algebra()
+type Relation = Extract<Answer, { readonly kind: "relation" }>
 
-  const value = async (a: Expression, b: Expression): Promise<boolean> => {
+/** The comparison of two answers; the work of all their parts is bounded together. */
+class Comparison {
+  /** Questions that numbers had to decide. */
+  asked = 0
+  because: string | undefined
+  readonly #algebra = algebra()
+  readonly #oracle: Oracle
+
+  constructor(oracle: Oracle) {
+    this.#oracle = oracle
+  }
+
+  async value(a: Expression, b: Expression): Promise<boolean> {
     if (a.op === "infinity" || b.op === "infinity") return false
-    const verdict = own.compare(own.of(a), own.of(b))
+    const verdict = this.#algebra.compare(this.#algebra.of(a), this.#algebra.of(b))
     if (verdict !== "undecided") return verdict === "equal"
     const names = [...symbols(b, symbols(a))].toSorted()
     const pairs = (names.length === 0 ? [new Map()] : points(names)).map(
       (values) => [at(a, values), at(b, values)] as const
     )
     if (pairs.some(([x, y]) => apart(x, y))) return false
-    if (++asked > maxQuestions) throw new TooLarge("too many parts")
-    const values = await oracle(pairs.flatMap((pair) => pair.map((side) => ({ json: mathJson(side) }))))
+    if (++this.asked > maxQuestions) throw new TooLarge("too many parts")
+    const values = await this.#oracle(pairs.flatMap((pair) => pair.map((side) => ({ json: mathJson(side) }))))
     const verdicts = pairs.map((_, index) => agree(values[2 * index]!, values[2 * index + 1]!, names.length === 0))
     const decided = verdicts.filter((one) => one !== undefined)
-    if (decided.length === 0) because = "no finite value"
+    if (decided.length === 0) this.because = "no finite value"
     return decided.every(Boolean) && decided.length >= (names.length === 0 ? 1 : 3)
   }
 
-  const ordered = async (a: ReadonlyArray<Answer>, b: ReadonlyArray<Answer>): Promise<boolean> => {
+  async ordered(a: ReadonlyArray<Answer>, b: ReadonlyArray<Answer>): Promise<boolean> {
     if (a.length !== b.length) return false
-    for (const [index, item] of a.entries()) if (!(await same(item, b[index]!))) return false
+    for (const [index, item] of a.entries()) if (!(await this.same(item, b[index]!))) return false
     return true
   }
 
   /** Each of one is one of the other, and the reverse. */
-  const unordered = async (a: ReadonlyArray<Answer>, b: ReadonlyArray<Answer>): Promise<boolean> => {
+  async unordered(a: ReadonlyArray<Answer>, b: ReadonlyArray<Answer>): Promise<boolean> {
     if (a.length > maxItems || b.length > maxItems) throw new TooLarge(`over ${maxItems} items`)
     const found = new Set<number>()
     for (const item of a) {
       let some = false
       for (const [index, other] of b.entries()) {
-        if (!(await same(item, other))) continue
+        if (!(await this.same(item, other))) continue
         found.add(index)
         some = true
         break
@@ -76,80 +84,42 @@ const comparison = (oracle: Oracle) => {
     for (const [index, other] of b.entries()) {
       if (found.has(index)) continue
       let some = false
-      for (const earlier of found) some ||= await same(b[earlier]!, other)
+      for (const earlier of found) some ||= await this.same(b[earlier]!, other)
       if (!some) return false
     }
     return true
   }
 
-  const end = async (a: Expression, b: Expression): Promise<boolean> => {
+  async end(a: Expression, b: Expression): Promise<boolean> {
     const infinite = [a, b].map(infinity)
-    return infinite[0] !== 0 || infinite[1] !== 0 ? infinite[0] === infinite[1] : value(a, b)
+    return infinite[0] !== 0 || infinite[1] !== 0 ? infinite[0] === infinite[1] : this.value(a, b)
   }
 
-  const same = async (given: Answer, wanted: Answer): Promise<boolean> => {
-    if (given.kind === "relation" && wanted.kind === "relation") return relations(given, wanted)
-    const a = await bare(given)
-    const b = await bare(named(wanted))
+  async same(given: Answer, wanted: Answer): Promise<boolean> {
+    if (given.kind === "relation" && wanted.kind === "relation") return this.relations(given, wanted)
+    const a = await this.bare(given)
+    const b = await this.bare(named(wanted))
     if (a === undefined || b === undefined) return false
     const several = [itemsOf(a), itemsOf(b)] as const
     if (a.kind === "value" && b.kind === "value") {
       return several[0] !== undefined && several[1] !== undefined
-        ? unordered(several[0], several[1])
-        : several[0] === several[1] && value(a.value, b.value)
+        ? this.unordered(several[0], several[1])
+        : several[0] === several[1] && this.value(a.value, b.value)
     }
-    if (a.kind === "interval" || b.kind === "interval") {
-      if (a.kind === "interval" && b.kind === "interval") {
-        return (
-          a.open[0] === b.open[0] &&
-          a.open[1] === b.open[1] &&
-          (await end(a.ends[0], b.ends[0])) &&
-          (await end(a.ends[1], b.ends[1]))
-        )
-      }
-      const [interval, other] = a.kind === "interval" ? [a, b] : [b as typeof a & { kind: "interval" }, a]
-      if (interval.kind !== "interval" || !interval.open.every(Boolean)) return false
-      // a point, written without its brackets
-      const point = interval.ends.map((part): Answer => ({ kind: "value", value: part }))
-      return (
-        other.kind === "list" && ordered(a === interval ? point : other.items, a === interval ? other.items : point)
-      )
-    }
-    if (a.kind === "matrix" || b.kind === "matrix") {
-      if (a.kind !== b.kind || a.kind !== "matrix" || b.kind !== "matrix" || a.rows.length !== b.rows.length)
-        return false
-      if (a.rows.reduce((count, row) => count + row.length, 0) > 4 * maxItems)
-        throw new TooLarge("a matrix of that size")
-      for (const [row, cells] of a.rows.entries()) {
-        if (cells.length !== b.rows[row]!.length) return false
-        for (const [column, cell] of cells.entries()) if (!(await value(cell, b.rows[row]![column]!))) return false
-      }
-      return true
-    }
+    if (a.kind === "interval" || b.kind === "interval") return this.intervals(a, b)
+    if (a.kind === "matrix" || b.kind === "matrix") return this.matrices(a, b)
     if (a.kind === "tuple" || b.kind === "tuple") {
       const sequence = (part: Answer) => (part.kind === "tuple" || part.kind === "list" ? part.items : undefined)
       const [left, right] = [sequence(a), sequence(b)]
-      return left !== undefined && right !== undefined && ordered(left, right)
+      return left !== undefined && right !== undefined && this.ordered(left, right)
     }
     const left = several[0] ?? [a]
     const right = several[1] ?? [b]
-    return unordered(left, right)
+    return this.unordered(left, right)
   }
 
-  /** The task's "|AB| = 5" and "(p, q) = (3, 2)" ask for what is on the right. */
-  const named = (part: Answer): Answer =>
-    part.kind === "relation" &&
-    part.signs.length === 1 &&
-    part.signs[0] === "=" &&
-    isQuantity(part.sides[0]!) &&
-    free(part.sides[1]!) === 0
-      ? part.sides[1]!
-      : part
-
-  type Relation = Extract<Answer, { readonly kind: "relation" }>
-
   /** What a relation says that something is: "x = 5", "5 = x", "x = 2 + 3 = 5", "2 + 3 = 5", "x in (1, 2)", "1 < x < 2". */
-  const bare = async (part: Answer): Promise<Answer | undefined> => {
+  async bare(part: Answer): Promise<Answer | undefined> {
     if (part.kind !== "relation") return part
     const { sides, signs } = part
     if (signs.length === 1 && signs[0] === "in" && part.named) return sides[1]
@@ -157,39 +127,79 @@ const comparison = (oracle: Oracle) => {
     const last = sides.at(-1)!
     const reversed = !part.named && sides.length === 2 && last.kind === "value" && last.value.op === "symbol"
     const values = reversed ? sides.slice(0, 1) : part.named || isPoint(sides[0]!) ? sides.slice(1) : sides
-    for (const side of values.slice(0, -1)) if (!(await same(side, values.at(-1)!))) return undefined
+    for (const side of values.slice(0, -1)) if (!(await this.same(side, values.at(-1)!))) return undefined
     return values.at(-1)
   }
 
-  const relations = async (a: Relation, b: Relation): Promise<boolean> => {
+  async relations(a: Relation, b: Relation): Promise<boolean> {
     const equation = (part: Relation) => part.signs.length === 1 && part.signs[0] === "="
     const name = (part: Relation) =>
       part.named || isQuantity(part.sides[0]!) ? JSON.stringify(part.sides[0], plainly) : undefined
     if (a.signs.every((sign) => sign === "=") && b.signs.every((sign) => sign === "=")) {
       if (name(a) !== undefined && name(a) === name(b)) {
-        const [left, right] = [await bare(named(a)), await bare(named(b))]
-        if (left !== undefined && right !== undefined && (await same(left, right))) return true
+        const [left, right] = [await this.bare(named(a)), await this.bare(named(b))]
+        if (left !== undefined && right !== undefined && (await this.same(left, right))) return true
       }
       if (!equation(a) || !equation(b)) return false
       const differences = [a, b].map(({ sides: [left, right] }) =>
-        left?.kind === "value" && right?.kind === "value" ? own.sub(own.of(left.value), own.of(right.value)) : undefined
+        left?.kind === "value" && right?.kind === "value"
+          ? this.#algebra.sub(this.#algebra.of(left.value), this.#algebra.of(right.value))
+          : undefined
       )
       return (
-        differences[0] !== undefined && differences[1] !== undefined && own.proportional(differences[0], differences[1])
+        differences[0] !== undefined &&
+        differences[1] !== undefined &&
+        this.#algebra.proportional(differences[0], differences[1])
       )
     }
     const [left, right] = [asInterval(a), asInterval(b)]
-    if (left !== undefined && right !== undefined) return about(a) === about(b) && same(left, right)
+    if (left !== undefined && right !== undefined) return about(a) === about(b) && this.same(left, right)
     const [x, y] = [upwards(a), upwards(b)]
     return (
       x.signs.length === y.signs.length &&
       x.signs.every((sign, index) => sign === y.signs[index]) &&
-      ordered(x.sides, y.sides)
+      this.ordered(x.sides, y.sides)
     )
   }
 
-  return { same, asked: () => asked, because: () => because }
+  async intervals(a: Answer, b: Answer): Promise<boolean> {
+    if (a.kind === "interval" && b.kind === "interval") {
+      return (
+        a.open[0] === b.open[0] &&
+        a.open[1] === b.open[1] &&
+        (await this.end(a.ends[0], b.ends[0])) &&
+        (await this.end(a.ends[1], b.ends[1]))
+      )
+    }
+    const [interval, other] = a.kind === "interval" ? [a, b] : [b as typeof a & { kind: "interval" }, a]
+    if (interval.kind !== "interval" || !interval.open.every(Boolean)) return false
+    // a point, written without its brackets
+    const point = interval.ends.map((part): Answer => ({ kind: "value", value: part }))
+    return (
+      other.kind === "list" && this.ordered(a === interval ? point : other.items, a === interval ? other.items : point)
+    )
+  }
+
+  async matrices(a: Answer, b: Answer): Promise<boolean> {
+    if (a.kind !== b.kind || a.kind !== "matrix" || b.kind !== "matrix" || a.rows.length !== b.rows.length) return false
+    if (a.rows.reduce((count, row) => count + row.length, 0) > 4 * maxItems) throw new TooLarge("a matrix of that size")
+    for (const [row, cells] of a.rows.entries()) {
+      if (cells.length !== b.rows[row]!.length) return false
+      for (const [column, cell] of cells.entries()) if (!(await this.value(cell, b.rows[row]![column]!))) return false
+    }
+    return true
+  }
 }
+
+/** The task's "|AB| = 5" and "(p, q) = (3, 2)" ask for what is on the right. */
+const named = (part: Answer): Answer =>
+  part.kind === "relation" &&
+  part.signs.length === 1 &&
+  part.signs[0] === "=" &&
+  isQuantity(part.sides[0]!) &&
+  free(part.sides[1]!) === 0
+    ? part.sides[1]!
+    : part
 
 const plainly = (_: string, part: unknown): unknown => (typeof part === "bigint" ? String(part) : part)
 

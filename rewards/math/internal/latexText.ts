@@ -186,157 +186,177 @@ const units = new Set(
   )
 )
 
+/** Splits text or LaTeX into tokens. Throws `Unreadable` and `TooLarge`. */
 export const tokenize = (source: string): ReadonlyArray<Token> => {
   if (source.length > maxLength) throw new TooLarge(`longer than ${maxLength} characters`)
-  const latex = source.includes("\\")
   const text = written(source)
     .replace(/(?<=\d)(?:\{,\}|,?\\[,!;:]\s?|,\{\})(?=\d{3}(?!\d))/g, "")
     .replace(/\\[dt]?frac\s*(\d)\s*(?=\d|\{)/g, "\\frac{$1}")
     .replace(/(\\[dt]?frac\s*\{[^{}]*\})\s*(\d)/g, "$1{$2}")
-  const tokens: Array<Token> = []
-  let depth = 0
-  let nested = 0
-  const push = (token: Record<string, unknown>, space: boolean): void => {
-    tokens.push({ ...token, space } as Token)
+  return new Lexer(text, source.includes("\\")).run()
+}
+
+const isComparison = (two: string): boolean => ["<=", ">=", "!=", "=="].includes(two)
+
+class Lexer {
+  readonly #text: string
+  /** LaTeX, in which an exponent of ten is written with a capital E. */
+  readonly #latex: boolean
+  readonly #tokens: Array<Token> = []
+  #index = 0
+  /** Brackets that are open. */
+  #depth = 0
+  /** Round and square brackets and sets that are open: a comma within them parts. */
+  #nested = 0
+  /** White space stood before the next token. */
+  #space = false
+
+  constructor(text: string, latex: boolean) {
+    this.#text = text
+    this.#latex = latex
   }
-  let space = false
-  let index = 0
-  /** Letters of plain text. */
-  const letters = (run: string, prose: boolean): void => {
-    const lower = run.toLowerCase()
-    const call = aliases[lower] ?? lower
-    if (lower === "and" || lower === "or") push({ t: "op", v: lower }, space)
-    else if (prose) push({ t: "word", v: run }, space)
-    else if (calls.has(call) && run.length > 1) push({ t: "call", v: call }, space)
-    else if (run.length === 1) push({ t: "name", v: run }, space)
-    else if (run.length > 3 || units.has(run)) push({ t: "word", v: run }, space)
-    else for (const letter of run) push({ t: "name", v: letter }, space)
-  }
-  while (index < text.length) {
-    const rest = text[index]!
-    if (/\s|~/.test(rest)) {
-      space = true
-      index++
-      continue
-    }
-    const start = index
-    if (/[0-9.]/.test(rest)) {
-      // within brackets a comma parts, outside it may group
-      const pattern = nested === 0 ? /(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?/y : /\d*(?:\.\d+)?/y
-      pattern.lastIndex = index
-      let digits = pattern.exec(text)![0]
-      if (digits === "") {
-        if (rest !== ".") throw new Unreadable("a number that is none")
-        push({ t: "op", v: "." }, space)
-        index++
-      } else {
-        index += digits.length
-        const whole = !digits.includes(".")
-        digits = digits.replaceAll(",", "")
-        const repeat = /\.\d*$|^\d*$/.test(digits) ? /\.?\\overline\s*\{(\d+)\}/y : undefined
-        let repeating = ""
-        if (repeat !== undefined) {
-          repeat.lastIndex = index
-          const found = repeat.exec(text)
-          if (found !== null && (!whole || found[0].startsWith("."))) {
-            repeating = found[1]!
-            index += found[0].length
-          }
-        }
-        let exponent = 0
-        const scientific = latex ? /[E][+-]?\d+(?![\d.A-Za-z])/y : /[eE][+-]?\d+(?![\d.A-Za-z])/y
-        scientific.lastIndex = index
-        const found = scientific.exec(text)
-        if (found !== null) {
-          exponent = Number(found[0].slice(1))
-          index += found[0].length
-        }
-        push(
-          {
-            t: "number",
-            value: decimal(digits, exponent, repeating),
-            whole: whole && repeating === "" && exponent === 0
-          },
-          space
-        )
-      }
-    } else if (/[A-Za-z]/.test(rest)) {
-      const run = /[A-Za-z]+/y
-      run.lastIndex = index
-      const found = run.exec(text)![0]
-      index += found.length
-      letters(found, false)
-    } else if (rest === "\\") {
-      const command = /\\([A-Za-z]+|[^A-Za-z])/y
-      command.lastIndex = index
-      const found = command.exec(text)
-      if (found === null) throw new Unreadable("a command that is none")
-      index += found[0].length
-      const name = found[1]!
-      const call = aliases[name] ?? name
-      if (silent.has(name) || /^[,;:! ]$/.test(name)) {
-        space = true
-        if (name === "left" || name === "right") if (text[index] === ".") index++
+
+  run(): ReadonlyArray<Token> {
+    while (this.#index < this.#text.length) {
+      const next = this.#text[this.#index]!
+      if (/\s|~/.test(next)) {
+        this.#space = true
+        this.#index++
         continue
       }
-      if (texts.has(name)) {
-        const group = /\s*\{([^{}]*)\}/y
-        group.lastIndex = index
-        const content = group.exec(text)
-        if (content === null) throw new Unreadable(`\\${name} without its text`)
-        index += content[0].length
-        if (/^\s*[A-Za-z]\s*$/.test(content[1]!) && name.startsWith("math")) letters(content[1]!.trim(), false)
-        else {
-          for (const part of content[1]!.split(/\s+|(?=[\^()/{},.])|(?<=[\^()/{},.])/)) {
-            if (/^[A-Za-z]+$/.test(part)) {
-              space = true
-              letters(part, true)
-            } else if (part !== "") {
-              const inner = tokenize(part)
-              for (const token of inner) tokens.push({ ...token, space: true })
-            }
-          }
-        }
-      } else if (name === "begin" || name === "end") {
-        const group = /\{([a-zA-Z]{1,12})\*?\}/y
-        group.lastIndex = index
-        const content = group.exec(text)
-        if (content === null) throw new Unreadable(`\\${name} of nothing`)
-        index += content[0].length
-        push({ t: name, v: content[1] }, space)
-      } else if (calls.has(call)) push({ t: "call", v: call }, space)
-      else if (name === "mathbb" || name === "mathcal") {
-        /* the letter that follows stands for itself */
-      } else if (greek.has(name)) push({ t: "name", v: name }, space)
-      else if (Object.hasOwn(operators, name)) push({ t: "op", v: operators[name] }, space)
-      else if (name === "{" || name === "}") {
-        nested += name === "{" ? 1 : -1
-        push({ t: "op", v: `\\${name}` }, space)
-      } else if (name === "%" || name === "$" || name === "&") push({ t: "op", v: name }, space)
-      else if (name === "\\") push({ t: "op", v: "\\\\" }, space)
-      else if (name === "|") push({ t: "op", v: "||" }, space)
-      else throw new Unreadable(`\\${name.slice(0, 20)}`, heavy.has(name))
-    } else {
-      const two = text.slice(index, index + 2)
-      const v = two === "**" ? "^" : ["<=", ">=", "!=", "=="].includes(two) ? two.replace("==", "=") : rest
-      index += two === "**" || ["<=", ">=", "!=", "=="].includes(two) ? 2 : 1
-      if (!/^[-+*/^_()[\]{}|!=<>,;:%$€£&']$/.test(v) && v.length === 1)
-        throw new Unreadable("a character of no meaning")
-      if (v === "(" || v === "[") nested++
-      else if (v === ")" || v === "]") nested--
-      if (v === "{" && (tokens.length === 0 || nested > 0)) {
-        const last = tokens.at(-1)
-        if (last === undefined) nested++
-      }
-      push({ t: "op", v }, space)
+      if (next === "\\") {
+        if (this.#command()) continue
+      } else if (/[0-9.]/.test(next)) this.#number()
+      else if (/[A-Za-z]/.test(next)) this.#letters(this.#match(/[A-Za-z]+/y)![0], false)
+      else this.#operator(next)
+      this.#space = false
+      this.#countDepth()
     }
-    if (index > start) space = false
-    const last = tokens.at(-1)
-    if (last?.t === "op") {
-      if (["(", "[", "{", "\\{"].includes(last.v)) depth++
-      else if ([")", "]", "}", "\\}"].includes(last.v)) depth--
-      if (depth > maxDepth) throw new TooLarge(`brackets nested deeper than ${maxDepth}`)
+    return this.#tokens
+  }
+
+  #push(token: Record<string, unknown>): void {
+    this.#tokens.push({ ...token, space: this.#space } as Token)
+  }
+
+  /** Matches a sticky pattern here, and goes on behind it. */
+  #match(pattern: RegExp): RegExpExecArray | null {
+    pattern.lastIndex = this.#index
+    const found = pattern.exec(this.#text)
+    if (found !== null) this.#index += found[0].length
+    return found
+  }
+
+  /** Letters of plain text. */
+  #letters(run: string, prose: boolean): void {
+    const lower = run.toLowerCase()
+    const call = aliases[lower] ?? lower
+    if (lower === "and" || lower === "or") this.#push({ t: "op", v: lower })
+    else if (prose) this.#push({ t: "word", v: run })
+    else if (calls.has(call) && run.length > 1) this.#push({ t: "call", v: call })
+    else if (run.length === 1) this.#push({ t: "name", v: run })
+    else if (run.length > 3 || units.has(run)) this.#push({ t: "word", v: run })
+    else for (const letter of run) this.#push({ t: "name", v: letter })
+  }
+
+  #number(): void {
+    // within brackets a comma parts, outside it may group
+    const pattern = this.#nested === 0 ? /(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?/y : /\d*(?:\.\d+)?/y
+    const written = this.#match(pattern)![0]
+    if (written === "") {
+      if (this.#text[this.#index] !== ".") throw new Unreadable("a number that is none")
+      this.#push({ t: "op", v: "." })
+      this.#index++
+      return
+    }
+    const whole = !written.includes(".")
+    const digits = written.replaceAll(",", "")
+    const repeating = this.#repeating(digits, whole)
+    const scientific = this.#match(this.#latex ? /[E][+-]?\d+(?![\d.A-Za-z])/y : /[eE][+-]?\d+(?![\d.A-Za-z])/y)
+    const exponent = scientific === null ? 0 : Number(scientific[0].slice(1))
+    this.#push({
+      t: "number",
+      value: decimal(digits, exponent, repeating),
+      whole: whole && repeating === "" && exponent === 0
+    })
+  }
+
+  /** Digits under a bar, which repeat. */
+  #repeating(digits: string, whole: boolean): string {
+    if (!/\.\d*$|^\d*$/.test(digits)) return ""
+    const start = this.#index
+    const found = this.#match(/\.?\\overline\s*\{(\d+)\}/y)
+    if (found === null) return ""
+    if (!whole || found[0].startsWith(".")) return found[1]!
+    this.#index = start
+    return ""
+  }
+
+  /** Whether nothing but space came of it. */
+  #command(): boolean {
+    const found = this.#match(/\\([A-Za-z]+|[^A-Za-z])/y)
+    if (found === null) throw new Unreadable("a command that is none")
+    const name = found[1]!
+    const call = aliases[name] ?? name
+    if (silent.has(name) || /^[,;:! ]$/.test(name)) {
+      this.#space = true
+      if ((name === "left" || name === "right") && this.#text[this.#index] === ".") this.#index++
+      return true
+    }
+    if (texts.has(name)) this.#textGroup(name)
+    else if (name === "begin" || name === "end") {
+      const content = this.#match(/\{([a-zA-Z]{1,12})\*?\}/y)
+      if (content === null) throw new Unreadable(`\\${name} of nothing`)
+      this.#push({ t: name, v: content[1] })
+    } else if (calls.has(call)) this.#push({ t: "call", v: call })
+    else if (name === "mathbb" || name === "mathcal") {
+      /* the letter that follows stands for itself */
+    } else if (greek.has(name)) this.#push({ t: "name", v: name })
+    else if (Object.hasOwn(operators, name)) this.#push({ t: "op", v: operators[name] })
+    else if (name === "{" || name === "}") {
+      this.#nested += name === "{" ? 1 : -1
+      this.#push({ t: "op", v: `\\${name}` })
+    } else if (name === "%" || name === "$" || name === "&") this.#push({ t: "op", v: name })
+    else if (name === "\\") this.#push({ t: "op", v: "\\\\" })
+    else if (name === "|") this.#push({ t: "op", v: "||" })
+    else throw new Unreadable(`\\${name.slice(0, 20)}`, heavy.has(name))
+    return false
+  }
+
+  /** The text of `\text{...}` and its like. */
+  #textGroup(name: string): void {
+    const content = this.#match(/\s*\{([^{}]*)\}/y)
+    if (content === null) throw new Unreadable(`\\${name} without its text`)
+    if (/^\s*[A-Za-z]\s*$/.test(content[1]!) && name.startsWith("math")) {
+      this.#letters(content[1]!.trim(), false)
+      return
+    }
+    for (const part of content[1]!.split(/\s+|(?=[\^()/{},.])|(?<=[\^()/{},.])/)) {
+      if (/^[A-Za-z]+$/.test(part)) {
+        this.#space = true
+        this.#letters(part, true)
+      } else if (part !== "") {
+        for (const token of tokenize(part)) this.#tokens.push({ ...token, space: true })
+      }
     }
   }
-  return tokens
+
+  #operator(next: string): void {
+    const two = this.#text.slice(this.#index, this.#index + 2)
+    const double = two === "**" || isComparison(two)
+    const v = two === "**" ? "^" : double ? two.replace("==", "=") : next
+    this.#index += double ? 2 : 1
+    if (!/^[-+*/^_()[\]{}|!=<>,;:%$€£&']$/.test(v) && v.length === 1) throw new Unreadable("a character of no meaning")
+    if (v === "(" || v === "[" || (v === "{" && this.#tokens.length === 0)) this.#nested++
+    else if (v === ")" || v === "]") this.#nested--
+    this.#push({ t: "op", v })
+  }
+
+  #countDepth(): void {
+    const last = this.#tokens.at(-1)
+    if (last?.t !== "op") return
+    if (["(", "[", "{", "\\{"].includes(last.v)) this.#depth++
+    else if ([")", "]", "}", "\\}"].includes(last.v)) this.#depth--
+    if (this.#depth > maxDepth) throw new TooLarge(`brackets nested deeper than ${maxDepth}`)
+  }
 }
