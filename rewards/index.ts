@@ -10,22 +10,19 @@ export {
 } from "./math/Answer.ts"
 export { jsonSchema, type JsonSchemaOptions, type SchemaLike } from "./schema/JsonSchema.ts"
 export { equivalent, type Equivalence, type EquivalenceOptions } from "./math/MathEquivalence.ts"
+export { writtenInLanguage, writtenInScript, type LanguageOptions, type ScriptOptions } from "./text/Language.ts"
 export {
   citations,
   formatTags,
   matchesPattern,
   ngramRepetition,
   textLength,
-  writtenInLanguage,
-  writtenInScript,
   type ByTask,
   type CitationOptions,
-  type LanguageOptions,
   type LengthLimits,
   type LengthOptions,
   type PatternOptions,
   type RepetitionOptions,
-  type ScriptOptions,
   type TagOptions,
   type TextOptions
 } from "./text/TextVerifiers.ts"

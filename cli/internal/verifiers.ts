@@ -171,14 +171,14 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     "nothing",
     Schema.Struct({ languages: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ languages, ...options }) =>
-      (await import("../../rewards/text/TextVerifiers.ts")).writtenInLanguage(languages, options)
+      (await import("../../rewards/text/Language.ts")).writtenInLanguage(languages, options)
   ),
   script: builtin(
     'text in scripts, such as options.scripts ["Cyrillic"]',
     "nothing",
     Schema.Struct({ scripts: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ scripts, ...options }) =>
-      (await import("../../rewards/text/TextVerifiers.ts")).writtenInScript(scripts, options)
+      (await import("../../rewards/text/Language.ts")).writtenInScript(scripts, options)
   ),
   tags: builtin(
     "each tag of options.names once, in that order",

@@ -3,26 +3,13 @@
  * time linear in the text, and says why it scored as it did. They hold little by themselves: gate another reward with
  * them, or weigh them low.
  */
-import type { eld as Eld } from "eld/small"
 import { RE2JS } from "re2js"
-import type { Task } from "../../src/data/Task.ts"
-import { policyTokens, Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
+import { policyTokens, Producer } from "../../src/rollout/Trajectory.ts"
 import type * as Verifier from "../../src/score/Verifier.ts"
 import { linearPattern } from "../internal/linearPattern.ts"
-import { policyText } from "../internal/policyText.ts"
+import { byTask, type ByTask, textOf, type TextOptions } from "./textOptions.ts"
 
-export interface TextOptions {
-  /** The text that is judged. Default: what the policy wrote, all turns. */
-  readonly text?: (trajectory: Trajectory) => string
-}
-
-const textOf = (options: TextOptions, trajectory: Trajectory): string => (options.text ?? policyText)(trajectory)
-
-/** A value, or how a task says it. */
-export type ByTask<A, Data> = A | ((task: Task<Data>) => A)
-
-const byTask = <A, Data>(value: ByTask<A, Data>, task: Task<Data>): A =>
-  typeof value === "function" ? (value as (task: Task<Data>) => A)(task) : value
+export type { ByTask, TextOptions } from "./textOptions.ts"
 
 export interface PatternOptions extends TextOptions {
   /** Whether the pattern must match the whole text. Default false: anywhere in it. */
@@ -147,121 +134,6 @@ const words = (text: string): ReadonlyArray<string> => {
     else for (const character of word) found.push(character)
   }
   return found
-}
-
-export interface ScriptOptions extends TextOptions {
-  /** The share of letters that must be of the scripts, from 0 to 1. Default 0.95. */
-  readonly min?: number
-}
-
-/**
- * Scores 1 when the letters of the text are of the given scripts, by Unicode's property `Script`. It tells Russian
- * from English, and not French from English: a script is no language. A text without letters scores 0.
- *
- * @example
- * ```ts
- * const japanese = writtenInScript(["Han", "Hiragana", "Katakana"], { min: 0.9 })
- * ```
- */
-export const writtenInScript = <Data = any>(
-  scripts: ByTask<ReadonlyArray<string>, Data>,
-  options: ScriptOptions = {}
-): Verifier.VerifierFunction<Data> => {
-  const { min = 0.95 } = options
-  if (!(min >= 0 && min <= 1)) throw new RangeError(`writtenInScript takes a min from 0 to 1, got ${min}`)
-  const compile = (names: ReadonlyArray<string>): RegExp => {
-    const wrong = names.find((name) => !/^[A-Za-z_]+$/.test(name))
-    if (names.length === 0 || wrong !== undefined) {
-      throw new TypeError(
-        `writtenInScript takes names of scripts such as "Latin", got ${JSON.stringify(wrong ?? names)}`
-      )
-    }
-    try {
-      return new RegExp(`[${names.map((name) => `\\p{Script=${name}}`).join("")}]`, "u")
-    } catch (cause) {
-      throw new TypeError(`writtenInScript takes names of Unicode scripts such as "Latin", got ${names.join()}`, {
-        cause
-      })
-    }
-  }
-  const fixed = typeof scripts === "function" ? undefined : compile(scripts)
-  return ({ task, trajectory }) => {
-    const own = fixed ?? compile(byTask(scripts, task))
-    let letters = 0
-    let right = 0
-    for (const character of textOf(options, trajectory)) {
-      if (!/\p{L}/u.test(character)) continue
-      letters++
-      if (own.test(character)) right++
-    }
-    if (letters === 0) return { score: 0, reason: "no letters" }
-    const share = right / letters
-    return { score: Number(share >= min), reason: `${right} of ${letters} letters`, metrics: { share } }
-  }
-}
-
-export interface LanguageOptions extends TextOptions {
-  /** The share of letters that must stand in pieces of one of the languages, from 0 to 1. Default 0.9. */
-  readonly min?: number
-}
-
-/** Characters of a piece whose language is told by itself, so that a beginning in one language is not the whole. */
-const PIECE = 400
-
-/** Loaded when a language is first asked for: 1.6 MB. */
-let detector: Promise<{ readonly eld: typeof Eld }> | undefined
-
-/**
- * Scores 1 when the text is written in one of the given languages (ISO 639-1, 60 of them), else 0: the language of each piece of some
- * 400 characters is told by its n-grams (the library `eld`), and each counts by its letters. A few words are too short to tell, and
- * code or formulas look like anything: give `text` the prose. A text without letters scores 0. Metric: `share`.
- *
- * @example
- * ```ts
- * const reward = Reward.all({ right: answer(), spanish: Reward.gate(writtenInLanguage(["es"])) })
- * ```
- */
-export const writtenInLanguage = <Data = any>(
-  languages: ByTask<ReadonlyArray<string>, Data>,
-  options: LanguageOptions = {}
-): Verifier.VerifierFunction<Data> => {
-  const { min = 0.9 } = options
-  if (!(min >= 0 && min <= 1)) throw new RangeError(`writtenInLanguage takes a min from 0 to 1, got ${min}`)
-  return async ({ task, trajectory }) => {
-    const { eld } = await (detector ??= import("eld/small"))
-    const wanted = byTask(languages, task)
-    const known = new Set(Object.values(eld.info().Languages))
-    const wrong = wanted.find((language) => !known.has(language))
-    if (wanted.length === 0 || wrong !== undefined) {
-      throw new TypeError(`writtenInLanguage takes codes such as "en", got ${JSON.stringify(wrong ?? wanted)}`)
-    }
-    let letters = 0
-    let right = 0
-    const found = new Map<string, number>()
-    for (const piece of pieces(textOf(options, trajectory))) {
-      const count = piece.match(/\p{L}/gu)?.length ?? 0
-      if (count === 0) continue
-      const { language } = eld.detect(piece)
-      letters += count
-      if (wanted.includes(language)) right += count
-      found.set(language, (found.get(language) ?? 0) + count)
-    }
-    if (letters === 0) return { score: 0, reason: "no letters" }
-    const share = right / letters
-    const [most = ""] = [...found].toSorted(([, a], [, b]) => b - a)[0] ?? []
-    return { score: Number(share >= min), reason: `mostly ${most || "unknown"}`, metrics: { share } }
-  }
-}
-
-/** Pieces of about {@link PIECE} characters, cut at white space where there is some. */
-function* pieces(text: string): Generator<string> {
-  for (let start = 0; start < text.length;) {
-    const rest = text.slice(start, start + 2 * PIECE)
-    const gap = rest.slice(PIECE).search(/\s/)
-    const end = gap < 0 || rest.length <= PIECE ? rest.length : PIECE + gap
-    yield rest.slice(0, end)
-    start += end
-  }
 }
 
 export interface TagOptions extends TextOptions {

@@ -1,4 +1,5 @@
 /** Every verifier of this library, held to the test kit. Where an expectation differs from the kit's, the reason stands beside it. */
+import { writtenInScript } from "../../../rewards/text/Language.ts"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -29,8 +30,7 @@ import {
   formatTags,
   matchesPattern,
   ngramRepetition,
-  textLength,
-  writtenInScript
+  textLength
 } from "../../../rewards/text/TextVerifiers.ts"
 import type { VerifierFunction } from "../../../src/score/Verifier.ts"
 
