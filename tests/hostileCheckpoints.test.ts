@@ -1,4 +1,4 @@
-/** Files from outside are hostile until parsed: a damaged checkpoint gives a PolicyError, never a crash or a giant allocation. */
+/** Files from outside are hostile until parsed: a damaged checkpoint gives an EngineError, never a crash or a giant allocation. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -11,18 +11,18 @@ import { fileURLToPath } from "node:url"
 import { PolicyNative } from "quintain"
 
 const fixtures = fileURLToPath(new URL("fixtures/checkpoints/", import.meta.url))
-const REFUSED = ["FORMAT", "CONFIG", "IO", "CHECKPOINT"]
+const REFUSED = ["Format", "Config", "Io"]
 
-/** "opened", or the code of the error. */
+/** "opened", or the reason of the error. */
 const open = (model: string): Effect.Effect<string> =>
   Layer.build(PolicyNative.layer({ model, threads: 1, cacheBytes: 1 << 20 })).pipe(
     Effect.scoped,
     Effect.result,
     Effect.map((result) => {
       if (Result.isSuccess(result)) return "opened"
-      assert.strictEqual(result.failure._tag, "PolicyError")
-      assert.notStrictEqual(result.failure.detail, "")
-      return result.failure.code
+      assert.strictEqual(result.failure._tag, "EngineError")
+      assert.notStrictEqual(result.failure.reason.detail, "")
+      return result.failure.reason._tag
     })
   )
 
@@ -73,10 +73,10 @@ describe("hostile checkpoints", () => {
           const file = join(folder, "model.safetensors")
           const whole = readFileSync(file)
           for (const length of [0, 7, 8, 9, 500, whole.length >> 1, whole.length - 1]) {
-            assert.strictEqual(yield* withBytes(folder, file, whole.subarray(0, length)), "FORMAT", `${length} bytes`)
+            assert.strictEqual(yield* withBytes(folder, file, whole.subarray(0, length)), "Format", `${length} bytes`)
           }
           rmSync(file)
-          assert.strictEqual(yield* open(folder), "IO")
+          assert.strictEqual(yield* open(folder), "Io")
         })
       )
     })
@@ -120,11 +120,11 @@ describe("hostile checkpoints", () => {
           const whole = readFileSync(file)
           for (const [name, lie] of Object.entries(lies)) {
             writeFileSync(file, whole)
-            assert.strictEqual(yield* withBytes(folder, file, withHeader(file, lie)), "FORMAT", name)
+            assert.strictEqual(yield* withBytes(folder, file, withHeader(file, lie)), "Format", name)
           }
           const huge = Buffer.from(whole)
           huge.writeBigUInt64LE(2n ** 63n, 0)
-          assert.strictEqual(yield* withBytes(folder, file, huge), "FORMAT", "a header larger than memory")
+          assert.strictEqual(yield* withBytes(folder, file, huge), "Format", "a header larger than memory")
         })
       )
     })

@@ -23,7 +23,8 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { base } from "../model/adapterConfig.ts"
-import { Policy, PolicyError } from "./Policy.ts"
+import { EngineError } from "./EngineError.ts"
+import { Policy } from "./Policy.ts"
 import { Sampler } from "./Sampler.ts"
 
 export { base, defaultName, LoraConfig, resolveTargets } from "../model/adapterConfig.ts"
@@ -32,7 +33,7 @@ export { base, defaultName, LoraConfig, resolveTargets } from "../model/adapterC
  * Policy and sampler with the adapter `name` in place of the default one: it is what is sampled, trained, saved and
  * loaded, unless a call names another. The adapter must be there; its base stays shared.
  */
-export const layer = (name: string): Layer.Layer<Policy | Sampler, PolicyError, Policy | Sampler> =>
+export const layer = (name: string): Layer.Layer<Policy | Sampler, EngineError, Policy | Sampler> =>
   Layer.effectContext(
     Effect.gen(function* () {
       const policy = yield* Policy
@@ -42,7 +43,7 @@ export const layer = (name: string): Layer.Layer<Policy | Sampler, PolicyError, 
       if (own === undefined && name !== base) {
         const known = adapters.map((adapter) => adapter.name).join(", ") || "none"
         const detail = `there is no adapter \`${name}\` (there are: ${known}); add it first with adapters.add`
-        return yield* new PolicyError({ operation: "adapter", code: "STATE", detail })
+        return yield* new EngineError({ operation: "adapter", reason: { _tag: "State", detail } })
       }
       return Context.make(Policy, withAdapter(policy, name, own?.parameters ?? 0)).pipe(
         Context.add(Sampler, {

@@ -4,8 +4,8 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
 import type { LoraConfig } from "../model/adapterConfig.ts"
+import type { EngineError } from "./EngineError.ts"
 import type { Forest } from "./Forest.ts"
 
 export type { Forest } from "./Forest.ts"
@@ -106,37 +106,26 @@ export interface Memory {
   readonly total: number
 }
 
-export class PolicyError extends Schema.TaggedError<PolicyError>()("PolicyError", {
-  operation: Schema.String,
-  /** What went wrong: `SHAPE`, `CONFIG`, `IO`, `FORMAT`, `STATE`, `NON_FINITE`, `OUT_OF_MEMORY`, `INTERNAL`, ... */
-  code: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `${this.operation} failed (${this.code}): ${this.detail}`
-  }
-}
-
 export class Policy extends Context.Service<
   Policy,
   {
     readonly info: PolicyInfo
     /** Counts changes of the weights that calls which name no adapter train. An engine without it counts by its steps. */
-    readonly version?: Effect.Effect<number, PolicyError>
-    readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, PolicyError>
+    readonly version?: Effect.Effect<number, EngineError>
+    readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, EngineError>
     /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
     readonly backward: (
       id: number,
       dLogprobs: Float32Array,
       dEntropy?: Float32Array
-    ) => Effect.Effect<void, PolicyError>
+    ) => Effect.Effect<void, EngineError>
     /** Frees a kept forward without a backward. */
-    readonly release: (id: number) => Effect.Effect<void, PolicyError>
+    readonly release: (id: number) => Effect.Effect<void, EngineError>
     /** Updates the weights of an adapter (or of the base) with their accumulated gradient, then clears it. */
-    readonly step: (settings: StepSettings) => Effect.Effect<StepResult, PolicyError>
-    readonly zeroGradients: (options?: AdapterChoice) => Effect.Effect<void, PolicyError>
+    readonly step: (settings: StepSettings) => Effect.Effect<StepResult, EngineError>
+    readonly zeroGradients: (options?: AdapterChoice) => Effect.Effect<void, EngineError>
     /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
-    readonly freezeReference: Effect.Effect<void, PolicyError>
+    readonly freezeReference: Effect.Effect<void, EngineError>
     /**
      * Writes an adapter in PEFT's format, or all weights as a Hugging Face folder, with the optimiser's state when asked;
      * files appear whole or not at all.
@@ -144,22 +133,22 @@ export class Policy extends Context.Service<
     readonly save: (
       directory: string,
       options?: { readonly optimizer?: boolean } & AdapterChoice
-    ) => Effect.Effect<void, PolicyError>
+    ) => Effect.Effect<void, EngineError>
     /** Reads what {@link save} wrote into an adapter (or a base) of the same shape, and goes on from there. */
-    readonly load: (directory: string, options?: AdapterChoice) => Effect.Effect<void, PolicyError>
+    readonly load: (directory: string, options?: AdapterChoice) => Effect.Effect<void, EngineError>
     /**
      * Writes a Hugging Face folder that every tool opens: the base with the adapter merged into it, or (`adapter: "base"`)
      * without.
      */
-    readonly exportModel: (directory: string, options?: ExportOptions) => Effect.Effect<void, PolicyError>
+    readonly exportModel: (directory: string, options?: ExportOptions) => Effect.Effect<void, EngineError>
     /** The adapters that share the base. */
     readonly adapters: {
       /** Adds one: fresh from settings, which changes nothing until it is trained, or from a folder in PEFT's format. */
-      readonly add: (name: string, from: LoraConfig | string) => Effect.Effect<void, PolicyError>
+      readonly add: (name: string, from: LoraConfig | string) => Effect.Effect<void, EngineError>
       /** Drops one with its gradients and its optimiser; samples under way with it fail. */
-      readonly remove: (name: string) => Effect.Effect<void, PolicyError>
-      readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, PolicyError>
+      readonly remove: (name: string) => Effect.Effect<void, EngineError>
+      readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, EngineError>
     }
-    readonly memory: Effect.Effect<Memory, PolicyError>
+    readonly memory: Effect.Effect<Memory, EngineError>
   }
 >()("quintain/Policy") {}

@@ -4,7 +4,7 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
+import type { EngineError } from "./EngineError.ts"
 
 export interface SamplingParameters {
   /** 0 is greedy. Log-probabilities are those of the tempered distribution. Default 1. */
@@ -62,17 +62,6 @@ export interface WeightUpdate {
   readonly version: number
 }
 
-export class SamplerError extends Schema.TaggedError<SamplerError>()("SamplerError", {
-  operation: Schema.String,
-  /** What went wrong: `SHAPE`, `CONFIG`, `OUT_OF_MEMORY`, `DEADLINE`, `INTERNAL`, ... */
-  code: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `${this.operation} failed (${this.code}): ${this.detail}`
-  }
-}
-
 export class Sampler extends Context.Service<
   Sampler,
   {
@@ -83,13 +72,13 @@ export class Sampler extends Context.Service<
      */
     readonly engine?: string
     /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
-    readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, SamplerError>
+    readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, EngineError>
     /**
      * Takes other weights, by path; absent where an engine cannot. The folder is read during the call. Samples requested
      * afterwards are drawn with them and carry `version`. After a failure or an interruption the former ones still serve, or
      * samples fail until another update where a sampler cannot tell which it has. The folder of an adapter may be read again
      * until the next update.
      */
-    readonly update?: (weights: WeightUpdate) => Effect.Effect<void, SamplerError>
+    readonly update?: (weights: WeightUpdate) => Effect.Effect<void, EngineError>
   }
 >()("quintain/Sampler") {}

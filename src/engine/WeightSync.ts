@@ -12,8 +12,9 @@ import * as fs from "node:fs/promises"
 import { tmpdir } from "node:os"
 import * as path from "node:path"
 import * as Adapter from "./Adapter.ts"
-import { type ExportOptions, Policy, type PolicyError } from "./Policy.ts"
-import { Sampler, SamplerError, type WeightUpdate } from "./Sampler.ts"
+import { EngineError, type Reason } from "./EngineError.ts"
+import { type ExportOptions, Policy } from "./Policy.ts"
+import { Sampler, type WeightUpdate } from "./Sampler.ts"
 
 export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = never> {
   /** The engine that trains; a sampler that comes with it is not used. */
@@ -40,9 +41,9 @@ export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = neve
 
 /**
  * Policy and sampler, the sampler following the policy. Completions carry the policy's version. A push that fails, or is
- * interrupted, fails the requests that waited for it with a {@link SamplerError}; the next request tries again.
+ * interrupted, fails the requests that waited for it with a {@link EngineError}; the next request tries again.
  *
- * A request may name the followed adapter, or `base` beside an adapter; others are refused with `CONFIG`, for the names of
+ * A request may name the followed adapter, or `base` beside an adapter; others are refused with `Config`, for the names of
  * a server's adapters are not the policy's.
  *
  * @example
@@ -56,7 +57,7 @@ export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = neve
  */
 export const layer = <E1, R1, E2, R2>(
   options: WeightSyncOptions<E1, R1, E2, R2>
-): Layer.Layer<Policy | Sampler, E1 | E2 | SamplerError, R1 | R2> =>
+): Layer.Layer<Policy | Sampler, E1 | E2 | EngineError, R1 | R2> =>
   Layer.effectContext(
     Effect.gen(function* () {
       const policy = Context.get(yield* Layer.build(options.policy), Policy)
@@ -65,7 +66,7 @@ export const layer = <E1, R1, E2, R2>(
     })
   )
 
-const refused = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+const refused = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
 const follow = Effect.fnUntraced(function* (
   policy: Policy["Service"],
@@ -75,7 +76,7 @@ const follow = Effect.fnUntraced(function* (
   const { update } = sampler
   if (update === undefined) {
     const detail = `the sampler ${sampler.name} cannot take other weights; use one that has \`update\``
-    return yield* refused("update", "CONFIG", detail)
+    return yield* refused("update", { _tag: "Unsupported", what: "other weights", engine: sampler.name, detail })
   }
   const followed = options.adapter ?? Adapter.defaultName
   const choice = options.adapter === undefined ? {} : { adapter: options.adapter }
@@ -85,7 +86,7 @@ const follow = Effect.fnUntraced(function* (
   let pushed = options.inSync === true ? 0 : -1
   let lastStep = 0
   let failures = 0
-  let failure: SamplerError | undefined
+  let failure: EngineError | undefined
   /** The folder of an adapter that the sampler may read again. */
   let held: string | undefined
   // One push at a time; nothing changes the weights between their version and their files.
@@ -106,15 +107,13 @@ const follow = Effect.fnUntraced(function* (
       const adapters = yield* policy.adapters.list
       const adapter = adapters.find(({ name }) => name === followed)
       if (adapter === undefined && options.adapter !== undefined) {
-        return yield* refused("update", "STATE", `the policy has no adapter \`${followed}\`; add it first`)
+        const detail = `the policy has no adapter \`${followed}\`; add it first`
+        return yield* refused("update", { _tag: "State", detail })
       }
       const kind = options.kind ?? (adapter === undefined ? "model" : "adapter")
       if (kind === "adapter" && adapter === undefined) {
-        return yield* refused(
-          "update",
-          "CONFIG",
-          "kind is `adapter`, but the policy trains none; set `lora`, or leave it out"
-        )
+        const detail = "kind is `adapter`, but the policy trains none; set `lora`, or leave it out"
+        return yield* refused("update", { _tag: "Config", option: "kind", detail })
       }
       const version = adapter?.version ?? (policy.version === undefined ? lastStep : yield* policy.version)
       const directory = path.join(folder, `${kind}-${version}`)
@@ -125,7 +124,7 @@ const follow = Effect.fnUntraced(function* (
     }).pipe(
       Effect.uninterruptible,
       changing.withPermit,
-      Effect.catchTag("PolicyError", (error: PolicyError) => refused("update", error.code, error.message))
+      Effect.mapError((error) => refused("update", { ...error.reason, detail: error.message }))
     )
 
   const folder = Effect.tryPromise({
@@ -134,7 +133,10 @@ const follow = Effect.fnUntraced(function* (
       return await fs.mkdtemp(path.join(options.directory ?? tmpdir(), "quintain-weights-"))
     },
     catch: (cause) =>
-      refused("update", "IO", `no folder for the weights: ${String(cause)}; choose one with \`directory\``)
+      refused("update", {
+        _tag: "Io",
+        detail: `no folder for the weights: ${String(cause)}; choose one with \`directory\``
+      })
   })
 
   const push = Effect.acquireUseRelease(
@@ -163,7 +165,7 @@ const follow = Effect.fnUntraced(function* (
     if (pushed === generation) return Effect.void
     const seen = failures
     return pushing.withPermit(
-      Effect.suspend((): Effect.Effect<unknown, SamplerError> => {
+      Effect.suspend((): Effect.Effect<unknown, EngineError> => {
         if (pushed === generation) return Effect.void
         if (failures > seen && failure !== undefined) return Effect.fail(failure)
         return Effect.tapError(push, (error) =>
@@ -214,7 +216,7 @@ const follow = Effect.fnUntraced(function* (
       if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
       if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })
       const detail = `the sampler ${sampler.name} follows \`${followed}\`, not \`${adapter}\`; name that in WeightSync's \`adapter\``
-      return Effect.fail(refused("sample", "CONFIG", detail))
+      return Effect.fail(refused("sample", { _tag: "Config", option: "adapter", detail }))
     }
   }
   return Context.make(Policy, following).pipe(Context.add(Sampler, follower))

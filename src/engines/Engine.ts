@@ -2,7 +2,8 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { Policy, PolicyError } from "../engine/Policy.ts"
+import { EngineError } from "../engine/EngineError.ts"
+import { Policy } from "../engine/Policy.ts"
 import type { NativeOptions } from "./native/PolicyNative.ts"
 import type { ExecutionProvider, OnnxOptions } from "./onnx/PolicyOnnx.ts"
 import type { Sampler } from "../engine/Sampler.ts"
@@ -28,11 +29,13 @@ const worthwhile = 1.5
 
 const onlyOnnx = ["executionProviders", "deviceBytes", "chunkTokens"] as const
 
-const refuse = (option: string, detail: string): PolicyError =>
-  new PolicyError({ operation: "open", code: "CONFIG", detail: `${option}: ${detail}` })
+const refuse = (option: string, problem: string) => {
+  const detail = `${option}: ${problem}`
+  return new EngineError({ operation: "open", reason: { _tag: "Config", option, detail } })
+}
 
 /** An option that the engine `native` cannot honour. */
-const notNative = (options: EngineOptions): PolicyError | undefined => {
+const notNative = (options: EngineOptions): EngineError | undefined => {
   for (const option of onlyOnnx) {
     if (options[option] === undefined) continue
     return refuse(option, 'the engine "native" has no such option: leave it out, or set engine to "onnx"')
@@ -43,7 +46,7 @@ const notNative = (options: EngineOptions): PolicyError | undefined => {
 }
 
 /** An option that the engine `onnx` cannot honour. */
-const notOnnx = ({ blocks, device, dtype, executionProviders, lora }: EngineOptions): PolicyError | undefined => {
+const notOnnx = ({ blocks, device, dtype, executionProviders, lora }: EngineOptions): EngineError | undefined => {
   const remedy = 'set engine to "native", or leave it out'
   if (dtype !== undefined && dtype !== "f32") return refuse("dtype", `the engine "onnx" trains in f32: ${remedy}`)
   if (blocks !== undefined) return refuse("blocks", `the engine "onnx" trains on weights in f32: ${remedy}`)
@@ -57,7 +60,7 @@ const devices = ({ device }: EngineOptions): ReadonlyArray<ExecutionProvider> | 
 
 /**
  * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
- * option that the engine does not have fails with `CONFIG` and says what to do; otherwise as the engine's own layer does.
+ * option that the engine does not have fails with `Config` and says what to do; otherwise as the engine's own layer does.
  *
  * @example
  * ```ts
@@ -65,7 +68,7 @@ const devices = ({ device }: EngineOptions): ReadonlyArray<ExecutionProvider> | 
  * Grpo.train(options).pipe(Effect.provide(engine))
  * ```
  */
-export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, EngineError> =>
   Layer.unwrap(
     Effect.gen(function* () {
       const { engine = "native" } = options
@@ -122,7 +125,7 @@ const onnx = (options: EngineOptions) => {
 export const choose = Effect.fnUntraced(function* (options: EngineOptions, measure: typeof probe = probe) {
   const native = (why: string) => ({ provider: undefined, reason: `native: ${why}` })
   const unsuitable = notOnnx(options)
-  if (unsuitable !== undefined) return native(unsuitable.detail)
+  if (unsuitable !== undefined) return native(unsuitable.reason.detail)
   const gpus = (devices(options) ?? options.executionProviders ?? ["webgpu"]).filter((provider) => provider !== "cpu")
   const threads = options.threads === undefined ? {} : { threads: options.threads }
   const reasons: Array<string> = []
@@ -145,9 +148,9 @@ const rounded = (value: number): number => Number(value.toPrecision(2))
 
 /** The reason goes with the device. */
 const saying = (
-  layer: Layer.Layer<Policy | Sampler, PolicyError>,
+  layer: Layer.Layer<Policy | Sampler, EngineError>,
   reason: string
-): Layer.Layer<Policy | Sampler, PolicyError> =>
+): Layer.Layer<Policy | Sampler, EngineError> =>
   Layer.effectContext(
     Effect.map(Layer.build(layer), (services) => {
       const policy = Context.get(services, Policy)

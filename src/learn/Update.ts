@@ -12,7 +12,8 @@ import * as Batches from "./Batch.ts"
 import type { Batch } from "./Batch.ts"
 import type { Loss, LossInput, LossOutput, Measure } from "./Loss.ts"
 import type { Aggregate, Pack } from "./Pack.ts"
-import type { Forward, LogprobOptions, PolicyError, StepSettings } from "../engine/Policy.ts"
+import type { EngineError } from "../engine/EngineError.ts"
+import type { Forward, LogprobOptions, StepSettings } from "../engine/Policy.ts"
 import { Policy } from "../engine/Policy.ts"
 
 /** What a skipped update was computed from. */
@@ -78,9 +79,9 @@ export interface StepReport {
 
 export interface Updater {
   /** Updates the policy with a batch; an empty one changes nothing. `step` counts from 0 and drives the learning rate. */
-  readonly batch: (batch: Batch, step: number) => Effect.Effect<StepReport, PolicyError, Policy>
+  readonly batch: (batch: Batch, step: number) => Effect.Effect<StepReport, EngineError, Policy>
   /** The same for packs made otherwise (supervised data): one update, whatever `epochs` and `minibatches` say. */
-  readonly packs: (packs: ReadonlyArray<Pack>, step: number) => Effect.Effect<StepReport, PolicyError, Policy>
+  readonly packs: (packs: ReadonlyArray<Pack>, step: number) => Effect.Effect<StepReport, EngineError, Policy>
 }
 
 /** A pack and what was computed of it before the first update. */
@@ -194,7 +195,7 @@ export const make = (settings: UpdateSettings): Updater => {
     step: number,
     seconds: Record<Phase, number>,
     batch: Batch | undefined
-  ): Effect.fn.Return<StepReport, PolicyError, Policy> {
+  ): Effect.fn.Return<StepReport, EngineError, Policy> {
     const policy = yield* Policy
     const begun = performance.now()
     const rate = typeof learningRate === "number" ? learningRate : learningRate(step)
@@ -212,7 +213,7 @@ export const make = (settings: UpdateSettings): Updater => {
 
     // Several updates: the ratio is against the policy before the first of them.
     const several = parts.length * passes > 1
-    const prepare = Effect.fnUntraced(function* (pack: Pack): Effect.fn.Return<Prepared, PolicyError> {
+    const prepare = Effect.fnUntraced(function* (pack: Pack): Effect.fn.Return<Prepared, EngineError> {
       const before = !several
         ? undefined
         : old === "sampler"
@@ -229,8 +230,8 @@ export const make = (settings: UpdateSettings): Updater => {
       { old, pack, reference }: Prepared,
       first: boolean,
       measures: Gather
-    ): Effect.fn.Return<boolean, PolicyError> {
-      const use = Effect.fnUntraced(function* (kept: Forward): Effect.fn.Return<boolean, PolicyError> {
+    ): Effect.fn.Return<boolean, EngineError> {
+      const use = Effect.fnUntraced(function* (kept: Forward): Effect.fn.Return<boolean, EngineError> {
         const { entropy, logprobs } = kept
         const input: LossInput = {
           logprobs,
@@ -287,7 +288,7 @@ export const make = (settings: UpdateSettings): Updater => {
     const update = Effect.fnUntraced(function* (
       packs: ReadonlyArray<Prepared>,
       first: boolean
-    ): Effect.fn.Return<void, PolicyError> {
+    ): Effect.fn.Return<void, EngineError> {
       const measures = gather()
       updates++
       for (const part of packs) {
@@ -378,7 +379,7 @@ export const stage = (settings: UpdateSettings, { from = 0 }: { readonly from?: 
   const updater = make(settings)
   return <Data, E, R>(
     batches: Stream.Stream<Batch<Data>, E, R>
-  ): Stream.Stream<Updated<Data>, E | PolicyError, R | Policy> =>
+  ): Stream.Stream<Updated<Data>, E | EngineError, R | Policy> =>
     Stream.mapEffect(batches, (batch, index) =>
       Effect.map(updater.batch(batch, from + index), (report) => ({ batch, report }))
     )

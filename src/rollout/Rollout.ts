@@ -17,7 +17,8 @@ import { isConversation, renderOptions } from "../text/Conversation.ts"
 import type { Environment, Step, Turn } from "./Environment.ts"
 import { EnvironmentError } from "./Environment.ts"
 import type { Completion, SampleRequest, SamplingParameters } from "../engine/Sampler.ts"
-import { Sampler, SamplerError } from "../engine/Sampler.ts"
+import { EngineError } from "../engine/EngineError.ts"
+import { Sampler } from "../engine/Sampler.ts"
 import type { Drawn, Message, Prompt } from "../data/Task.ts"
 import { encodePrompt, type Tokenizer } from "../text/Tokenizer.ts"
 import { type Group, Producer, type StopReason, type Trajectory } from "./Trajectory.ts"
@@ -112,7 +113,7 @@ const assemble = (pieces: ReadonlyArray<Piece>) => {
 export const group = Effect.fnUntraced(function* <Data>(
   options: RolloutOptions<Data>,
   { cursor, task }: Drawn<Data>
-): Effect.fn.Return<Group<Data>, SamplerError, Sampler> {
+): Effect.fn.Return<Group<Data>, EngineError, Sampler> {
   const { environment, tokenizer, seed, size = 8, retries = 1, deadline = 60_000, contextLength = Infinity } = options
   const { maxTurns = 1 } = environment
   const sampler = yield* Sampler
@@ -133,7 +134,7 @@ export const group = Effect.fnUntraced(function* <Data>(
     prompt: Uint32Array,
     key: SampleRequest["key"],
     count: number
-  ): Effect.fn.Return<ReadonlyArray<Completion>, SamplerError> {
+  ): Effect.fn.Return<ReadonlyArray<Completion>, EngineError> {
     const room = contextLength - prompt.length
     const maxTokens = Math.min(environment.maxTokens, room)
     const completions = yield* sampler.sample({
@@ -148,7 +149,7 @@ export const group = Effect.fnUntraced(function* <Data>(
     })
     if (completions.length !== count) {
       const detail = `asked for ${count} completions of task ${task.id}, got ${completions.length}`
-      return yield* new SamplerError({ operation: "sample", code: "SHAPE", detail })
+      return yield* new EngineError({ operation: "sample", reason: { _tag: "Shape", detail } })
     }
     // The limit that was hit is the model's, not the environment's.
     const short = room < environment.maxTokens
@@ -290,7 +291,7 @@ export const groups =
   <Data>(options: RolloutOptions<Data>) =>
   <D extends Data, E, R>(
     draws: Stream.Stream<Drawn<D>, E, R>
-  ): Stream.Stream<Group<D>, E | SamplerError | EnvironmentError, R | Sampler> =>
+  ): Stream.Stream<Group<D>, E | EngineError | EnvironmentError, R | Sampler> =>
     Stream.suspend(() => {
       let lostInARow = 0
       return draws.pipe(

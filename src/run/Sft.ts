@@ -8,7 +8,8 @@ import { createHash } from "node:crypto"
 import * as Demonstration from "../data/Demonstration.ts"
 import * as Loss from "../learn/Loss.ts"
 import * as Pack from "../learn/Pack.ts"
-import { Policy, type PolicyError, type PolicyInfo } from "../engine/Policy.ts"
+import type { EngineError } from "../engine/EngineError.ts"
+import { Policy, type PolicyInfo } from "../engine/Policy.ts"
 import * as Progress from "./Progress.ts"
 import * as Run from "./Run.ts"
 import { shuffled, type TaskError } from "../data/Task.ts"
@@ -69,7 +70,7 @@ export interface SftResult {
  */
 export const train = Effect.fn("Sft.train")(function* (
   options: SftOptions
-): Effect.fn.Return<SftResult, PolicyError | TaskError | Run.RunError, Policy> {
+): Effect.fn.Return<SftResult, EngineError | TaskError | Run.RunError, Policy> {
   return yield* Effect.scoped(body(options))
 })
 
@@ -185,7 +186,7 @@ export const packsOf = (examples: ReadonlyArray<Demonstration.Example>, maxToken
 const meanLoss = Effect.fnUntraced(function* (
   examples: ReadonlyArray<Demonstration.Example>,
   maxTokens: number
-): Effect.fn.Return<number, PolicyError, Policy> {
+): Effect.fn.Return<number, EngineError, Policy> {
   const policy = yield* Policy
   let [sum, count] = [0, 0]
   for (const { forest } of packsOf(examples, maxTokens)) {

@@ -105,7 +105,7 @@ describe("Session", () => {
       () => undefined,
       (cause: unknown) => cause as Error & { readonly _tag: string }
     )
-    assert.strictEqual(error?._tag, "PolicyError")
+    assert.strictEqual(error?._tag, "EngineError")
     assert.match(error!.message, /hidden_size/)
   })
 })

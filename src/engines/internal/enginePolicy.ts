@@ -6,23 +6,21 @@ import { existsSync } from "node:fs"
 import * as path from "node:path"
 import * as Adapter from "../../engine/Adapter.ts"
 import * as Checkpoint from "../../model/Checkpoint.ts"
-import { type Policy, PolicyError } from "../../engine/Policy.ts"
+import { EngineError } from "../../engine/EngineError.ts"
+import type { Policy } from "../../engine/Policy.ts"
 import type { Tokenizer } from "../../text/Tokenizer.ts"
 import { abortable } from "../../internal/abortable.ts"
 import type { Engine } from "./engine.ts"
-import * as Addon from "../../addon/addon.ts"
+import { engineFailure } from "./engineFailure.ts"
 import { vocabulary } from "./openModel.ts"
 
 const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
 
-export const policyFailure = (operation: string, cause: unknown): PolicyError =>
-  new PolicyError({ operation, ...Addon.describe(cause) })
+const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, EngineError> =>
+  Effect.tryPromise({ try: run, catch: (cause) => engineFailure(operation, cause) })
 
-const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, PolicyError> =>
-  Effect.tryPromise({ try: run, catch: (cause) => policyFailure(operation, cause) })
-
-const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, PolicyError> =>
-  abortable(run, (cause) => policyFailure(operation, cause))
+const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, EngineError> =>
+  abortable(run, (cause) => engineFailure(operation, cause))
 
 /** `location`: where the model was opened; its tokenizer goes with every whole model that is written. */
 export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, location: Checkpoint.Location | undefined) {
@@ -95,12 +93,13 @@ const addAdapter = Effect.fnUntraced(function* (
   name: string,
   from: Adapter.LoraConfig | string
 ) {
-  const refused = (detail: string) => new PolicyError({ operation, code: "CONFIG", detail })
+  const refused = (option: string, problem: string) =>
+    new EngineError({ operation, reason: { _tag: "Config", option, detail: `${option}: ${problem}` } })
   if (typeof from === "string") return yield* call(operation, () => engine.addAdapter(name, null, from))
-  const lora = yield* decodeLora(from).pipe(Effect.mapError((error) => refused(`lora: ${error.message}`)))
+  const lora = yield* decodeLora(from).pipe(Effect.mapError((error) => refused("lora", error.message)))
   const { modules } = yield* call(operation, () => engine.facts())
   const targets = Adapter.resolveTargets(lora.targets, modules)
-  if (Result.isFailure(targets)) return yield* refused(`lora.targets: ${targets.failure}`)
+  if (Result.isFailure(targets)) return yield* refused("lora.targets", targets.failure)
   const settings = JSON.stringify({ ...lora, targets: targets.success })
   yield* call(operation, () => engine.addAdapter(name, settings, null))
 })
@@ -123,11 +122,13 @@ export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokeni
 const withTokenizer = (
   location: Checkpoint.Location | undefined,
   directory: string
-): Effect.Effect<void, PolicyError> =>
+): Effect.Effect<void, EngineError> =>
   location !== undefined && existsSync(path.join(directory, "config.json"))
     ? Checkpoint.saveTokenizer(location, directory).pipe(
         // A GGUF file whose tokenizer cannot be rewritten: weights that were trained are not lost for it.
         Effect.catchTag("TokenizerError", (error) => Effect.logWarning(error.message)),
-        Effect.mapError((error) => new PolicyError({ operation: "save", code: "CHECKPOINT", detail: error.message }))
+        Effect.mapError(
+          (error) => new EngineError({ operation: "save", reason: { _tag: "Format", detail: error.message } })
+        )
       )
     : Effect.void

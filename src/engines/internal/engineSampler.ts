@@ -1,12 +1,11 @@
 /** The sampler service of an engine. */
 import * as Effect from "effect/Effect"
-import { type Completion, type Sampler, SamplerError, type SampleRequest } from "../../engine/Sampler.ts"
+import { EngineError } from "../../engine/EngineError.ts"
+import type { Completion, Sampler, SampleRequest } from "../../engine/Sampler.ts"
 import type { SamplingEngine } from "./engine.ts"
 import { hash64 } from "../../internal/hash64.ts"
 import type * as Native from "./nativeModel.ts"
-import * as Addon from "../../addon/addon.ts"
-
-const failed = (cause: unknown): SamplerError => new SamplerError({ operation: "sample", ...Addon.describe(cause) })
+import { engineFailure } from "./engineFailure.ts"
 
 export const engineSampler = (engine: SamplingEngine): Sampler["Service"] => ({
   name: engine.name,
@@ -15,13 +14,13 @@ export const engineSampler = (engine: SamplingEngine): Sampler["Service"] => ({
       const gathered = new Gathered(request)
       try {
         const id = engine.sample(engineRequest(request), (error, events) => {
-          if (error !== null) return resume(Effect.fail(failed(error)))
+          if (error !== null) return resume(Effect.fail(engineFailure("sample", error)))
           gathered.add(events)
           if (events.done) resume(gathered.completions())
         })
         return Effect.sync(() => engine.cancel(id))
       } catch (cause) {
-        resume(Effect.fail(failed(cause)))
+        resume(Effect.fail(engineFailure("sample", cause)))
       }
     })
 })
@@ -66,11 +65,12 @@ class Gathered {
     for (const { reason, sample } of events.finished) this.#samples[sample]!.reason = reason
   }
 
-  completions(): Effect.Effect<ReadonlyArray<Completion>, SamplerError> {
+  completions(): Effect.Effect<ReadonlyArray<Completion>, EngineError> {
     const completions: Array<Completion> = []
     for (const { logprobs, reason, tokens } of this.#samples) {
       if (reason === "abort") {
-        return Effect.fail(new SamplerError({ operation: "sample", code: "ABORTED", detail: "the model was closed" }))
+        const reason = { _tag: "Aborted", detail: "the model was closed" } as const
+        return Effect.fail(new EngineError({ operation: "sample", reason }))
       }
       completions.push({
         tokens: Uint32Array.from(tokens),

@@ -4,9 +4,10 @@ import * as Schema from "effect/Schema"
 import type { LoraConfig } from "../../engine/Adapter.ts"
 import * as Checkpoint from "../../model/Checkpoint.ts"
 import type { HubOptions } from "../../model/Hub.ts"
-import { PolicyError } from "../../engine/Policy.ts"
+import { EngineError } from "../../engine/EngineError.ts"
 import type { Tokenizer } from "../../text/Tokenizer.ts"
 import { ModelConfig } from "../../model/modelConfig.ts"
+import { hubReason } from "./engineFailure.ts"
 import type * as Native from "./nativeModel.ts"
 
 /** The options that every engine has. */
@@ -49,8 +50,9 @@ export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions,
     typeof model === "string"
       ? yield* Checkpoint.locate(model, hub === undefined ? {} : { hub }).pipe(
           Effect.mapError((error) => {
-            const code = error._tag === "HubError" ? error.code : "CHECKPOINT"
-            return new PolicyError({ operation: "open", code, detail: error.message })
+            const reason =
+              error._tag === "HubError" ? hubReason(error) : ({ _tag: "Format", detail: error.message } as const)
+            return new EngineError({ operation: "open", reason })
           })
         )
       : undefined
@@ -59,7 +61,11 @@ export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions,
       ? undefined
       : yield* decodeModel(model).pipe(
           Effect.mapError(
-            (error) => new PolicyError({ operation: "open", code: "CONFIG", detail: `model: ${error.message}` })
+            ({ message }) =>
+              new EngineError({
+                operation: "open",
+                reason: { _tag: "Config", option: "model", detail: `model: ${message}` }
+              })
           )
         )
   const settings: Native.NativeSettings = {

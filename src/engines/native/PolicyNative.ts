@@ -5,12 +5,14 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { enginePolicy, policyFailure, setUp } from "../internal/enginePolicy.ts"
+import { engineFailure } from "../internal/engineFailure.ts"
+import { enginePolicy, setUp } from "../internal/enginePolicy.ts"
 import { engineSampler } from "../internal/engineSampler.ts"
 import * as Native from "../internal/nativeModel.ts"
 import { nativeEngine } from "./internal/nativeEngine.ts"
 import { type ModelOptions, type Source, sourceOf } from "../internal/openModel.ts"
-import { Policy, PolicyError } from "../../engine/Policy.ts"
+import { EngineError } from "../../engine/EngineError.ts"
+import { Policy } from "../../engine/Policy.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
 export { ModelConfig } from "../../model/modelConfig.ts"
@@ -44,7 +46,7 @@ export interface NativeOptions extends ModelOptions {
  * program.pipe(Effect.provide(engine))
  * ```
  */
-export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, EngineError> =>
   Layer.effectContext(
     Effect.gen(function* () {
       const source = yield* sourceOf(options)
@@ -64,12 +66,12 @@ const open = Effect.fnUntraced(function* (options: NativeOptions, { location, se
   } satisfies Native.NativeSettings)
   const { NativeModel } = yield* Effect.try({
     try: () => Native.load(),
-    catch: (cause) => new PolicyError({ operation: "open", code: "ADDON", detail: String(cause) })
+    catch: (cause) => new EngineError({ operation: "open", reason: { _tag: "Unavailable", detail: String(cause) } })
   })
   const model = yield* Effect.acquireRelease(
     Effect.tryPromise({
       try: () => (location === undefined ? NativeModel.create(json) : NativeModel.open(location.path, json)),
-      catch: (cause) => policyFailure("open", cause)
+      catch: (cause) => engineFailure("open", cause)
     }),
     (model) => Effect.promise(() => model.close())
   )

@@ -15,7 +15,8 @@ import type { GraphPlacement } from "./worker/measure.ts"
 import { deviceSettings, openClient } from "./worker/open.ts"
 import { probe } from "./worker/probe.ts"
 import { type ModelOptions, sourceOf } from "../internal/openModel.ts"
-import { Policy, type PolicyError } from "../../engine/Policy.ts"
+import type { EngineError } from "../../engine/EngineError.ts"
+import { Policy } from "../../engine/Policy.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
 export type { DeviceOptions, ExecutionProvider } from "./worker/executionProvider.ts"
@@ -30,12 +31,12 @@ export interface OnnxOptions extends ModelOptions, DeviceOptions {
 
 /**
  * Policy and sampler on one device, closed with the scope. `info.device` says which provider runs, and why those that were
- * preferred do not. Fails with `PROVIDER` where none opens or the runtime is not installed, `CONFIG` for an option that
- * cannot be, and as the native engine does for checkpoints.
+ * preferred do not. Fails with `Unavailable` if none opens or the runtime is not installed, with `Config` for an
+ * invalid option, and as the native engine does for checkpoints.
  *
- * Later calls fail with `DEVICE_LOST` when the device is gone, with `ENGINE_LOST` when the engine's thread is; open the
- * layer again then, and resume the run from its checkpoint. `OUT_OF_MEMORY` leaves the engine as it was; only
- * where it strikes amid a step or a load, calls fail with `STATE` until a checkpoint is loaded.
+ * Later calls fail with `Unavailable` when the device or the engine's thread is gone. Open the layer again then, and resume
+ * the run from its checkpoint. `OutOfMemory` leaves the engine as it was. If it strikes during a step or a load, calls fail
+ * with `State` until a checkpoint is loaded.
  *
  * @example
  * ```ts
@@ -47,7 +48,7 @@ export interface OnnxOptions extends ModelOptions, DeviceOptions {
  * program.pipe(Effect.provide(engine))
  * ```
  */
-export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, PolicyError> =>
+export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, EngineError> =>
   Layer.effectContext(
     Effect.gen(function* () {
       const source = yield* sourceOf(options)
@@ -92,7 +93,7 @@ const reportDeadline = 600_000
  * const reports = yield* PolicyOnnx.report({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", lora: { rank: 16 } })
  * ```
  */
-export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<ProviderReport>, PolicyError> =>
+export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<ProviderReport>, EngineError> =>
   measured(options)
 
 const measured = Effect.fnUntraced(function* (options: OnnxOptions) {

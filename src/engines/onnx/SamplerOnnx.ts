@@ -15,13 +15,14 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { abortable } from "../../internal/abortable.ts"
+import { engineFailure } from "../internal/engineFailure.ts"
 import { setUp } from "../internal/enginePolicy.ts"
 import { engineSampler } from "../internal/engineSampler.ts"
-import { describe } from "../../addon/addon.ts"
 import { openClient } from "./worker/open.ts"
 import { type ModelOptions, sourceOf } from "../internal/openModel.ts"
 import type { DeviceOptions } from "./PolicyOnnx.ts"
-import { Sampler, SamplerError } from "../../engine/Sampler.ts"
+import type { EngineError } from "../../engine/EngineError.ts"
+import { Sampler } from "../../engine/Sampler.ts"
 
 export interface SamplerOnnxOptions extends Omit<ModelOptions, "lora">, DeviceOptions {
   /**
@@ -37,7 +38,7 @@ export interface SamplerOnnxOptions extends Omit<ModelOptions, "lora">, DeviceOp
  * whole model is opened and takes the place of the former one, both in memory for that moment. Samples under way are
  * finished first, with the weights that they began with. Errors are those of `PolicyOnnx.layer`.
  */
-export const layer = (options: SamplerOnnxOptions): Layer.Layer<Sampler, SamplerError> =>
+export const layer = (options: SamplerOnnxOptions): Layer.Layer<Sampler, EngineError> =>
   Layer.effect(
     Sampler,
     Effect.gen(function* () {
@@ -53,10 +54,8 @@ export const layer = (options: SamplerOnnxOptions): Layer.Layer<Sampler, Sampler
         update: (weights) =>
           abortable(
             (signal) => engine.update(weights, signal),
-            (cause) => new SamplerError({ operation: "update", ...describe(cause) })
+            (cause) => engineFailure("update", cause)
           )
       })
-    }).pipe(
-      Effect.catchTag("PolicyError", ({ code, detail, operation }) => new SamplerError({ operation, code, detail }))
-    )
+    })
   )

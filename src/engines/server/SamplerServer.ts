@@ -1,7 +1,7 @@
 /**
  * A sampler on an inference server: vLLM, SGLang or llama.cpp. Token ids go in and come out, with the log-probability of
  * each; text is never re-encoded. Nothing that a server answers is trusted before it is checked: what is not a sample of the
- * request is a {@link SamplerError} that says what is wrong.
+ * request is a {@link EngineError} that says what is wrong.
  *
  * | server | start it with | weights by `update` |
  * |---|---|---|
@@ -17,7 +17,7 @@
  * - top-k, top-p and min-p need `raw` on vLLM (its processed ones are taken after the filters) and llama.cpp; SGLang's are
  *   always taken before them.
  *
- * So vLLM cannot do both at once. What a server cannot do is refused (`TEMPERATURE`, `FILTERS`); for evaluation alone, where
+ * So vLLM cannot do both at once. What a server cannot do is refused (`Unsupported`); for evaluation alone, where
  * nothing reads them, `logprobs: "optional"` lets NaN stand for log-probabilities that would be wrong.
  *
  * Each sample is a request of its own, with a seed from its key: retries and resumed runs ask for the same, and get it as
@@ -43,7 +43,8 @@ import { type Meaning, meaningOf, PROBED } from "./internal/meaning.ts"
 import { sglang } from "./internal/sglang.ts"
 import { vllm } from "./internal/vllm.ts"
 import { weightsOf } from "./internal/weights.ts"
-import { type Completion, Sampler, SamplerError, type SampleRequest } from "../../engine/Sampler.ts"
+import { EngineError, type Reason } from "../../engine/EngineError.ts"
+import { type Completion, Sampler, type SampleRequest } from "../../engine/Sampler.ts"
 
 export interface ServerOptions {
   readonly kind: "vllm" | "sglang" | "llamacpp"
@@ -77,10 +78,10 @@ export interface ServerOptions {
 }
 
 /**
- * The sampler. Codes of its errors: `UNREACHABLE` (after all attempts), `DEADLINE`, `REFUSED` (the server's own words),
- * `SIZE`, `JSON`, `FORMAT`; `TOKENS`, `LENGTH`, `VOCABULARY`, `LOGPROBS`, `STOP`, `PROMPT`, `MODEL` for answers that are no samples of the
- * request; `TEMPERATURE`, `FILTERS`, `PROBE` for log-probabilities that would mean something else; `CONFIG`; `STATE` after an update
- * of a whole model that the server did not answer.
+ * The sampler. Reasons of its errors: `Unavailable` (after all attempts), `Deadline`, `Rejected` (the server's own words);
+ * `Format` for answers that are not a sample of the request; `Unsupported` for log-probabilities that would mean something
+ * else, and for requests that the server cannot serve; `Config` and `Shape` for invalid options and prompts; `State` after
+ * an update of a whole model that the server did not answer.
  *
  * @example
  * ```ts
@@ -90,7 +91,7 @@ export interface ServerOptions {
  * ).pipe(Effect.provide(sampler))
  * ```
  */
-export const layer = (options: ServerOptions): Layer.Layer<Sampler, SamplerError> => {
+export const layer = (options: ServerOptions): Layer.Layer<Sampler, EngineError> => {
   const { http = FetchHttpClient.layer.pipe(Layer.provide(noRedirects)) } = options
   const start = (client: HttpClient.HttpClient) => {
     switch (options.kind) {
@@ -112,7 +113,7 @@ const noRedirects = Layer.succeed(FetchHttpClient.RequestInit, { redirect: "erro
 const bytesOf = ({ maxTokens, prompt }: Pick<Draw, "maxTokens" | "prompt">): number =>
   2 ** 20 + maxTokens * 4096 + prompt.length * 64
 
-const failed = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+const failed = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
 const make = Effect.fnUntraced(function* <Body>(
   dialect: Dialect<Body>,
@@ -122,7 +123,8 @@ const make = Effect.fnUntraced(function* <Body>(
   const { concurrency = 64, deadline = 280_000, model, vocabularySize = 2 ** 31 } = options
   for (const [name, value] of Object.entries({ concurrency, deadline, vocabularySize })) {
     if (!(Number.isInteger(value) && value >= 1)) {
-      return yield* failed("open", "CONFIG", `${name} is ${value}; give a whole number of 1 or more`)
+      const detail = `${name} is ${value}; give a whole number of 1 or more`
+      return yield* failed("open", { _tag: "Config", option: name, detail })
     }
   }
   const client = makeClient(http, {
@@ -132,20 +134,30 @@ const make = Effect.fnUntraced(function* <Body>(
     ...(options.apiKey === undefined ? {} : { apiKey: options.apiKey })
   })
   const decode = Schema.decodeUnknownEffect(dialect.decode)
+  const unsupported = (what: string, detail: string): Reason => ({
+    _tag: "Unsupported",
+    what,
+    engine: dialect.name,
+    detail
+  })
   const ask = Effect.fnUntraced(function* (operation: string, call: Call, bytes: number) {
     const text = yield* client.post(call, { operation, deadline, bytes })
     const json = yield* Effect.try({
       try: (): unknown => JSON.parse(text),
-      catch: () => failed(operation, "JSON", `the answer of ${call.path} is not JSON: ${excerpt(text)}`)
+      catch: () =>
+        failed(operation, { _tag: "Format", detail: `the answer of ${call.path} is not JSON: ${excerpt(text)}` })
     })
     return yield* Effect.mapError(decode(json), (error) =>
-      failed(operation, "FORMAT", `the answer of ${call.path} is not ${dialect.name}'s: ${error.message.slice(0, 300)}`)
+      failed(operation, {
+        _tag: "Format",
+        detail: `the answer of ${call.path} is not ${dialect.name}'s: ${error.message.slice(0, 300)}`
+      })
     )
   })
 
   let meaning: Meaning | undefined
   const probing = yield* Semaphore.make(1)
-  const meant = (prompt: Uint32Array): Effect.Effect<Meaning, SamplerError> =>
+  const meant = (prompt: Uint32Array): Effect.Effect<Meaning, EngineError> =>
     probing.withPermit(
       Effect.gen(function* () {
         if (meaning !== undefined) return meaning
@@ -158,7 +170,7 @@ const make = Effect.fnUntraced(function* <Body>(
         const detail =
           `${dialect.name}'s log-probabilities at temperatures 1 and ${PROBED} do not tell whether they are taken before or ` +
           "after the temperature: sample at temperature 1 without filters"
-        return yield* failed("probe", "PROBE", detail)
+        return yield* failed("probe", unsupported("log-probabilities of that distribution", detail))
       })
     )
   if (options.probe === true) yield* meant(Uint32Array.of(0))
@@ -166,22 +178,22 @@ const make = Effect.fnUntraced(function* <Body>(
   /** Undefined where the log-probabilities of such a draw are what they must be. */
   const wrong = Effect.fnUntraced(function* (
     request: SampleRequest
-  ): Effect.fn.Return<SamplerError | undefined, SamplerError> {
+  ): Effect.fn.Return<EngineError | undefined, EngineError> {
     const draw = drawOf(request, 0, undefined)
     const [heated, filtered] = [draw.temperature !== 1 && draw.temperature !== 0, isFiltered(draw)]
     if (!heated && (!filtered || dialect.beforeFilters)) return undefined
     const told = yield* Effect.result(meant(request.prompt))
-    if (Result.isFailure(told)) return told.failure.code === "PROBE" ? told.failure : yield* told.failure
+    if (Result.isFailure(told)) return told.failure.reason._tag === "Unsupported" ? told.failure : yield* told.failure
     const meaning = told.success
     if (heated && meaning === "raw") {
       const detail = `the server reports log-probabilities before the temperature (${draw.temperature}): ${dialect.tempered}`
-      return failed("sample", "TEMPERATURE", detail)
+      return failed("sample", unsupported(`log-probabilities at temperature ${draw.temperature}`, detail))
     }
     if (filtered && meaning === "processed" && !dialect.beforeFilters) {
       const detail =
         "the server reports log-probabilities after top-k, top-p and min-p, for which nothing can be trained: leave them out" +
         (heated ? "" : `, or start ${dialect.name} without --logprobs-mode`)
-      return failed("sample", "FILTERS", detail)
+      return failed("sample", unsupported("log-probabilities before top-k, top-p and min-p", detail))
     }
     return undefined
   })
@@ -193,7 +205,7 @@ const make = Effect.fnUntraced(function* <Body>(
     turnstile.withPermit(slots.withPermits(concurrency)(exchange))
   )
 
-  const complete = (request: SampleRequest, i: number, blank: boolean): Effect.Effect<Completion, SamplerError> => {
+  const complete = (request: SampleRequest, i: number, blank: boolean): Effect.Effect<Completion, EngineError> => {
     const one = Effect.gen(function* () {
       const { adapter, version } = yield* weights.serving(request.adapter)
       const draw = drawOf(request, i, adapter)
@@ -202,8 +214,8 @@ const make = Effect.fnUntraced(function* <Body>(
         try: () => check(dialect.answer(body), draw, { vocabularySize, cut: dialect.cut }),
         catch: (cause) =>
           cause instanceof Unusable
-            ? failed("sample", cause.code, cause.message)
-            : failed("sample", "INTERNAL", String(cause))
+            ? failed("sample", { _tag: "Format", detail: cause.message })
+            : failed("sample", { _tag: "Internal", detail: String(cause) })
       })
       if (blank) completion.logprobs.fill(Number.NaN)
       return { ...completion, policyVersion: version }
@@ -232,11 +244,15 @@ const make = Effect.fnUntraced(function* <Body>(
 const excerpt = (text: string): string => JSON.stringify(text.length > 120 ? `${text.slice(0, 120)}...` : text)
 
 const refuse = <Body>(dialect: Dialect<Body>, { adapter, prompt, stop = [] }: SampleRequest) => {
-  const config = (detail: string) => Effect.fail(failed("sample", "CONFIG", detail))
-  if (prompt.length === 0) return config("the prompt is empty; give at least one token")
-  if (stop.length > 0 && dialect.refusesStop !== undefined) return config(dialect.refusesStop)
+  const lacks = (what: string, detail: string) =>
+    Effect.fail(failed("sample", { _tag: "Unsupported", what, engine: dialect.name, detail }))
+  if (prompt.length === 0) {
+    return Effect.fail(failed("sample", { _tag: "Shape", detail: "the prompt is empty; give at least one token" }))
+  }
+  if (stop.length > 0 && dialect.refusesStop !== undefined) return lacks("stop strings", dialect.refusesStop)
   if (adapter !== undefined && adapter !== Adapter.base && !dialect.adapters) {
-    return config(`${dialect.name} takes no adapter (\`${adapter}\`) by name; start it with the adapter, and name none`)
+    const detail = `${dialect.name} takes no adapter (\`${adapter}\`) by name; start it with the adapter, and name none`
+    return lacks("adapters by name", detail)
   }
   return Effect.void
 }

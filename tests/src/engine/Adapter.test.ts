@@ -5,7 +5,7 @@ import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 import { lookup } from "quintain/envs"
-import { Adapter, Grpo, Policy, PolicyNative, Progress, Sampler, WorkerPool } from "quintain"
+import { Adapter, Grpo, Policy, PolicyNative, Progress, Sampler, WorkerPool, type EngineError } from "quintain"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -142,40 +142,40 @@ describe("Adapter", () => {
   it.effect("says what is wrong with a call", () =>
     Effect.gen(function* () {
       const policy = yield* Policy.Policy
-      const refused = <A, E extends { readonly code: string; readonly message: string }, R>(
-        effect: Effect.Effect<A, E, R>,
-        code: string,
+      const refused = <A, R>(
+        effect: Effect.Effect<A, EngineError.EngineError, R>,
+        tag: EngineError.Reason["_tag"],
         text: string
       ) =>
         effect.pipe(
           Effect.flip,
           Effect.map((error) => {
-            assert.strictEqual(error.code, code, error.message)
+            assert.strictEqual(error.reason._tag, tag, error.message)
             assert.include(error.message, text)
           })
         )
-      yield* refused(policy.step({ learningRate: 1e-3 }), "STATE", "the base is frozen")
-      yield* refused(policy.logprobs(forest, { keep: true }), "STATE", "the base is frozen")
-      yield* refused(policy.logprobs(forest, { adapter: "x" }), "STATE", "there is no adapter `x`")
-      yield* refused(policy.adapters.remove("x"), "STATE", "there is no adapter `x`")
-      yield* refused(policy.adapters.add("a", { rank: 2, targets: ["w_proj"] }), "CONFIG", "`w_proj` matches no module")
-      yield* refused(policy.adapters.add("a", { rank: 2, targets: "w_.*" }), "CONFIG", "`w_.*` matches no module")
-      yield* refused(policy.adapters.add("a", { rank: 0 }), "CONFIG", "rank")
-      yield* refused(policy.adapters.add("a", { rank: 1, dropout: 1 }), "CONFIG", "dropout")
-      yield* refused(policy.adapters.add("a", "/nowhere"), "IO", "/nowhere")
-      yield* refused(policy.adapters.add("../a", { rank: 1 }), "CONFIG", "letters")
+      yield* refused(policy.step({ learningRate: 1e-3 }), "State", "the base is frozen")
+      yield* refused(policy.logprobs(forest, { keep: true }), "State", "the base is frozen")
+      yield* refused(policy.logprobs(forest, { adapter: "x" }), "State", "there is no adapter `x`")
+      yield* refused(policy.adapters.remove("x"), "State", "there is no adapter `x`")
+      yield* refused(policy.adapters.add("a", { rank: 2, targets: ["w_proj"] }), "Config", "`w_proj` matches no module")
+      yield* refused(policy.adapters.add("a", { rank: 2, targets: "w_.*" }), "Config", "`w_.*` matches no module")
+      yield* refused(policy.adapters.add("a", { rank: 0 }), "Config", "rank")
+      yield* refused(policy.adapters.add("a", { rank: 1, dropout: 1 }), "Config", "dropout")
+      yield* refused(policy.adapters.add("a", "/nowhere"), "Io", "/nowhere")
+      yield* refused(policy.adapters.add("../a", { rank: 1 }), "Config", "letters")
       yield* refused(
         Effect.provide(
           Policy.Policy.use(({ memory }) => memory),
           Adapter.layer("x")
         ),
-        "STATE",
+        "State",
         "adapter `x`"
       )
       const sampler = yield* Sampler.Sampler
       const key = { seed: 1, stream: "a", index: 0 }
       const request = { prompt: tokens, count: 1, maxTokens: 2, key, adapter: "x" }
-      yield* refused(sampler.sample(request), "STATE", "there is no adapter `x`")
+      yield* refused(sampler.sample(request), "State", "there is no adapter `x`")
     }).pipe(Effect.provide(engine()))
   )
 })

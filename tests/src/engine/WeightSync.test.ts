@@ -7,7 +7,7 @@ import * as Layer from "effect/Layer"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import { Policy, PolicyNative, Sampler, SamplerServer, WeightSync } from "quintain"
+import { Policy, PolicyNative, Sampler, SamplerServer, WeightSync, EngineError } from "quintain"
 import { serveInference } from "../../fixtures/inferenceServer.ts"
 import { nativeReplica } from "../../fixtures/nativeReplica.ts"
 import { tabular } from "../../fixtures/tabularPolicy.ts"
@@ -44,9 +44,7 @@ const replica = Layer.effect(
           else yield* Context.get(engine, Policy.Policy).adapters.add((adapter = `v${version}`), directory)
           policyVersion = version
         },
-        Effect.catchTag("PolicyError", ({ code, detail }: Policy.PolicyError) =>
-          Effect.fail(new Sampler.SamplerError({ operation: "update", code, detail }))
-        )
+        Effect.mapError(({ reason }) => new EngineError.EngineError({ operation: "update", reason }))
       )
     }
   })
@@ -131,8 +129,8 @@ describe("weights by path", () => {
 /** The tabular policy with files for weights, and a sampler that is told when to take them. */
 const following = (
   options: Partial<WeightSync.WeightSyncOptions> & {
-    readonly update?: (weights: Sampler.WeightUpdate, call: number) => Effect.Effect<void, Sampler.SamplerError>
-    readonly save?: Effect.Effect<void, Policy.PolicyError>
+    readonly update?: (weights: Sampler.WeightUpdate, call: number) => Effect.Effect<void, EngineError.EngineError>
+    readonly save?: Effect.Effect<void, EngineError.EngineError>
   } = {}
 ) => {
   const { save = Effect.void, update = () => Effect.void, ...rest } = options
@@ -174,7 +172,10 @@ const following = (
 }
 
 const many = <A>(count: number, value: A): ReadonlyArray<A> => Array.from({ length: count }, () => value)
-const away = new Sampler.SamplerError({ operation: "update", code: "UNREACHABLE", detail: "the server is away" })
+const away = new EngineError.EngineError({
+  operation: "update",
+  reason: { _tag: "Unavailable", detail: "the server is away" }
+})
 const step = Policy.Policy.use((policy) => policy.step({ learningRate: 0.1 }))
 const sample = Sampler.Sampler.use((sampler) => sampler.sample(request))
 
@@ -272,10 +273,14 @@ describe("when a push goes wrong", () => {
 
   it.effect("weights that cannot be saved are a sampler's error", () =>
     Effect.gen(function* () {
-      const full = new Policy.PolicyError({ operation: "exportModel", code: "IO", detail: "no space left on device" })
+      const full = new EngineError.EngineError({
+        operation: "exportModel",
+        reason: { _tag: "Io", detail: "no space left on device" }
+      })
       const { layer, updates } = following({ save: Effect.fail(full) })
       const error = yield* Effect.flip(sample).pipe(Effect.provide(layer))
-      assert.deepInclude(error, { _tag: "SamplerError", operation: "update", code: "IO" })
+      assert.deepInclude(error, { _tag: "EngineError", operation: "update" })
+      assert.strictEqual(error.reason._tag, "Io")
       assert.include(error.message, "no space left on device")
       assert.lengthOf(updates, 0)
     })
@@ -308,14 +313,14 @@ describe("what it refuses", () => {
     Effect.gen(function* () {
       const { layer: own } = tabular(4)
       const error = yield* Effect.flip(Layer.build(WeightSync.layer({ policy: own, sampler: own })))
-      assert.deepInclude(error, { _tag: "SamplerError", code: "CONFIG" })
+      assert.strictEqual(error.reason._tag, "Unsupported")
       const { layer, updates } = following()
       const other = Sampler.Sampler.use((sampler) => sampler.sample({ ...request, adapter: "tools" }))
-      assert.deepInclude(yield* Effect.flip(other).pipe(Effect.provide(layer)), { code: "CONFIG" })
+      assert.strictEqual((yield* Effect.flip(other).pipe(Effect.provide(layer))).reason._tag, "Config")
       const none = following({ adapter: "tools" })
-      assert.deepInclude(yield* Effect.flip(other).pipe(Effect.provide(none.layer)), { code: "STATE" })
+      assert.strictEqual((yield* Effect.flip(other).pipe(Effect.provide(none.layer))).reason._tag, "State")
       const lora = following({ kind: "adapter" })
-      assert.deepInclude(yield* Effect.flip(sample).pipe(Effect.provide(lora.layer)), { code: "CONFIG" })
+      assert.strictEqual((yield* Effect.flip(sample).pipe(Effect.provide(lora.layer))).reason._tag, "Config")
       assert.lengthOf([...updates, ...none.updates, ...lora.updates], 0)
     })
   )

@@ -59,9 +59,9 @@ describe("Engine.layer", () => {
       ]
       for (const [more, option, remedy] of cases) {
         const error = yield* Effect.flip(opened(more))
-        assert.strictEqual(error.code, "CONFIG")
-        assert.isTrue(error.detail.startsWith(`${option}: `), error.detail)
-        assert.include(error.detail, remedy)
+        assert.strictEqual(error.reason._tag, "Config")
+        assert.isTrue(error.reason.detail.startsWith(`${option}: `), error.reason.detail)
+        assert.include(error.reason.detail, remedy)
       }
     })
   )

@@ -300,7 +300,7 @@ describe("a failure in the middle", () => {
       const error = yield* Update.make({ ...plain, maxTokens: 4 })
         .batch(batch, 0)
         .pipe(Effect.provideService(Policy, policy), Effect.flip)
-      assert.strictEqual(error._tag, "PolicyError")
+      assert.strictEqual(error._tag, "EngineError")
       assert.isTrue(own.gradient.every((value) => value === 0))
       assert.strictEqual(own.kept.size, 0)
     })

@@ -1,9 +1,9 @@
 /** Opens the worker of an ONNX engine in a scope. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { PolicyError } from "../../../engine/Policy.ts"
+import { EngineError } from "../../../engine/EngineError.ts"
 import type { DeviceOptions } from "./executionProvider.ts"
-import { policyFailure } from "../../internal/enginePolicy.ts"
+import { engineFailure } from "../../internal/engineFailure.ts"
 import type { ModelOptions, Source } from "../../internal/openModel.ts"
 import { OnnxClient } from "./client.ts"
 import type { WorkerSettings } from "./protocol.ts"
@@ -27,7 +27,7 @@ const decode = Schema.decodeUnknownEffect(Settings, { errors: "all" })
 export const deviceSettings = (options: unknown) =>
   Effect.mapError(
     decode(options),
-    (error) => new PolicyError({ operation: "open", code: "CONFIG", detail: error.message })
+    (error) => new EngineError({ operation: "open", reason: { _tag: "Config", detail: error.message } })
   )
 
 export const openClient = Effect.fnUntraced(function* (
@@ -47,7 +47,7 @@ export const openClient = Effect.fnUntraced(function* (
           ...(cacheBytes === undefined ? {} : { cacheBytes }),
           ...serves
         }),
-      catch: (cause) => policyFailure("open", cause)
+      catch: (cause) => engineFailure("open", cause)
     }),
     (client) => Effect.promise(() => client.close())
   )

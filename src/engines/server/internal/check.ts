@@ -22,23 +22,21 @@ export const check = (
   const { prompt } = answer
   if (prompt !== undefined && (prompt.length !== draw.prompt.length || prompt.some((id, t) => id !== draw.prompt[t]))) {
     throw new Unusable(
-      "PROMPT",
       `the server took another prompt (${prompt.length} tokens) than it was given (${draw.prompt.length}): it may cut or ` +
         "extend prompts; check its settings"
     )
   }
   if (draw.adapter !== undefined && answer.model !== undefined && answer.model !== draw.adapter) {
     throw new Unusable(
-      "MODEL",
       `asked for the adapter ${draw.adapter}, the server answered with ${JSON.stringify(answer.model.slice(0, 100))}`
     )
   }
   const { length } = answer.tokens
   if (length !== answer.logprobs.length) {
-    throw new Unusable("LENGTH", `${length} tokens and ${answer.logprobs.length} log-probabilities`)
+    throw new Unusable(`${length} tokens and ${answer.logprobs.length} log-probabilities`)
   }
   if (length === 0 || length > draw.maxTokens) {
-    throw new Unusable("LENGTH", `${length} tokens, where 1 to ${draw.maxTokens} were asked for`)
+    throw new Unusable(`${length} tokens, where 1 to ${draw.maxTokens} were asked for`)
   }
   const isStop = (token: number) => draw.stopTokens.includes(token)
   const stopped = answer.tokens.findIndex(isStop)
@@ -50,13 +48,11 @@ export const check = (
     const logprob = answer.logprobs[t]!
     if (!Number.isInteger(token) || token < 0 || token >= vocabularySize) {
       throw new Unusable(
-        "VOCABULARY",
         `token ${t} is ${token}, beyond the vocabulary of ${vocabularySize}: the server may have another model open`
       )
     }
     if (logprob === null || !(logprob <= ROUNDING && logprob > LEAST)) {
       throw new Unusable(
-        "LOGPROBS",
         `the log-probability of token ${t} is ${logprob}, which is none: the server's numbers overflow, or are others`
       )
     }
@@ -69,7 +65,7 @@ export const check = (
 const stopReason = (answer: Answer, draw: Draw, stopped: number, kept: number): Completion["stopReason"] => {
   const ended = stopped === kept - 1
   if (stopped >= 0 && !ended) {
-    throw new Unusable("STOP", `token ${stopped} is a stop token, yet ${kept - 1 - stopped} more follow it`)
+    throw new Unusable(`token ${stopped} is a stop token, yet ${kept - 1 - stopped} more follow it`)
   }
   const { finish, matched, reason } = answer
   const strange = typeof matched === "string" && !draw.stop.includes(matched)
@@ -78,11 +74,9 @@ const stopReason = (answer: Answer, draw: Draw, stopped: number, kept: number): 
     if (ended || typeof matched === "string") return "stop"
     if (finish === "length") return kept === draw.maxTokens ? "length" : "context"
   }
-  if (finish === "other") throw new Unusable("STOP", `the server ended the sample for another reason: ${reason}`)
-  if (strange)
-    throw new Unusable("STOP", `the server stopped at ${JSON.stringify(matched)}, for which it was not asked`)
+  if (finish === "other") throw new Unusable(`the server ended the sample for another reason: ${reason}`)
+  if (strange) throw new Unusable(`the server stopped at ${JSON.stringify(matched)}, for which it was not asked`)
   throw new Unusable(
-    "STOP",
     `the server stopped, but the last token (${answer.tokens[kept - 1]}) is none of the stop tokens ` +
       `[${draw.stopTokens.join(", ")}]: it drops stop tokens, or ends at others, which must then be among the request's`
   )

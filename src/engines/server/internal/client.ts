@@ -8,7 +8,7 @@ import type * as HttpClientError from "effect/http/HttpClientError"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import type * as HttpClientResponse from "effect/http/HttpClientResponse"
 import * as Stream from "effect/Stream"
-import { SamplerError } from "../../../engine/Sampler.ts"
+import { EngineError, type Reason } from "../../../engine/EngineError.ts"
 import type { Call } from "./dialect.ts"
 
 export interface ClientOptions {
@@ -32,7 +32,7 @@ const MAX_PAUSE = 30_000
 
 /** A failure, and whether the same request may fare better later. */
 interface Failure {
-  readonly error: SamplerError
+  readonly error: EngineError
   readonly passing: boolean
   /** Milliseconds that the server wants to be left alone for. */
   readonly after?: number
@@ -40,7 +40,7 @@ interface Failure {
 
 export interface Client {
   /** The body of the answer, as text. */
-  readonly post: (call: Call, limits: Limits) => Effect.Effect<string, SamplerError>
+  readonly post: (call: Call, limits: Limits) => Effect.Effect<string, EngineError>
 }
 
 export const makeClient = (http: HttpClient.HttpClient, options: ClientOptions): Client => {
@@ -48,16 +48,24 @@ export const makeClient = (http: HttpClient.HttpClient, options: ClientOptions):
   const base = options.url.replace(/\/+$/, "")
 
   const attempt = (call: Call, { bytes, deadline, operation }: Limits): Effect.Effect<string, Failure> => {
-    const failed = (code: string, detail: string, passing: boolean, after?: number): Failure => ({
-      error: new SamplerError({ operation, code, detail }),
+    const failed = (reason: Reason, passing: boolean, after?: number): Failure => ({
+      error: new EngineError({ operation, reason }),
       passing,
       ...(after === undefined ? {} : { after })
     })
+    const unavailable = (detail: string, after?: number) => failed({ _tag: "Unavailable", detail }, true, after)
     const address = `${base}${call.path}`
     const broken = (error: HttpClientError.HttpClientError): Failure =>
       error.reason._tag === "TransportError"
-        ? failed("UNREACHABLE", `${address}: ${causeOf(error)}; check that the server runs, and its address`, true)
-        : failed("CONFIG", `${address} cannot be asked: ${causeOf(error)}; give \`url\` as http://host:port`, false)
+        ? unavailable(`${address}: ${causeOf(error)}; check that the server runs, and its address`)
+        : failed(
+            {
+              _tag: "Config",
+              option: "url",
+              detail: `${address} cannot be asked: ${causeOf(error)}; give \`url\` as http://host:port`
+            },
+            false
+          )
 
     const request = HttpClientRequest.post(address).pipe(
       HttpClientRequest.acceptJson,
@@ -70,9 +78,7 @@ export const makeClient = (http: HttpClient.HttpClient, options: ClientOptions):
       const body = yield* read(response, ok ? bytes : MAX_ERROR_BYTES).pipe(
         Effect.catch((error) =>
           ok
-            ? Effect.fail(
-                failed("UNREACHABLE", `${address}: the connection broke amid the answer: ${causeOf(error)}`, true)
-              )
+            ? Effect.fail(unavailable(`${address}: the connection broke during the answer: ${causeOf(error)}`))
             : Effect.succeed({ text: "", more: false })
         )
       )
@@ -80,35 +86,36 @@ export const makeClient = (http: HttpClient.HttpClient, options: ClientOptions):
         const { status } = response
         const said = `${address} answered ${status}: ${saidBy(body.text)}`
         if (status === 429 || status === 408 || status >= 500) {
-          return yield* Effect.fail(failed("UNREACHABLE", said, true, retryAfter(response.headers["retry-after"])))
+          return yield* Effect.fail(unavailable(said, retryAfter(response.headers["retry-after"])))
         }
         const remedy = status === 401 || status === 403 ? "; check `apiKey`" : ""
-        return yield* Effect.fail(failed("REFUSED", `${said}${remedy}`, false))
+        return yield* Effect.fail(failed({ _tag: "Rejected", status, detail: `${said}${remedy}` }, false))
       }
       if (body.more) {
-        return yield* Effect.fail(failed("SIZE", `${address}: the answer is longer than ${bytes} bytes`, false))
+        const detail = `${address}: the answer is longer than ${bytes} bytes`
+        return yield* Effect.fail(failed({ _tag: "Format", detail }, false))
       }
       return body.text
     })
     return Effect.scoped(exchange).pipe(
       Effect.timeoutOrElse({
         duration: deadline,
-        orElse: () =>
-          Effect.fail(
-            failed("DEADLINE", `no whole answer of ${address} within ${deadline} ms; raise \`deadline\``, false)
-          )
+        orElse: () => {
+          const detail = `no whole answer of ${address} within ${deadline} ms; raise \`deadline\``
+          return Effect.fail(failed({ _tag: "Deadline", milliseconds: deadline, detail }, false))
+        }
       })
     )
   }
 
-  const post = (call: Call, limits: Limits, failures = 0): Effect.Effect<string, SamplerError> =>
+  const post = (call: Call, limits: Limits, failures = 0): Effect.Effect<string, EngineError> =>
     attempt(call, limits).pipe(
       Effect.catch(({ after, error, passing }) => {
         if (!passing) return Effect.fail(error)
         if (failures >= options.retries) {
-          const { code, detail, operation } = error
-          const told = failures === 0 ? detail : `${detail} (${failures + 1} attempts)`
-          return Effect.fail(new SamplerError({ operation, code, detail: told }))
+          const { operation, reason } = error
+          const detail = failures === 0 ? reason.detail : `${reason.detail} (${failures + 1} attempts)`
+          return Effect.fail(new EngineError({ operation, reason: { ...reason, detail } }))
         }
         const wait = Math.min(after ?? options.pause * 2 ** failures, MAX_PAUSE)
         return Effect.flatMap(Effect.sleep(wait), () => post(call, limits, failures + 1))

@@ -44,13 +44,7 @@ export interface Answer {
 export type Alternatives = ReadonlyMap<string, number>
 
 /** Missing or impossible where the form of the answer is right; `remedy` is what makes the server do otherwise. */
-export class Unusable extends Error {
-  readonly code: string
-  constructor(code: string, detail: string) {
-    super(detail)
-    this.code = code
-  }
-}
+export class Unusable extends Error {}
 
 export interface Dialect<Body> {
   readonly name: string

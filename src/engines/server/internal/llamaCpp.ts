@@ -54,20 +54,19 @@ export const llamaCpp: Dialect<typeof Body.Type> = {
   draw: (draw) => completion(draw, 1),
   answer: ({ completion_probabilities: scored, stop_type: type, tokens }) => {
     if (tokens === undefined || tokens === null || (tokens.length === 0 && (scored?.length ?? 0) > 0)) {
-      throw new Unusable("TOKENS", "the answer has no token ids (return_tokens); llama.cpp gives them since 2024-12")
+      throw new Unusable("the answer has no token ids (return_tokens); llama.cpp gives them since 2024-12")
     }
     if (scored === undefined) {
-      throw new Unusable("LOGPROBS", "the answer has no completion_probabilities, which were asked for (n_probs)")
+      throw new Unusable("the answer has no completion_probabilities, which were asked for (n_probs)")
     }
     if (scored.length < tokens.length) {
       throw new Unusable(
-        "LENGTH",
         `${tokens.length} tokens and ${scored.length} log-probabilities: llama.cpp gives none for tokens that end amid a ` +
           "character of UTF-8; sample from vLLM or SGLang where the model writes such text"
       )
     }
     if (scored.some(({ id }, t) => id !== tokens[t])) {
-      throw new Unusable("LENGTH", "tokens and completion_probabilities are not of the same tokens")
+      throw new Unusable("tokens and completion_probabilities are not of the same tokens")
     }
     return {
       tokens,

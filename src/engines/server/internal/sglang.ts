@@ -62,12 +62,11 @@ export const sglang: Dialect<typeof Body.Type> = {
   draw: (draw) => generate(draw, 0),
   answer: ({ meta_info: { finish_reason: finish, output_token_logprobs: scored }, output_ids: ids }) => {
     if (scored === undefined || scored === null) {
-      throw new Unusable("LOGPROBS", "the answer has no output_token_logprobs, which were asked for (return_logprob)")
+      throw new Unusable("the answer has no output_token_logprobs, which were asked for (return_logprob)")
     }
     const tokens = scored.map(([, token]) => token)
     if (ids !== undefined && ids !== null && (ids.length !== tokens.length || ids.some((id, t) => id !== tokens[t]))) {
       throw new Unusable(
-        "LENGTH",
         `output_ids has ${ids.length} tokens and output_token_logprobs ${tokens.length}, or they are not the same`
       )
     }

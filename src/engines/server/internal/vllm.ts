@@ -78,9 +78,9 @@ export const vllm: Dialect<typeof Body.Type> = {
       token_ids: tokens
     } = choice
     if (tokens === undefined || tokens === null) {
-      throw new Unusable("TOKENS", "the answer has no token ids; vLLM 0.10.2 and newer gives them (return_token_ids)")
+      throw new Unusable("the answer has no token ids; vLLM 0.10.2 and newer gives them (return_token_ids)")
     }
-    if (logprobs === null) throw new Unusable("LOGPROBS", "the answer has no log-probabilities, which were asked for")
+    if (logprobs === null) throw new Unusable("the answer has no log-probabilities, which were asked for")
     return {
       tokens,
       logprobs: logprobs.token_logprobs,

@@ -3,11 +3,12 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { randomUUID } from "node:crypto"
 import * as Adapter from "../../../engine/Adapter.ts"
-import { SamplerError, type WeightUpdate } from "../../../engine/Sampler.ts"
+import { EngineError, type Reason } from "../../../engine/EngineError.ts"
+import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { Client } from "./client.ts"
 import type { Call, Dialect } from "./dialect.ts"
 
-const failed = (operation: string, code: string, detail: string) => new SamplerError({ operation, code, detail })
+const failed = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
 /** Milliseconds that the end of a scope may wait for a server to drop what it was given. */
 const LAST_WISHES = 5000
@@ -17,15 +18,15 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
   { load, name: server }: Dialect<Body>,
   client: Client,
   deadline: number,
-  alone: (exchange: Effect.Effect<void, SamplerError>) => Effect.Effect<void, SamplerError>
+  alone: (exchange: Effect.Effect<void, EngineError>) => Effect.Effect<void, EngineError>
 ) {
   let own: { readonly adapter?: string; readonly version: number } = { version: 0 }
   /** The version of a model that was handed over, of which the server has not said whether it took it. */
   let unsure: number | undefined
-  const serving = (asked: string | undefined): Effect.Effect<typeof own, SamplerError> => {
+  const serving = (asked: string | undefined): Effect.Effect<typeof own, EngineError> => {
     if (unsure !== undefined) {
       const detail = `${server} may or may not have taken the weights of version ${unsure}, it did not say: update it again`
-      return Effect.fail(failed("sample", "STATE", detail))
+      return Effect.fail(failed("sample", { _tag: "State", detail }))
     }
     if (asked === undefined) return Effect.succeed(own)
     return Effect.succeed(asked === Adapter.base ? { version: own.version } : { adapter: asked, version: own.version })
@@ -52,12 +53,15 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
     })
   )
 
-  const update = ({ directory, kind, version }: WeightUpdate): Effect.Effect<void, SamplerError> =>
+  const update = ({ directory, kind, version }: WeightUpdate): Effect.Effect<void, EngineError> =>
     alone(
       Effect.gen(function* () {
         const name = kind === "adapter" ? `quintain-${version}-${randomUUID().slice(0, 8)}` : undefined
         const call = name === undefined ? load.model?.(directory) : load.adapter?.(name, directory)
-        if (call === undefined) return yield* failed("update", "CONFIG", load.refused(kind))
+        if (call === undefined) {
+          const what = `weights of kind \`${kind}\``
+          return yield* failed("update", { _tag: "Unsupported", what, engine: server, detail: load.refused(kind) })
+        }
         // Also when the answer is lost, the server may have it.
         if (name !== undefined) loaded.add(name)
         const before = unsure
@@ -65,19 +69,19 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
         const text = yield* post(call).pipe(
           // The name is nobody else's: an attempt whose answer was lost has loaded it.
           Effect.catchIf(
-            ({ code, detail }) => name !== undefined && code === "REFUSED" && detail.includes("already"),
+            ({ reason }) => name !== undefined && reason._tag === "Rejected" && reason.detail.includes("already"),
             () => Effect.succeed("")
           ),
-          Effect.tapError(({ code }) =>
+          Effect.tapError(({ reason }) =>
             Effect.sync(() => {
-              if (code === "REFUSED") unsure = before
+              if (reason._tag === "Rejected") unsure = before
             })
           )
         )
         const said = refusal(text)
         if (said !== undefined) {
           unsure = before
-          return yield* failed("update", "REFUSED", `${server} did not load ${directory}: ${said}`)
+          return yield* failed("update", { _tag: "Rejected", detail: `${server} did not load ${directory}: ${said}` })
         }
         if (name === undefined) unsure = undefined
         own = name === undefined ? { version } : { adapter: name, version }

@@ -75,7 +75,7 @@ const batch = (tokens: ReadonlyArray<number>): Forest => ({
   targetPosition: Uint32Array.from(tokens.slice(1), (_, i) => i),
   targetToken: Uint32Array.from(tokens.slice(1))
 })
-const plain: Native.LogprobSettings = { temperature: 1, entropy: false, keep: false, weights: "policy" }
+const plain: Native.ForwardSettings = { temperature: 1, entropy: false, keep: false, weights: "policy" }
 const adam: Native.StepSettings = {
   learningRate: 1e-2,
   beta1: 0.9,

@@ -7,7 +7,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
 import { lookup } from "quintain/envs"
-import { Policy, PolicyNative, PolicyOnnx, Progress, Sampler, Session } from "quintain"
+import { Policy, PolicyNative, PolicyOnnx, Progress, Sampler, Session, type EngineError } from "quintain"
 import { missingGpu } from "../../../fixtures/softwareGpu.ts"
 
 const model = {
@@ -71,8 +71,8 @@ const close = (a: Float32Array, b: Float32Array, tolerance: number) => {
   for (const [i, value] of a.entries()) assert.closeTo(value, b[i]!, tolerance)
 }
 
-const failed = <A, R>(effect: Effect.Effect<A, Policy.PolicyError | Sampler.SamplerError, R>) =>
-  Effect.map(Effect.flip(effect), ({ code, message }) => ({ code, message }))
+const failed = <A, R>(effect: Effect.Effect<A, EngineError.EngineError, R>) =>
+  Effect.map(Effect.flip(effect), ({ message, reason }) => ({ tag: reason._tag, message }))
 
 const scratch = Effect.acquireRelease(
   Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), "quintain-onnx-"))),
@@ -143,7 +143,7 @@ for (const provider of ["cpu", "webgpu"] as const) {
         }
         close((yield* policy.logprobs(forest)).logprobs, before, 1e-6)
         // Half of a gradient is none.
-        assert.strictEqual((yield* failed(policy.step({ learningRate: 0.1 }))).code, "STATE")
+        assert.strictEqual((yield* failed(policy.step({ learningRate: 0.1 }))).tag, "State")
         assert.strictEqual((yield* sampler.sample(request)).length, 3)
       }).pipe(Effect.provide(onnx(provider, { chunkTokens: 100 })))
     )
@@ -215,13 +215,13 @@ describe.skipIf(missingGpu !== undefined)("memory of a device", () => {
   it.live("is bounded by deviceBytes: what exceeds it fails, what fits is served", () =>
     Effect.gen(function* () {
       const small = yield* failed(Policy.Policy.pipe(Effect.provide(onnx("webgpu", { deviceBytes: 10_000 }))))
-      assert.strictEqual(small.code, "OUT_OF_MEMORY")
+      assert.strictEqual(small.tag, "OutOfMemory")
       assert.include(small.message, "deviceBytes = 10000")
       yield* Effect.gen(function* () {
         const policy = yield* Policy.Policy
         const first = yield* policy.logprobs(forest, { keep: true })
-        const { code } = yield* failed(policy.logprobs(sequence(600), { keep: true }))
-        assert.strictEqual(code, "OUT_OF_MEMORY")
+        const { tag } = yield* failed(policy.logprobs(sequence(600), { keep: true }))
+        assert.strictEqual(tag, "OutOfMemory")
         const again = yield* policy.logprobs(forest, { keep: true })
         close(again.logprobs, first.logprobs, 0)
         yield* policy.backward(again.id, new Float32Array(6).fill(-1))
@@ -229,8 +229,8 @@ describe.skipIf(missingGpu !== undefined)("memory of a device", () => {
         // The sampler's cache counts as well.
         const sampler = yield* Sampler.Sampler
         assert.strictEqual(
-          (yield* failed(sampler.sample({ ...request, count: 200, maxTokens: 100 }))).code,
-          "OUT_OF_MEMORY"
+          (yield* failed(sampler.sample({ ...request, count: 200, maxTokens: 100 }))).tag,
+          "OutOfMemory"
         )
         assert.strictEqual((yield* sampler.sample(request)).length, 3)
         assert.isAbove((yield* policy.memory).cache, 0)
@@ -256,8 +256,8 @@ describe("opening PolicyOnnx", () => {
         ["lora", { rank: 0 }],
         ["lora", { rank: 4, dropout: 0.1 }]
       ] as const) {
-        const { code, message } = yield* refused({ [name]: value })
-        assert.strictEqual(code, "CONFIG", message)
+        const { tag, message } = yield* refused({ [name]: value })
+        assert.strictEqual(tag, "Config", message)
         assert.include(message, name)
       }
     })
@@ -266,8 +266,8 @@ describe("opening PolicyOnnx", () => {
   it.live("says why no provider opens", () =>
     Effect.gen(function* () {
       const absent = process.platform === "win32" ? "coreml" : "dml"
-      const { code, message } = yield* refused({ executionProviders: [absent] })
-      assert.strictEqual(code, "PROVIDER")
+      const { tag, message } = yield* refused({ executionProviders: [absent] })
+      assert.strictEqual(tag, "Unavailable")
       assert.include(message, `${absent}: not in the runtime for ${process.platform}-${process.arch}`)
       assert.include(message, 'add "cpu" to executionProviders')
     })
@@ -285,8 +285,8 @@ describe("opening PolicyOnnx", () => {
 
   it.live("fails as the native engine does where there is no checkpoint", () =>
     Effect.gen(function* () {
-      const { code } = yield* refused({ model: path.join(os.tmpdir(), "no such model") })
-      assert.strictEqual(code, "CHECKPOINT")
+      const { tag } = yield* refused({ model: path.join(os.tmpdir(), "no such model") })
+      assert.strictEqual(tag, "Format")
     })
   )
 
@@ -296,7 +296,7 @@ describe("opening PolicyOnnx", () => {
     const args = ["--conditions=quintain-source", at("onnxProcess.ts"), "cpu", "idle"]
     const env = { ...process.env, NODE_OPTIONS: `--import ${hooks}` }
     const { stdout } = spawnSync(process.execPath, args, { encoding: "utf8", env, timeout: 60_000 })
-    assert.match(stdout, /PolicyError: open failed \(PROVIDER\): onnxruntime-node cannot be loaded/)
+    assert.match(stdout, /EngineError: open failed \(Unavailable\): onnxruntime-node cannot be loaded/)
     assert.match(stdout, /npm install onnxruntime-node@1\.30\.0/)
   })
 })

@@ -157,7 +157,7 @@ describe("SamplerOnnx", () => {
           for (const kind of ["adapter", "model"] as const) {
             const error = yield* Effect.flip(update!({ directory: at("nowhere"), kind, version: 8 }))
             assert.strictEqual(error.operation, "update")
-            assert.include(error.detail, at("nowhere"))
+            assert.include(error.reason.detail, at("nowhere"))
           }
           expect(yield* sample(), adapter, 7)
           yield* update!({ directory: at("adapter"), kind: "adapter", version: 8 })
@@ -182,8 +182,8 @@ describe("SamplerOnnx", () => {
       }).pipe(Effect.provide(onnx("f32", "webgpu")))
       // The driver in software has no f16.
       const error = yield* Effect.flip(sample().pipe(Effect.provide(onnx("f16", "webgpu"))))
-      assert.strictEqual(error.code, "CONFIG")
-      assert.include(error.detail, 'weights "f16"')
+      assert.strictEqual(error.reason._tag, "Config")
+      assert.include(error.reason.detail, 'weights "f16"')
     })
   )
 
@@ -200,8 +200,8 @@ describe("SamplerOnnx", () => {
           })
         )
       )
-      assert.strictEqual(error.code, "CONFIG")
-      assert.include(error.detail, "q8_0")
+      assert.strictEqual(error.reason._tag, "Config")
+      assert.include(error.reason.detail, "q8_0")
     })
   )
 
@@ -241,8 +241,8 @@ describe("SamplerOnnx", () => {
       ] as const) {
         const options = { model, executionProviders: ["cpu"], [name]: value } as SamplerOnnx.SamplerOnnxOptions
         const error = yield* Effect.flip(sample().pipe(Effect.provide(SamplerOnnx.layer(options))))
-        assert.strictEqual(error.code, "CONFIG")
-        assert.include(error.detail, name)
+        assert.strictEqual(error.reason._tag, "Config")
+        assert.include(error.reason.detail, name)
       }
     })
   )

@@ -27,7 +27,7 @@ const forest = (tokens: Uint32Array): Forest => ({
   targetPosition: new Uint32Array(),
   targetToken: new Uint32Array()
 })
-const settings = (temperature: number): Native.LogprobSettings => ({
+const settings = (temperature: number): Native.ForwardSettings => ({
   temperature,
   entropy: false,
   keep: false,
