@@ -63,7 +63,7 @@ const difference = (options: PolicyNative.NativeOptions, expected: string) =>
       const logits = tensors(expected).get(name.replace("tokens", "logits"))
       assert.instanceOf(logits, Float32Array)
       const theirs = logSoftmax(logits, width)
-      const { logprobs } = yield* policy.logprobs(distributions(tokens, width))
+      const { logprobs } = yield* policy.forward(distributions(tokens, width))
       assert.strictEqual(logprobs.length, theirs.length)
       for (const [i, ours] of logprobs.entries()) largest = Math.max(largest, Math.abs(ours - theirs[i]!))
     }

@@ -57,7 +57,7 @@ export const layer = (name: string): Layer.Layer<Policy | Sampler, EngineError, 
 const withAdapter = (policy: Policy["Service"], adapter: string, trainable: number): Policy["Service"] => ({
   ...policy,
   info: { ...policy.info, trainable },
-  logprobs: (forest, options) => policy.logprobs(forest, { adapter, ...options }),
+  forward: (forest, options) => policy.forward(forest, { adapter, ...options }),
   step: (settings) => policy.step({ adapter, ...settings }),
   zeroGradients: (options) => policy.zeroGradients({ adapter, ...options }),
   save: (directory, options) => policy.save(directory, { adapter, ...options }),

@@ -1,5 +1,5 @@
 /**
- * The trainable model, as four verbs: `logprobs`, `backward`, `step`, `save` (and `load`). The loss is TypeScript: a pure
+ * The trainable model, as four verbs: `forward`, `backward`, `step`, `save` (and `load`). The loss is TypeScript: a pure
  * function of the log-probabilities that returns their gradient, so a new algorithm needs no change of the engine.
  */
 import * as Context from "effect/Context"
@@ -15,7 +15,7 @@ export interface AdapterChoice {
   readonly adapter?: string
 }
 
-export interface LogprobOptions extends AdapterChoice {
+export interface ForwardOptions extends AdapterChoice {
   /** Logits are divided by it before log-softmax. Default 1. */
   readonly temperature?: number
   /** Whether to return the entropy at each target's position. Default false. */
@@ -27,11 +27,22 @@ export interface LogprobOptions extends AdapterChoice {
 }
 
 export interface Forward {
+  /** Names the forward for `backward`, if it was kept. */
   readonly id: number
   /** [N] */
   readonly logprobs: Float32Array
-  /** [N], or empty when not asked for. */
-  readonly entropy: Float32Array
+  /** [N], if it was asked for. */
+  readonly entropy?: Float32Array
+  /** The engine took activations that sampling had kept, and computed no layer again. */
+  readonly recorded: boolean
+}
+
+/** d loss / d of each value of a {@link Forward}. */
+export interface Gradients {
+  /** [N] */
+  readonly logprobs: Float32Array
+  /** [N]. Absent: zero. */
+  readonly entropy?: Float32Array
 }
 
 /** AdamW with decoupled weight decay; betas default to .9/.95, epsilon to 1e-8, decay to 0, gradient norm to 1. */
@@ -112,13 +123,10 @@ export class Policy extends Context.Service<
     readonly info: PolicyInfo
     /** Counts changes of the weights that calls which name no adapter train. An engine without it counts by its steps. */
     readonly version?: Effect.Effect<number, EngineError>
-    readonly logprobs: (forest: Forest, options?: LogprobOptions) => Effect.Effect<Forward, EngineError>
-    /** Adds to the gradient: `dLogprobs` and `dEntropy` are [N], d loss / d of each value of the forward named `id`, which is consumed. */
-    readonly backward: (
-      id: number,
-      dLogprobs: Float32Array,
-      dEntropy?: Float32Array
-    ) => Effect.Effect<void, EngineError>
+    /** The log-probability of each target, and more if `options` ask for it. */
+    readonly forward: (forest: Forest, options?: ForwardOptions) => Effect.Effect<Forward, EngineError>
+    /** Adds to the gradient of the weights. Consumes the forward that `id` names. */
+    readonly backward: (id: number, gradients: Gradients) => Effect.Effect<void, EngineError>
     /** Frees a kept forward without a backward. */
     readonly release: (id: number) => Effect.Effect<void, EngineError>
     /** Updates the weights of an adapter (or of the base) with their accumulated gradient, then clears it. */

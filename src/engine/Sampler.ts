@@ -50,7 +50,8 @@ export interface Completion {
   /** log p(token) at the sampling temperature, before top-k, top-p and min-p. */
   readonly logprobs: Float32Array
   readonly stopReason: "stop" | "length" | "context"
-  readonly policyVersion: number
+  /** Version of the weights that each token was drawn with. */
+  readonly versions: Uint32Array
 }
 
 /** Weights on a disk that the sampler reads. */
@@ -58,7 +59,7 @@ export interface WeightUpdate {
   readonly directory: string
   /** `adapter`: a folder in PEFT's format, on the base that the sampler has. `model`: a Hugging Face folder. */
   readonly kind: "adapter" | "model"
-  /** The policy's, as {@link Completion.policyVersion} reports it from then on. */
+  /** The policy's, as {@link Completion.versions} reports it from then on. */
   readonly version: number
 }
 

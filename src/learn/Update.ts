@@ -13,7 +13,7 @@ import type { Batch } from "./Batch.ts"
 import type { Loss, LossInput, LossOutput, Measure } from "./Loss.ts"
 import type { Aggregate, Pack } from "./Pack.ts"
 import type { EngineError } from "../engine/EngineError.ts"
-import type { Forward, LogprobOptions, StepSettings } from "../engine/Policy.ts"
+import type { Forward, ForwardOptions, StepSettings } from "../engine/Policy.ts"
 import { Policy } from "../engine/Policy.ts"
 
 /** What a skipped update was computed from. */
@@ -208,8 +208,8 @@ export const make = (settings: UpdateSettings): Updater => {
           })
         )
       })
-    const forward = (phase: Phase, pack: Pack, options: LogprobOptions) =>
-      timed(phase, policy.logprobs(pack.forest, { temperature, ...options }))
+    const forward = (phase: Phase, pack: Pack, options: ForwardOptions) =>
+      timed(phase, policy.forward(pack.forest, { temperature, ...options }))
 
     // Several updates: the ratio is against the policy before the first of them.
     const several = parts.length * passes > 1
@@ -232,7 +232,7 @@ export const make = (settings: UpdateSettings): Updater => {
       measures: Gather
     ): Effect.fn.Return<boolean, EngineError> {
       const use = Effect.fnUntraced(function* (kept: Forward): Effect.fn.Return<boolean, EngineError> {
-        const { entropy, logprobs } = kept
+        const { entropy = new Float32Array(), logprobs } = kept
         const input: LossInput = {
           logprobs,
           oldLogprobs: old ?? logprobs,
@@ -248,7 +248,11 @@ export const make = (settings: UpdateSettings): Updater => {
           Effect.sync(() => evaluate(loss, input))
         )
         if (result === undefined) return false
-        yield* timed("backward", policy.backward(kept.id, result.dLogprobs, result.dEntropy))
+        const gradients = {
+          logprobs: result.dLogprobs,
+          ...(result.dEntropy === undefined ? {} : { entropy: result.dEntropy })
+        }
+        yield* timed("backward", policy.backward(kept.id, gradients))
         const weight = logprobs.length
         measures.add("loss", { by: "sum", value: result.output.loss })
         measures.add("entropy", { by: "mean", value: entropy.reduce((a, b) => a + b, 0) / weight, weight })

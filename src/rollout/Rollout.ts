@@ -254,7 +254,7 @@ export const group = Effect.fnUntraced(function* <Data>(
       info,
       metrics,
       seconds,
-      policyVersion: first.policyVersion
+      policyVersion: first.versions[0] ?? 0
     }
     return trajectory
   }, Effect.scoped)

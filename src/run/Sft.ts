@@ -190,7 +190,7 @@ const meanLoss = Effect.fnUntraced(function* (
   const policy = yield* Policy
   let [sum, count] = [0, 0]
   for (const { forest } of packsOf(examples, maxTokens)) {
-    const { logprobs } = yield* policy.logprobs(forest)
+    const { logprobs } = yield* policy.forward(forest)
     for (const logprob of logprobs) sum -= logprob
     count += logprobs.length
   }

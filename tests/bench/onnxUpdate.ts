@@ -62,8 +62,8 @@ const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
 
 const update = Effect.gen(function* () {
   const policy = yield* Policy.Policy
-  const [{ id }, forward] = yield* timed(policy.logprobs(forest, { keep: true }))
-  const [, backward] = yield* timed(policy.backward(id, slope))
+  const [{ id }, forward] = yield* timed(policy.forward(forest, { keep: true }))
+  const [, backward] = yield* timed(policy.backward(id, { logprobs: slope }))
   const [, step] = yield* timed(policy.step({ learningRate: 1e-5 }))
   return { forward, backward, step, bytes: (yield* policy.memory).total }
 })

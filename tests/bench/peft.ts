@@ -37,15 +37,15 @@ const train = (model: string, lora: (typeof adapters)[string], folder: string) =
       targetPosition: Uint32Array.from({ length: tokens.length - 1 }, (_, t) => t),
       targetToken: tokens.slice(1)
     }
-    const { logprobs: before } = yield* policy.logprobs(forest)
+    const { logprobs: before } = yield* policy.forward(forest)
     for (let step = 0; step < 5; step++) {
-      const { id } = yield* policy.logprobs(forest, { keep: true })
-      yield* policy.backward(id, new Float32Array(tokens.length - 1).fill(-1))
+      const { id } = yield* policy.forward(forest, { keep: true })
+      yield* policy.backward(id, { logprobs: new Float32Array(tokens.length - 1).fill(-1) })
       yield* policy.step({ learningRate: 0.02 })
     }
     yield* policy.save(join(folder, "adapter"))
     yield* policy.exportModel(join(folder, "merged"))
-    const { logprobs } = yield* policy.logprobs(forest)
+    const { logprobs } = yield* policy.forward(forest)
     return { tokens, before, logprobs }
   }).pipe(Effect.provide(PolicyNative.layer({ model, lora })), Effect.runPromise)
 

@@ -2,7 +2,7 @@
  * What an engine offers that samples and trains. The services are made of it (`enginePolicy.ts`, `engineSampler.ts`), so
  * they are the same whether a native model answers or the worker thread of ONNX Runtime.
  */
-import type { Forest, Forward, Memory } from "../../engine/Policy.ts"
+import type { Forest, Memory } from "../../engine/Policy.ts"
 import type * as Native from "./nativeModel.ts"
 
 export interface EngineFacts {
@@ -38,7 +38,7 @@ export interface Engine extends SamplingEngine {
   /** Never waits for the calls under way. */
   readonly facts: () => Promise<EngineFacts>
   /** A raised signal ends the call, which is then rejected with `ABORTED`. */
-  readonly logprobs: (forest: Forest, settings: Native.LogprobSettings, signal: AbortSignal) => Promise<Forward>
+  readonly forward: (forest: Forest, settings: Native.ForwardSettings, signal: AbortSignal) => Promise<Native.Forward>
   readonly backward: (
     id: number,
     dLogprobs: Float32Array,

@@ -29,9 +29,9 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
   const service: Policy["Service"] = {
     info: { engine: name, dtype, device, parameters, trainable, vocabularySize, contextLength },
     version: Effect.map(facts, ({ version }) => version),
-    logprobs: (forest, options = {}) =>
-      aborting("logprobs", (signal) =>
-        engine.logprobs(
+    forward: (forest, options = {}) =>
+      aborting("forward", (signal) =>
+        engine.forward(
           forest,
           {
             temperature: options.temperature ?? 1,
@@ -42,9 +42,16 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
           },
           signal
         )
+      ).pipe(
+        Effect.map(({ entropy, id, logprobs, recorded = false }) => ({
+          id,
+          logprobs,
+          recorded,
+          ...(options.entropy === true ? { entropy } : {})
+        }))
       ),
-    backward: (id, dLogprobs, dEntropy) =>
-      aborting("backward", (signal) => engine.backward(id, dLogprobs, dEntropy ?? null, signal)),
+    backward: (id, { entropy, logprobs }) =>
+      aborting("backward", (signal) => engine.backward(id, logprobs, entropy ?? null, signal)),
     release: (id) => call("release", () => engine.release(id)),
     step: (settings) =>
       call("step", () =>

@@ -47,27 +47,32 @@ class Gathered {
   readonly #samples: ReadonlyArray<{
     readonly tokens: Array<number>
     readonly logprobs: Array<number>
+    readonly versions: Array<number>
     reason: Native.StopReason
   }>
-  #version: number | undefined
 
   constructor(request: SampleRequest) {
-    this.#samples = Array.from({ length: request.count }, () => ({ tokens: [], logprobs: [], reason: "abort" }))
+    this.#samples = Array.from({ length: request.count }, () => ({
+      tokens: [],
+      logprobs: [],
+      versions: [],
+      reason: "abort"
+    }))
   }
 
   add(events: Native.SampleEvents): void {
-    this.#version ??= events.version
     for (let i = 0; i < events.sample.length; i++) {
       const sample = this.#samples[events.sample[i]!]!
       sample.tokens.push(events.token[i]!)
       sample.logprobs.push(events.logprob[i]!)
+      sample.versions.push(events.version)
     }
     for (const { reason, sample } of events.finished) this.#samples[sample]!.reason = reason
   }
 
   completions(): Effect.Effect<ReadonlyArray<Completion>, EngineError> {
     const completions: Array<Completion> = []
-    for (const { logprobs, reason, tokens } of this.#samples) {
+    for (const { logprobs, reason, tokens, versions } of this.#samples) {
       if (reason === "abort") {
         const reason = { _tag: "Aborted", detail: "the model was closed" } as const
         return Effect.fail(new EngineError({ operation: "sample", reason }))
@@ -75,8 +80,8 @@ class Gathered {
       completions.push({
         tokens: Uint32Array.from(tokens),
         logprobs: Float32Array.from(logprobs),
-        stopReason: reason,
-        policyVersion: this.#version ?? 0
+        versions: Uint32Array.from(versions),
+        stopReason: reason
       })
     }
     return Effect.succeed(completions)

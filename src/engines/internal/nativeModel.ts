@@ -6,7 +6,7 @@
  * {@link describe}); a promise is rejected, and what can be told at once is thrown.
  */
 import * as Addon from "../../addon/addon.ts"
-import type { Forest, Forward } from "../../engine/Policy.ts"
+import type { Forest } from "../../engine/Policy.ts"
 
 /** The JSON of {@link NativeModule}'s `create` (with `config`) and `open` (without). */
 export interface NativeSettings {
@@ -55,12 +55,21 @@ export interface AdapterChoice {
   readonly adapter?: string
 }
 
-export interface LogprobSettings extends AdapterChoice {
+export interface ForwardSettings extends AdapterChoice {
   readonly temperature: number
   readonly entropy: boolean
   /** Keep what `backward` needs. One forward is kept for each adapter: the one before is dropped. */
   readonly keep: boolean
   readonly weights: "policy" | "reference"
+}
+
+export interface Forward {
+  readonly id: number
+  readonly logprobs: Float32Array
+  /** Empty when not asked for. */
+  readonly entropy: Float32Array
+  /** The activations that sampling kept were used. */
+  readonly recorded?: boolean
 }
 
 export interface StepSettings extends AdapterChoice {
@@ -173,7 +182,7 @@ export interface NativeModel {
   sample(request: SampleRequest, onEvents: (error: Error | null, events: SampleEvents) => void): number
   /** Ends a request: what is left of it finishes with reason `abort`. An id that has ended is ignored. */
   cancel(id: number): void
-  logprobs(forest: Forest, settings: LogprobSettings, abort?: NativeAbort | null): Promise<Forward>
+  logprobs(forest: Forest, settings: ForwardSettings, abort?: NativeAbort | null): Promise<Forward>
   backward(
     id: number,
     dLogprobs: Float32Array,

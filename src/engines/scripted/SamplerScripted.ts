@@ -25,7 +25,7 @@ const completion = ({ reply, tokenizer }: Script, request: SampleRequest, index:
   // A script leaves nothing to chance: every token has probability 1.
   const logprobs = new Float32Array(tokens.length)
   const stopReason = stopped || tokens.length < request.maxTokens ? "stop" : "length"
-  return { tokens, logprobs, stopReason, policyVersion: 0 }
+  return { tokens, logprobs, stopReason, versions: new Uint32Array(tokens.length) }
 }
 
 /** Stop tokens and `maxTokens` are honoured; stop strings, temperature and the rest are not. */

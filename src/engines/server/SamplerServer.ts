@@ -218,7 +218,7 @@ const make = Effect.fnUntraced(function* <Body>(
             : failed("sample", { _tag: "Internal", detail: String(cause) })
       })
       if (blank) completion.logprobs.fill(Number.NaN)
-      return { ...completion, policyVersion: version }
+      return { ...completion, versions: new Uint32Array(completion.tokens.length).fill(version) }
     })
     return Effect.andThen(turnstile.withPermit(Effect.void), slots.withPermit(one))
   }

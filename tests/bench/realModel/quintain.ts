@@ -38,7 +38,7 @@ export const quintain = (model: string, form: string, threads: number): Engine =
       })
     )
   const logprobs = (...forest: Parameters<typeof chain>) =>
-    runtime.runPromise(Policy.Policy.use((policy) => policy.logprobs(chain(...forest))))
+    runtime.runPromise(Policy.Policy.use((policy) => policy.forward(chain(...forest))))
   return {
     name: `quintain ${form}`,
     greedy: async (prompt, count) => Array.from((await runtime.runPromise(sample(prompt, count)))[0]!.tokens),

@@ -33,7 +33,7 @@ const forest: Policy.Forest = {
   targetToken: tokens.subarray(1)
 }
 const logprobs = (adapter?: string) =>
-  Policy.Policy.use((policy) => policy.logprobs(forest, adapter === undefined ? {} : { adapter })).pipe(
+  Policy.Policy.use((policy) => policy.forward(forest, adapter === undefined ? {} : { adapter })).pipe(
     Effect.map((forward) => Array.from(forward.logprobs))
   )
 
@@ -155,8 +155,8 @@ describe("Adapter", () => {
           })
         )
       yield* refused(policy.step({ learningRate: 1e-3 }), "State", "the base is frozen")
-      yield* refused(policy.logprobs(forest, { keep: true }), "State", "the base is frozen")
-      yield* refused(policy.logprobs(forest, { adapter: "x" }), "State", "there is no adapter `x`")
+      yield* refused(policy.forward(forest, { keep: true }), "State", "the base is frozen")
+      yield* refused(policy.forward(forest, { adapter: "x" }), "State", "there is no adapter `x`")
       yield* refused(policy.adapters.remove("x"), "State", "there is no adapter `x`")
       yield* refused(policy.adapters.add("a", { rank: 2, targets: ["w_proj"] }), "Config", "`w_proj` matches no module")
       yield* refused(policy.adapters.add("a", { rank: 2, targets: "w_.*" }), "Config", "`w_.*` matches no module")

@@ -11,6 +11,7 @@ import { Policy, PolicyNative, Sampler, SamplerServer, WeightSync, EngineError }
 import { serveInference } from "../../fixtures/inferenceServer.ts"
 import { nativeReplica } from "../../fixtures/nativeReplica.ts"
 import { tabular } from "../../fixtures/tabularPolicy.ts"
+import { versionOf } from "../../fixtures/versions.ts"
 
 const model = { vocab_size: 24, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64 }
 const prompt = Uint32Array.of(1, 2, 3)
@@ -31,18 +32,25 @@ const replica = Layer.effect(
       Layer.buildWithScope(PolicyNative.layer({ ...options, threads: 2 }), scope)
     let engine = yield* open({ model, seed: 3, adapters: {} })
     let adapter: string | undefined
-    let policyVersion = -1
+    let held = -1
     return {
       name: "replica",
       sample: (request) =>
         Context.get(engine, Sampler.Sampler)
           .sample({ ...request, ...(adapter === undefined ? {} : { adapter }) })
-          .pipe(Effect.map((completions) => completions.map((completion) => ({ ...completion, policyVersion })))),
+          .pipe(
+            Effect.map((completions) =>
+              completions.map((completion) => ({
+                ...completion,
+                versions: new Uint32Array(completion.tokens.length).fill(held)
+              }))
+            )
+          ),
       update: Effect.fnUntraced(
         function* ({ directory, kind, version }) {
           if (kind === "model") engine = yield* open({ model: directory })
           else yield* Context.get(engine, Policy.Policy).adapters.add((adapter = `v${version}`), directory)
-          policyVersion = version
+          held = version
         },
         Effect.mapError(({ reason }) => new EngineError.EngineError({ operation: "update", reason }))
       )
@@ -54,7 +62,7 @@ const replica = Layer.effect(
 const logprobsOf = Effect.fnUntraced(function* (completion: Sampler.Completion) {
   const policy = yield* Policy.Policy
   const tokens = Uint32Array.of(...prompt, ...completion.tokens)
-  const { logprobs } = yield* policy.logprobs({
+  const { logprobs } = yield* policy.forward({
     tokens,
     segmentStart: Uint32Array.of(0),
     segmentLength: Uint32Array.of(tokens.length),
@@ -69,7 +77,7 @@ const logprobsOf = Effect.fnUntraced(function* (completion: Sampler.Completion) 
 const train = Effect.gen(function* () {
   const policy = yield* Policy.Policy
   const tokens = Uint32Array.of(4, 5, 6)
-  const { id } = yield* policy.logprobs(
+  const { id } = yield* policy.forward(
     {
       tokens,
       segmentStart: Uint32Array.of(0),
@@ -80,7 +88,7 @@ const train = Effect.gen(function* () {
     },
     { keep: true }
   )
-  yield* policy.backward(id, Float32Array.of(-1, -1))
+  yield* policy.backward(id, { logprobs: Float32Array.of(-1, -1) })
   return (yield* policy.step({ learningRate: 0.05 })).version
 })
 
@@ -107,7 +115,7 @@ describe("weights by path", () => {
             for (let step = 0; step < steps; step++) version = yield* train
             const completions = yield* sampler.sample(request)
             for (const completion of completions) {
-              assert.strictEqual(completion.policyVersion, version)
+              assert.strictEqual(versionOf(completion), version)
               const own = yield* logprobsOf(completion)
               // Merging rounds once more; otherwise it is the same arithmetic on the same numbers.
               completion.logprobs.forEach((value, t) =>
@@ -155,7 +163,10 @@ const following = (
     name: "told",
     sample: (request) =>
       Effect.map(table.sampler.sample(request), (completions) =>
-        completions.map((completion) => ({ ...completion, policyVersion: version }))
+        completions.map((completion) => ({
+          ...completion,
+          versions: new Uint32Array(completion.tokens.length).fill(version)
+        }))
       ),
     update: (weights) =>
       Effect.suspend(() => {
@@ -184,8 +195,8 @@ describe("when weights are pushed", () => {
     Effect.gen(function* () {
       const { layer, saves, updates } = following()
       yield* Effect.gen(function* () {
-        const versions = (yield* Effect.all(many(5, sample), { concurrency: "unbounded" })).map(
-          ([first]) => first!.policyVersion
+        const versions = (yield* Effect.all(many(5, sample), { concurrency: "unbounded" })).map(([first]) =>
+          versionOf(first!)
         )
         assert.deepStrictEqual(versions, [0, 0, 0, 0, 0])
         assert.lengthOf(updates, 1)
@@ -241,8 +252,8 @@ describe("when weights are pushed", () => {
         yield* Deferred.await(began)
         yield* step
         yield* Deferred.succeed(go, undefined)
-        assert.strictEqual((yield* Fiber.join(first))[0]!.policyVersion, 0)
-        assert.strictEqual((yield* sample)[0]!.policyVersion, 1)
+        assert.strictEqual(versionOf((yield* Fiber.join(first))[0]!), 0)
+        assert.strictEqual(versionOf((yield* sample)[0]!), 1)
         assert.deepStrictEqual(
           updates.map(({ version }) => version),
           [0, 1]
@@ -265,7 +276,7 @@ describe("when a push goes wrong", () => {
         assert.deepStrictEqual(errors, many(4, away))
         assert.lengthOf(updates, 1)
         assert.deepStrictEqual(yield* entries(directory), [])
-        assert.strictEqual((yield* sample)[0]!.policyVersion, 0)
+        assert.strictEqual(versionOf((yield* sample)[0]!), 0)
         assert.lengthOf(updates, 2)
       }).pipe(Effect.provide(layer))
     })
@@ -350,7 +361,7 @@ describe("through a server", () => {
             for (const version of [0, 1, 2]) {
               if (version > 0) yield* train
               for (const completion of yield* sampler.sample({ ...request, stopTokens: [0] })) {
-                assert.strictEqual(completion.policyVersion, version)
+                assert.strictEqual(versionOf(completion), version)
                 const own = yield* logprobsOf(completion)
                 completion.logprobs.forEach((value, t) => assert.closeTo(value, own[t]!, 1e-5))
               }

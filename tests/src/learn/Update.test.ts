@@ -98,7 +98,10 @@ describe("gradient", () => {
       const [pack] = Batch.pack(batch, { aggregate: "token" })
       const loss = Loss.withEntropy(Loss.reinforce, 0.3)
       const valueAt = Effect.gen(function* () {
-        const { entropy, logprobs } = yield* own.policy.logprobs(pack!.forest, { entropy: true, temperature: 0.8 })
+        const { entropy = new Float32Array(), logprobs } = yield* own.policy.forward(pack!.forest, {
+          entropy: true,
+          temperature: 0.8
+        })
         return loss({ ...pack!, logprobs, oldLogprobs: logprobs, entropy }).loss
       })
       const differences = yield* Effect.forEach(Array.from(own.weights.keys()), (i) =>
@@ -131,13 +134,13 @@ describe("one update", () => {
     Effect.gen(function* () {
       const own = model()
       const report = yield* Update.make(plain).batch(batch, 3).pipe(Effect.provide(own.layer))
-      assert.deepStrictEqual(own.calls, ["logprobs policy keep", "backward", "step"])
+      assert.deepStrictEqual(own.calls, ["forward policy keep", "backward", "step"])
       assert.strictEqual(own.kept.size, 0)
       assert.strictEqual(report.metrics["clip_ratio/region_mean"], 0)
       assert.deepStrictEqual([report.step, report.updates, report.skipped, report.version], [3, 1, 0, 1])
       assert.deepStrictEqual(report.tokens, { forward: 7, trained: 9 })
       // The batch says that every token was sampled with log-probability -1.
-      const logprobs = (yield* model().policy.logprobs(Batch.pack(batch, { aggregate: "token" })[0]!.forest)).logprobs
+      const logprobs = (yield* model().policy.forward(Batch.pack(batch, { aggregate: "token" })[0]!.forest)).logprobs
       const distance = Array.from(logprobs, (logprob) => Math.abs(-1 - logprob))
       const mean = (values: Array<number>) => values.reduce((a, b) => a + b, 0) / values.length
       assert.closeTo(report.metrics["sampling/sampling_logp_difference/mean"]!, mean(distance), 1e-9)
@@ -156,9 +159,9 @@ describe("one update", () => {
       const report = yield* Update.make({ ...plain, loss })
         .batch(batch, 0)
         .pipe(Effect.provide(own.layer))
-      assert.deepStrictEqual(own.calls, ["logprobs reference", "logprobs policy keep", "backward", "step"])
+      assert.deepStrictEqual(own.calls, ["forward reference", "forward policy keep", "backward", "step"])
       // The reference is uniform.
-      const { logprobs } = yield* model().policy.logprobs(Batch.pack(batch, { aggregate: "token" })[0]!.forest)
+      const { logprobs } = yield* model().policy.forward(Batch.pack(batch, { aggregate: "token" })[0]!.forest)
       const kl = logprobs.reduce((sum, logprob) => sum + logprob + Math.log(vocabulary), 0) / logprobs.length
       assert.closeTo(report.metrics["kl"]!, kl, 1e-6)
     })
@@ -202,11 +205,7 @@ describe("several updates", () => {
         .pipe(Effect.provide(own.layer))
       assert.deepStrictEqual(
         own.calls.filter((call) => call !== "backward"),
-        [
-          "logprobs policy",
-          "logprobs policy",
-          ...Array.from({ length: 4 }, () => ["logprobs policy keep", "step"]).flat()
-        ]
+        ["forward policy", "forward policy", ...Array.from({ length: 4 }, () => ["forward policy keep", "step"]).flat()]
       )
       assert.strictEqual(report.updates, 4)
       assert.isTrue(ratios[0]!.every((d) => d === 0))
@@ -225,7 +224,7 @@ describe("several updates", () => {
       yield* Update.make({ ...plain, loss, epochs: 2, old: "sampler" })
         .batch(batch, 0)
         .pipe(Effect.provide(own.layer))
-      assert.notInclude(own.calls, "logprobs policy")
+      assert.notInclude(own.calls, "forward policy")
       assert.isTrue(inputs.every(({ oldLogprobs, samplerLogprobs }) => oldLogprobs === samplerLogprobs))
     })
   )

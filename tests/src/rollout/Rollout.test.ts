@@ -364,7 +364,7 @@ describe("the stage", () => {
               tokens: Uint32Array.of(number, 256),
               logprobs: new Float32Array(2),
               stopReason: "stop" as const,
-              policyVersion: 0
+              versions: new Uint32Array(2)
             }
             return Array.from({ length: count }, () => completion)
           })

@@ -63,7 +63,7 @@ describe("Sft.train", () => {
       let [sum, count] = [0, 0]
       for (const { target, tokens } of examples) {
         const positions = Array.from(target.keys()).filter((i) => target[i] === 1)
-        const { logprobs } = yield* policy.logprobs({
+        const { logprobs } = yield* policy.forward({
           tokens,
           segmentStart: Uint32Array.of(0),
           segmentLength: Uint32Array.of(tokens.length),

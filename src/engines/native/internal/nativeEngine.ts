@@ -16,7 +16,7 @@ export const nativeEngine = (model: Native.NativeModel): Engine => {
     setVocabulary: (bytes, offsets) => model.setVocabulary(bytes, offsets),
     sample: (request, onEvents) => model.sample(request, onEvents),
     cancel: (id) => model.cancel(id),
-    logprobs: (forest, settings, signal) => aborting(signal, (abort) => model.logprobs(forest, settings, abort)),
+    forward: (forest, settings, signal) => aborting(signal, (abort) => model.logprobs(forest, settings, abort)),
     backward: (id, dLogprobs, dEntropy, signal) =>
       aborting(signal, (abort) => model.backward(id, dLogprobs, dEntropy, abort)),
     release: (id) => model.release(id),

@@ -34,7 +34,7 @@ export const bucket = (rows: number): number => {
   return Math.ceil(rows / unit) * unit
 }
 
-const refuse = (detail: string): EngineFailure => new EngineFailure("SHAPE", `logprobs: ${detail}`)
+const refuse = (detail: string): EngineFailure => new EngineFailure("SHAPE", `forward: ${detail}`)
 
 /** Where each segment begins in its tree; throws `SHAPE` for what is no forest, or does not fit the model. */
 const depthsOf = ({ segmentLength, segmentParent, segmentStart, ...forest }: Forest, shape: Shape): Uint32Array => {

@@ -3,8 +3,8 @@
  * computes; log-probabilities and their gradients are what crosses. Of a forward that backward will follow, the input of
  * every layer is kept, as far as `activationBytes` reaches; the rest of it is computed again.
  */
-import type { Forest, Forward } from "../../../engine/Policy.ts"
-import type { LogprobSettings, NativeInfo, StepReport, StepSettings } from "../../internal/nativeModel.ts"
+import type { Forest } from "../../../engine/Policy.ts"
+import type { Forward, ForwardSettings, NativeInfo, StepReport, StepSettings } from "../../internal/nativeModel.ts"
 import { type Chunk, chunksOf } from "./chunks.ts"
 import type { Tensor } from "../worker/device.ts"
 import { type Abort, EngineFailure } from "../worker/failure.ts"
@@ -56,7 +56,7 @@ export class PolicyEngine {
     return engine
   }
 
-  async logprobs(forest: Forest, settings: LogprobSettings, abort?: Abort): Promise<Forward> {
+  async forward(forest: Forest, settings: ForwardSettings, abort?: Abort): Promise<Forward> {
     const source = this.#source(settings)
     if (!(settings.temperature > 0)) {
       throw new EngineFailure("CONFIG", `temperature is ${settings.temperature}, must be positive`)
@@ -236,13 +236,13 @@ export class PolicyEngine {
     await this.#sessions.release()
   }
 
-  #source({ adapter, weights }: LogprobSettings): Source {
+  #source({ adapter, weights }: ForwardSettings): Source {
     const current = (name: string) => this.#weights.tensor(undefined, name)
-    if (weights === "policy") return { owner: this.#weights.owner("logprobs", adapter), base: current }
+    if (weights === "policy") return { owner: this.#weights.owner("forward", adapter), base: current }
     if (!this.#weights.full) return { owner: undefined, base: current }
     const reference = this.#reference
     if (reference === undefined) {
-      throw new EngineFailure("STATE", "logprobs: there is no reference policy: call freezeReference first")
+      throw new EngineFailure("STATE", "forward: there is no reference policy: call freezeReference first")
     }
     return { owner: undefined, base: (name) => reference.get(name)! }
   }

@@ -122,7 +122,7 @@ export class Passes {
       const tokens = device.host(chunk.tokens, [place.rows], "int64")
       streams.push((await embed.run({ tokens, table: source.base("model.embed_tokens.weight") }))["y"]!)
       for (let layer = 0; layer < shape.layers; layer++) {
-        throwIfAborted(abort, "logprobs")
+        throwIfAborted(abort, "forward")
         const { adapter, key } = this.#layerAdapter(source.owner, layer)
         const session = await this.#sessions.get(`forward ${place.rows} ${key}`, () =>
           Graphs.layerForward(shape, place.rows, adapter)
@@ -173,7 +173,7 @@ export class Passes {
     const entropy = new Float32Array(chunk.rows.length)
     const session = await this.#sessions.get("head", () => Graphs.head(this.#weights.shape), ["logprobs", "entropy"])
     for (const slice of this.#slices(chunk)) {
-      throwIfAborted(abort, "logprobs")
+      throwIfAborted(abort, "forward")
       const results = await session.run(this.#headFeeds(slice, x, source, temperature))
       logprobs.set(results["logprobs"]!.data as Float32Array, slice.from)
       entropy.set(results["entropy"]!.data as Float32Array, slice.first)

@@ -110,8 +110,8 @@ export class OnnxClient implements Engine {
     this.#hold()
     if (this.#lost === undefined) this.#send({ _tag: "Cancel", id })
   }
-  logprobs(...[forest, settings, signal]: Parameters<Engine["logprobs"]>) {
-    return this.#call("logprobs", [forest, settings], signal)
+  forward(...[forest, settings, signal]: Parameters<Engine["forward"]>) {
+    return this.#call("forward", [forest, settings], signal)
   }
   backward(...[id, dLogprobs, dEntropy, signal]: Parameters<Engine["backward"]>) {
     return this.#call("backward", [id, dLogprobs, dEntropy], signal)

@@ -53,7 +53,7 @@ const openPolicy = async (settings: WorkerSettings, device: Device): Promise<Eng
     })
     return {
       verbs: {
-        logprobs: (abort, forest, settings) => policy.logprobs(forest, settings, abort),
+        forward: (abort, forest, settings) => policy.forward(forest, settings, abort),
         backward: (abort, id, dLogprobs, dEntropy) => policy.backward(id, dLogprobs, dEntropy, abort),
         release: (_, id) => policy.release(id),
         step: (_, settings) => policy.step(settings),

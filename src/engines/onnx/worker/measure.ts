@@ -244,7 +244,7 @@ const batch = ({ weights }: Opened, { completion, count, prompt }: Sizes): Fores
 }
 
 const update = async ({ policy }: Opened, forest: Forest): Promise<void> => {
-  const forward = await policy.logprobs(forest, { temperature: 1, entropy: false, keep: true, weights: "policy" })
+  const forward = await policy.forward(forest, { temperature: 1, entropy: false, keep: true, weights: "policy" })
   await policy.backward(forward.id, new Float32Array(forest.targetToken.length).fill(-1e-3), null)
   const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
   await policy.step({ learningRate: 1e-6, ...adam })

@@ -1,9 +1,10 @@
 /** What crosses between the main thread and the worker thread of an ONNX engine. Plain, cloneable data only. */
-import type { Forest, Forward } from "../../../engine/Policy.ts"
+import type { Forest } from "../../../engine/Policy.ts"
 import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { EngineFacts } from "../../internal/engine.ts"
 import type {
-  LogprobSettings,
+  Forward,
+  ForwardSettings,
   NativeModel,
   NativeSettings,
   SampleEvents,
@@ -37,7 +38,7 @@ type Export = Parameters<NativeModel["exportModel"]>[1]
 
 /** Calls, which run one after another in the order they were made. */
 export interface Verbs {
-  readonly logprobs: (abort: Abort, forest: Forest, settings: LogprobSettings) => Promise<Forward>
+  readonly forward: (abort: Abort, forest: Forest, settings: ForwardSettings) => Promise<Forward>
   readonly backward: (abort: Abort, id: number, dLogprobs: Float32Array, dEntropy: Float32Array | null) => Promise<void>
   readonly release: (abort: Abort, id: number) => Promise<void>
   readonly step: (abort: Abort, settings: StepSettings) => Promise<StepReport>

@@ -14,11 +14,7 @@ export interface Bounds {
 }
 
 /** The completion of a draw, or {@link Unusable}. */
-export const check = (
-  answer: Answer,
-  draw: Draw,
-  { cut, vocabularySize }: Bounds
-): Omit<Completion, "policyVersion"> => {
+export const check = (answer: Answer, draw: Draw, { cut, vocabularySize }: Bounds): Omit<Completion, "versions"> => {
   const { prompt } = answer
   if (prompt !== undefined && (prompt.length !== draw.prompt.length || prompt.some((id, t) => id !== draw.prompt[t]))) {
     throw new Unusable(

@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url"
 import { lookup } from "quintain/envs"
 import { Policy, PolicyNative, PolicyOnnx, Progress, Sampler, Session, type EngineError } from "quintain"
 import { missingGpu } from "../../../fixtures/softwareGpu.ts"
+import { versionOf } from "../../../fixtures/versions.ts"
 
 const model = {
   vocab_size: 96,
@@ -53,15 +54,13 @@ const train = Effect.gen(function* () {
   const sampler = yield* Sampler.Sampler
   const logprobs: Array<Float32Array> = []
   for (let step = 0; step < 2; step++) {
-    const forward = yield* policy.logprobs(forest, { keep: true })
+    const forward = yield* policy.forward(forest, { keep: true })
     logprobs.push(forward.logprobs)
-    yield* policy.backward(
-      forward.id,
-      Float32Array.from(forest.targetToken, (_, i) => (i < 3 ? -1 : 0.5))
-    )
+    const slopes = Float32Array.from(forest.targetToken, (_, i) => (i < 3 ? -1 : 0.5))
+    yield* policy.backward(forward.id, { logprobs: slopes })
     yield* policy.step({ learningRate: 1e-2 })
   }
-  logprobs.push((yield* policy.logprobs(forest)).logprobs)
+  logprobs.push((yield* policy.forward(forest)).logprobs)
   const samples = yield* sampler.sample(request)
   return { logprobs, samples, info: policy.info, adapters: yield* policy.adapters.list }
 })
@@ -91,7 +90,7 @@ for (const provider of ["cpu", "webgpu"] as const) {
         for (const [i, logprobs] of own.logprobs.entries()) close(logprobs, native.logprobs[i]!, 1e-4)
         for (const [i, sample] of own.samples.entries()) {
           assert.deepStrictEqual([...sample.tokens], [...native.samples[i]!.tokens])
-          assert.strictEqual(sample.policyVersion, 2)
+          assert.strictEqual(versionOf(sample), 2)
           close(sample.logprobs, native.samples[i]!.logprobs, 1e-4)
         }
         const { device, engine, ...info } = own.info
@@ -129,19 +128,19 @@ for (const provider of ["cpu", "webgpu"] as const) {
       Effect.gen(function* () {
         const policy = yield* Policy.Policy
         const sampler = yield* Sampler.Sampler
-        const before = (yield* policy.logprobs(forest)).logprobs
+        const before = (yield* policy.forward(forest)).logprobs
         const long = sequence(provider === "cpu" ? 800 : 40)
-        const kept = yield* policy.logprobs(long, { keep: true })
+        const kept = yield* policy.forward(long, { keep: true })
         for (const call of [
-          policy.logprobs(long),
-          policy.backward(kept.id, new Float32Array(long.targetToken.length).fill(1)),
+          policy.forward(long),
+          policy.backward(kept.id, { logprobs: new Float32Array(long.targetToken.length).fill(1) }),
           sampler.sample({ ...request, maxTokens: 500 })
         ]) {
           const fiber = yield* Effect.forkChild(call as Effect.Effect<unknown, unknown>, { startImmediately: true })
           yield* Effect.sleep("2 millis")
           yield* Fiber.interrupt(fiber)
         }
-        close((yield* policy.logprobs(forest)).logprobs, before, 1e-6)
+        close((yield* policy.forward(forest)).logprobs, before, 1e-6)
         // Half of a gradient is none.
         assert.strictEqual((yield* failed(policy.step({ learningRate: 0.1 }))).tag, "State")
         assert.strictEqual((yield* sampler.sample(request)).length, 3)
@@ -219,12 +218,12 @@ describe.skipIf(missingGpu !== undefined)("memory of a device", () => {
       assert.include(small.message, "deviceBytes = 10000")
       yield* Effect.gen(function* () {
         const policy = yield* Policy.Policy
-        const first = yield* policy.logprobs(forest, { keep: true })
-        const { tag } = yield* failed(policy.logprobs(sequence(600), { keep: true }))
+        const first = yield* policy.forward(forest, { keep: true })
+        const { tag } = yield* failed(policy.forward(sequence(600), { keep: true }))
         assert.strictEqual(tag, "OutOfMemory")
-        const again = yield* policy.logprobs(forest, { keep: true })
+        const again = yield* policy.forward(forest, { keep: true })
         close(again.logprobs, first.logprobs, 0)
-        yield* policy.backward(again.id, new Float32Array(6).fill(-1))
+        yield* policy.backward(again.id, { logprobs: new Float32Array(6).fill(-1) })
         assert.isAbove((yield* policy.step({ learningRate: 1e-3 })).gradNorm, 0)
         // The sampler's cache counts as well.
         const sampler = yield* Sampler.Sampler

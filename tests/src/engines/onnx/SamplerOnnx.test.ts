@@ -17,6 +17,7 @@ import {
   WeightSync
 } from "quintain"
 import { missingGpu } from "../../../fixtures/softwareGpu.ts"
+import { versionOf } from "../../../fixtures/versions.ts"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -74,7 +75,7 @@ const trained = (directory: string, lora: boolean) =>
   Effect.gen(function* () {
     const policy = yield* Policy.Policy
     const tokens = Uint32Array.from(task.tokenizer.encode("#1=123"))
-    const forward = yield* policy.logprobs(
+    const forward = yield* policy.forward(
       {
         tokens,
         segmentStart: Uint32Array.of(0),
@@ -85,7 +86,7 @@ const trained = (directory: string, lora: boolean) =>
       },
       { keep: true }
     )
-    yield* policy.backward(forward.id, new Float32Array(tokens.length - 1).fill(-1))
+    yield* policy.backward(forward.id, { logprobs: new Float32Array(tokens.length - 1).fill(-1) })
     yield* policy.step({ learningRate: 0.1 })
     yield* lora ? policy.save(directory) : policy.exportModel(directory)
     return yield* sample()
@@ -144,7 +145,7 @@ describe("SamplerOnnx", () => {
             assert.isTrue(equal)
             assert.isBelow(farthest, 1e-4)
             assert.deepStrictEqual(
-              samples.map(({ policyVersion }) => policyVersion),
+              samples.map(versionOf),
               samples.map(() => version)
             )
           }

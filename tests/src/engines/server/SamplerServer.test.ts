@@ -28,6 +28,7 @@ import {
   serveInference
 } from "../../../fixtures/inferenceServer.ts"
 import { tabular } from "../../../fixtures/tabularPolicy.ts"
+import { versionOf } from "../../../fixtures/versions.ts"
 
 const VOCABULARY = 8
 const EOS = 7
@@ -97,7 +98,7 @@ for (const kind of kinds) {
         assert.lengthOf(completions, 16)
         for (const completion of completions) {
           isTrue(completion)
-          assert.strictEqual(completion.policyVersion, 0)
+          assert.strictEqual(versionOf(completion), 0)
           assert.strictEqual(completion.stopReason, completion.tokens.at(-1) === EOS ? "stop" : "length")
           if (completion.stopReason === "length") assert.lengthOf(completion.tokens, 12)
         }
@@ -572,7 +573,7 @@ describe("weights", () => {
           assert.deepStrictEqual([...server.adapters.values()], [directory])
           const [completion] = yield* sample({ count: 1 })
           isTrue(completion!, 1, directory)
-          assert.strictEqual(completion!.policyVersion, version)
+          assert.strictEqual(versionOf(completion!), version)
           isTrue((yield* sample({ count: 1, adapter: "base" }))[0]!)
         }
       })
@@ -602,7 +603,7 @@ describe("weights", () => {
         assert.include(error.message, "max_lora_rank 16")
         const [completion] = yield* sample({ count: 1 })
         isTrue(completion!, 1, "/a")
-        assert.strictEqual(completion!.policyVersion, 1)
+        assert.strictEqual(versionOf(completion!), 1)
 
         // It loads, but the connection breaks: the next attempt finds the name taken.
         trouble = ({ body, response }) => {
@@ -635,7 +636,7 @@ describe("weights", () => {
       yield* sampler.update!(update(7, "/weights", "model"))
       const [completion] = yield* sample({ count: 1 })
       isTrue(completion!, 1, "/weights")
-      assert.strictEqual(completion!.policyVersion, 7)
+      assert.strictEqual(versionOf(completion!), 7)
       const other = yield* scene({ kind: "vllm" })
       const error = yield* Effect.flip(other.sampler.update!(update(1, "/weights", "model")))
       assert.strictEqual(error.reason._tag, "Unsupported")
@@ -669,9 +670,9 @@ describe("weights", () => {
       yield* Fiber.join(pushed)
       const [second] = yield* Fiber.join(late)
       isTrue(first!)
-      assert.strictEqual(first!.policyVersion, 0)
+      assert.strictEqual(versionOf(first!), 0)
       isTrue(second!, 1, "/weights")
-      assert.strictEqual(second!.policyVersion, 1)
+      assert.strictEqual(versionOf(second!), 1)
     })
   )
 
@@ -700,7 +701,7 @@ describe("weights", () => {
       yield* push
       const [completion] = yield* sample({ count: 1 })
       isTrue(completion!, 1, "/weights")
-      assert.strictEqual(completion!.policyVersion, 7)
+      assert.strictEqual(versionOf(completion!), 7)
     })
   )
 
@@ -722,7 +723,7 @@ describe("weights", () => {
       yield* until(() => server.log[0]!.left)
       const [completion] = yield* sample({ count: 1 })
       isTrue(completion!)
-      assert.strictEqual(completion!.policyVersion, 0)
+      assert.strictEqual(versionOf(completion!), 0)
       yield* sampler.update!(update(1, "/second"))
       assert.deepStrictEqual([...server.adapters.values()], ["/second"], "what the first left behind is dropped")
     })

@@ -113,7 +113,7 @@ for (const provider of ["cpu", "webgpu"] as const) {
           }
           const { dEntropy, dLogprobs, forest } = batch(factsOf(native).vocabularySize)
           const expected = await native.logprobs(forest, settings)
-          const actual = await policy.logprobs(forest, settings)
+          const actual = await policy.forward(forest, settings)
           assert.isBelow(relative(actual.logprobs, expected.logprobs), tolerance)
           assert.isBelow(relative(actual.entropy, expected.entropy), tolerance)
           await native.backward(expected.id, dLogprobs, dEntropy)
@@ -139,7 +139,7 @@ describe("ONNX policy", () => {
 
   const update = async (policy: PolicyEngine, adapter?: string) => {
     const { dEntropy, dLogprobs, forest } = batch(67)
-    const { id, logprobs } = await policy.logprobs(forest, {
+    const { id, logprobs } = await policy.forward(forest, {
       ...settings,
       ...(adapter === undefined ? {} : { adapter })
     })
@@ -174,14 +174,14 @@ describe("ONNX policy", () => {
     await native.backward(id, dLogprobs, dEntropy)
     await native.step(adamW)
     await update(policy)
-    const after = await policy.logprobs(forest, { ...settings, keep: false })
+    const after = await policy.forward(forest, { ...settings, keep: false })
     assert.isBelow(
       relative(after.logprobs, (await native.logprobs(forest, { ...settings, keep: false })).logprobs),
       1e-3
     )
     await native.save(join(directory, "b"), { optimizer: true })
     await policy.load(join(directory, "b"))
-    const back = await policy.logprobs(forest, { ...settings, keep: false })
+    const back = await policy.forward(forest, { ...settings, keep: false })
     assert.isBelow(
       relative(back.logprobs, (await native.logprobs(forest, { ...settings, keep: false })).logprobs),
       tolerance
@@ -204,7 +204,7 @@ describe("ONNX policy", () => {
       { activationBytes: 20_000 }
     ]) {
       const { policy } = await open("cpu", path, {}, engine)
-      const { id } = await policy.logprobs(forest, settings)
+      const { id } = await policy.forward(forest, settings)
       await policy.backward(id, dLogprobs, dEntropy)
       gradients.push(await policy.gradient("model.layers.0.mlp.up_proj.weight", "base"))
     }
@@ -215,7 +215,7 @@ describe("ONNX policy", () => {
     const { policy } = await open("cpu", path, { lora })
     await policy.addAdapter("other", JSON.stringify({ rank: 2, targets: ["q_proj", "down_proj"] }))
     const { forest } = batch(67)
-    const ask = async (more: object) => (await policy.logprobs(forest, { ...settings, keep: false, ...more })).logprobs
+    const ask = async (more: object) => (await policy.forward(forest, { ...settings, keep: false, ...more })).logprobs
     const base = await ask({ adapter: "base" })
     assert.deepStrictEqual(await ask({}), base)
     await update(policy, "other")
@@ -233,7 +233,7 @@ describe("ONNX policy", () => {
     await refused(ask({ adapter: "other" }), "STATE", "there is no adapter `other`")
 
     const full = await open("cpu", path, {})
-    const asked = (more: object) => full.policy.logprobs(forest, { ...settings, keep: false, ...more })
+    const asked = (more: object) => full.policy.forward(forest, { ...settings, keep: false, ...more })
     await refused(asked({ weights: "reference" }), "STATE", "freezeReference")
     await full.policy.freezeReference()
     const before = (await asked({})).logprobs
@@ -246,7 +246,7 @@ describe("ONNX policy", () => {
   it("skips a step whose gradient is not finite, and drops the gradient", async () => {
     const { policy, store } = await open("cpu", path, {})
     const { dEntropy, forest } = batch(67)
-    const { id } = await policy.logprobs(forest, settings)
+    const { id } = await policy.forward(forest, settings)
     await policy.backward(id, new Float32Array(dEntropy.length).fill(3e38), null)
     const report = await policy.step(adamW)
     assert.isTrue(report.skipped)
@@ -261,7 +261,7 @@ describe("ONNX policy", () => {
     await update(policy)
     await policy.save(saved, { optimizer: true })
     const { dLogprobs, forest } = batch(67)
-    const backward = async () => policy.backward((await policy.logprobs(forest, settings)).id, dLogprobs, null)
+    const backward = async () => policy.backward((await policy.forward(forest, settings)).id, dLogprobs, null)
     await backward()
     // The device is full when the first tensors of the step are there, or (before) when none is.
     const make = device.session.bind(device)
@@ -276,50 +276,50 @@ describe("ONNX policy", () => {
     const store = await Native.load().NativeModel.open(saved, "{}")
     const other = await PolicyEngine.open(await Weights.open(store, device))
     await other.load(saved)
-    await other.backward((await other.logprobs(forest, settings)).id, dLogprobs, null)
+    await other.backward((await other.forward(forest, settings)).id, dLogprobs, null)
     await refused(other.step(adamW), "OUT_OF_MEMORY", "full")
     // Nothing was replaced: it goes on.
     room = 1
     await refused(other.step(adamW), "OUT_OF_MEMORY", "full")
-    await refused(other.logprobs(forest, settings), "STATE", "broke off in the middle")
+    await refused(other.forward(forest, settings), "STATE", "broke off in the middle")
     await refused(other.save(join(directory, "torn"), { optimizer: false }), "STATE", "load a checkpoint")
     await other.load(saved)
     room = Infinity
-    await other.backward((await other.logprobs(forest, settings)).id, dLogprobs, null)
+    await other.backward((await other.forward(forest, settings)).id, dLogprobs, null)
     await policy.step(adamW)
     await other.step(adamW)
-    const ask = async (of: PolicyEngine) => (await of.logprobs(forest, { ...settings, keep: false })).logprobs
+    const ask = async (of: PolicyEngine) => (await of.forward(forest, { ...settings, keep: false })).logprobs
     assert.deepStrictEqual(await ask(other), await ask(policy))
   })
 
   it("keeps a forward of each adapter", async () => {
     const { policy } = await open("cpu", path, { lora })
     const { dLogprobs, forest } = batch(67)
-    const { id } = await policy.logprobs(forest, settings)
-    await policy.logprobs(forest, { ...settings, adapter: "base" })
+    const { id } = await policy.forward(forest, settings)
+    await policy.forward(forest, { ...settings, adapter: "base" })
     await policy.backward(id, dLogprobs, null)
-    const first = await policy.logprobs(forest, settings)
-    await policy.logprobs(forest, settings)
+    const first = await policy.forward(forest, settings)
+    await policy.forward(forest, settings)
     await refused(policy.backward(first.id, dLogprobs, null), "STATE", "no forward")
   })
 
   it("refuses what is no forest, and what is not to be trained, by name", async () => {
     const { policy } = await open("cpu", path, {})
     const { dLogprobs, forest } = batch(67)
-    const ask = (change: Partial<Policy.Forest>) => policy.logprobs({ ...forest, ...change }, settings)
+    const ask = (change: Partial<Policy.Forest>) => policy.forward({ ...forest, ...change }, settings)
     await refused(ask({ tokens: forest.tokens.with(3, 67) }), "SHAPE", "token 67 at 3")
     await refused(ask({ targetPosition: forest.targetPosition.with(0, 46) }), "SHAPE", "target position 46 at 0")
     await refused(ask({ segmentParent: forest.segmentParent.with(1, 1) }), "SHAPE", "segment 1 has parent 1")
     await refused(ask({ tokens: forest.tokens.subarray(1) }), "SHAPE", "the segments cover 46")
-    await refused(policy.logprobs(forest, { ...settings, temperature: 0 }), "CONFIG", "temperature is 0")
+    await refused(policy.forward(forest, { ...settings, temperature: 0 }), "CONFIG", "temperature is 0")
     await refused(policy.backward(99, dLogprobs, null), "STATE", "no forward 99")
-    const { id } = await policy.logprobs(forest, settings)
+    const { id } = await policy.forward(forest, settings)
     await refused(policy.backward(id, dLogprobs.subarray(1), null), "SHAPE", "dLogprobs has")
     await refused(policy.backward(id, dLogprobs.with(4, Number.NaN), null), "NON_FINITE", "dLogprobs[4] is NaN")
     await policy.backward(id, dLogprobs, null)
     await refused(policy.backward(id, dLogprobs, null), "STATE", "consumed")
     const frozen = await open("cpu", path, { frozen: true })
-    const kept = await frozen.policy.logprobs(forest, settings)
+    const kept = await frozen.policy.forward(forest, settings)
     await refused(frozen.policy.backward(kept.id, dLogprobs, null), "STATE", "the base is frozen")
     await refused(policy.addAdapter("a", JSON.stringify({ rank: 2, dropout: 0.1 })), "CONFIG", "dropout")
   })
@@ -327,8 +327,8 @@ describe("ONNX policy", () => {
   it("ends between two runs when it is aborted, and leaves no half of a gradient", async () => {
     const { policy } = await open("cpu", path, {})
     const { dLogprobs, forest } = batch(67)
-    await refused(policy.logprobs(forest, settings, { aborted: true }), "ABORTED", "logprobs was aborted")
-    const { id } = await policy.logprobs(forest, settings)
+    await refused(policy.forward(forest, settings, { aborted: true }), "ABORTED", "forward was aborted")
+    const { id } = await policy.forward(forest, settings)
     let asked = 0
     const late = {
       get aborted() {

@@ -33,8 +33,8 @@ const settings = (temperature: number): Native.ForwardSettings => ({
   keep: false,
   weights: "policy"
 })
-const logprobs = (client: OnnxClient, temperature = 1, signal = new AbortController().signal) =>
-  client.logprobs(forest(Uint32Array.of(1, 2, 3)), settings(temperature), signal)
+const forward = (client: OnnxClient, temperature = 1, signal = new AbortController().signal) =>
+  client.forward(forest(Uint32Array.of(1, 2, 3)), settings(temperature), signal)
 
 const request = (maxTokens: number, temperature = 1): Native.SampleRequest => ({
   prompt: Uint32Array.of(1),
@@ -83,9 +83,9 @@ describe("client of the ONNX worker", () => {
     const buffer = Uint32Array.from({ length: 1000 }, (_, i) => i)
     const view = buffer.subarray(5, 8)
     const calls = await Promise.all([
-      logprobs(client),
-      client.logprobs(forest(view), settings(1), new AbortController().signal),
-      logprobs(client)
+      forward(client),
+      client.forward(forest(view), settings(1), new AbortController().signal),
+      forward(client)
     ])
     assert.deepStrictEqual(
       calls.map(({ id }) => id),
@@ -100,16 +100,16 @@ describe("client of the ONNX worker", () => {
   it("ends a call that is aborted, and one that waits before it began", async () => {
     const client = await open()
     const [running, waiting] = [new AbortController(), new AbortController()]
-    const first = code(logprobs(client, Fault.hangs, running.signal))
-    const second = code(logprobs(client, 1, waiting.signal))
-    const third = logprobs(client)
+    const first = code(forward(client, Fault.hangs, running.signal))
+    const second = code(forward(client, 1, waiting.signal))
+    const third = forward(client)
     waiting.abort()
     assert.strictEqual(await second, "ABORTED")
     running.abort()
     assert.strictEqual(await first, "ABORTED")
     assert.strictEqual((await third).id, 1)
     const aborted = AbortSignal.abort()
-    assert.strictEqual(await code(logprobs(client, 1, aborted)), "ABORTED")
+    assert.strictEqual(await code(forward(client, 1, aborted)), "ABORTED")
   })
 
   it("samples between calls; a request that is cancelled ends, others go on", async () => {
@@ -119,9 +119,9 @@ describe("client of the ONNX worker", () => {
       events += 1
       if (events === 3) client.cancel(id)
     })
-    const [drawn, forward] = await Promise.all([sample(client, 20), logprobs(client)])
+    const [drawn, computed] = await Promise.all([sample(client, 20), forward(client)])
     assert.strictEqual(drawn.tokens, 20)
-    assert.strictEqual(forward.id, 1)
+    assert.strictEqual(computed.id, 1)
     assert.strictEqual(events, 3)
     assert.strictEqual(await code(sample(client, 5, Fault.fails)), "OUT_OF_MEMORY")
     assert.strictEqual((await sample(client, 2)).tokens, 2)
@@ -151,13 +151,13 @@ describe("client of the ONNX worker", () => {
   ] as const) {
     it(`fails every call of a worker that ${how}, and every later one`, async () => {
       const client = await open()
-      const calls = [logprobs(client, temperature), logprobs(client), sample(client, 1e9)]
+      const calls = [forward(client, temperature), forward(client), sample(client, 1e9)]
       for (const { code, message } of await Promise.all(calls.map(failure))) {
         assert.strictEqual(code, "ENGINE_LOST")
         assert.match(message, reason)
         assert.match(message, /open the layer again and resume from the checkpoint/)
       }
-      assert.strictEqual(await code(logprobs(client)), "ENGINE_LOST")
+      assert.strictEqual(await code(forward(client)), "ENGINE_LOST")
       assert.strictEqual(await code(client.facts()), "ENGINE_LOST")
       assert.throws(() => client.sample(request(1), () => {}), /ended/)
       client.setVocabulary(new Uint8Array(), Uint32Array.of(0))
@@ -166,12 +166,12 @@ describe("client of the ONNX worker", () => {
 
   it("stays lost when the device is", async () => {
     for (const lose of [
-      (client: OnnxClient) => logprobs(client, Fault.deviceLost),
+      (client: OnnxClient) => forward(client, Fault.deviceLost),
       (client: OnnxClient) => sample(client, 1, Fault.deviceLost)
     ]) {
       const client = await open()
       const underWay = await Promise.all([sample(client, 1e9), lose(client)].map(failure))
-      const later = await Promise.all([logprobs(client), sample(client, 1)].map(failure))
+      const later = await Promise.all([forward(client), sample(client, 1)].map(failure))
       for (const { code, message } of [...underWay, ...later]) {
         assert.strictEqual(code, "DEVICE_LOST")
         assert.include(message, "resume from the checkpoint")
@@ -190,11 +190,11 @@ describe("client of the ONNX worker", () => {
 
   it("ends what is under way when it is closed", async () => {
     const client = await open()
-    const calls = [logprobs(client, Fault.hangs), logprobs(client), sample(client, 1e9)]
+    const calls = [forward(client, Fault.hangs), forward(client), sample(client, 1e9)]
     const codes = Promise.all(calls.map(code))
     await client.close()
     assert.deepStrictEqual(await codes, ["ABORTED", "ABORTED", "ABORTED"])
-    assert.strictEqual(await code(logprobs(client)), "STATE")
+    assert.strictEqual(await code(forward(client)), "STATE")
     await client.close()
   })
 })
