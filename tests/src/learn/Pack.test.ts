@@ -229,4 +229,18 @@ describe("a batch", () => {
     assert.deepStrictEqual([...pack!.forest.targetToken], [1, 2])
     assert.deepStrictEqual([...pack!.weights], [0.25, 0.25])
   })
+
+  it("calls truncated what ended at a limit of length or at the model's context, and nothing else", () => {
+    const ends = ["stop", "length", "context", "environment"] as const
+    const every = scoredGroup(ends.map((stopReason, i) => ({ reward: i, tokens: [10 + i], stopReason })))
+    const of = (maskTruncated: boolean) => {
+      const [pack] = Batch.pack(
+        { groups: [{ ...every, advantages: [1, 1, 1, 1] }] },
+        { aggregate: "sequence", maskTruncated }
+      )
+      return Array.from(pack!.forest.targetToken)
+    }
+    assert.deepStrictEqual(of(false), [10, 11, 12, 13])
+    assert.deepStrictEqual(of(true), [10, 13])
+  })
 })

@@ -193,10 +193,10 @@ describe("a conversation with tools", () => {
       start: () => 0,
       step: (turns) => (turns === 1 ? { done: true } : { done: false, observation: [answer], state: turns + 1 })
     })
-  const run = (maxTokens: number, of: Tokenizer.Tokenizer = tokenizer) => {
+  const run = (maxTokens: number, more: Partial<Rollout.RolloutOptions<number>> = {}) => {
     const { layer, requests } = recorded((_, index) => (index === 0 ? "<call>" : "3"))
     return Task.stream(asked, { seed: 1, epochs: 1 }).pipe(
-      Rollout.groups({ environment: environment(maxTokens), tokenizer: of, size: 1, seed: 5, retries: 0 }),
+      Rollout.groups({ environment: environment(maxTokens), tokenizer, size: 1, seed: 5, retries: 0, ...more }),
       Stream.runCollect,
       Effect.provide(layer),
       Effect.map(([group]) => ({ group: group!, requests }))
@@ -235,12 +235,31 @@ describe("a conversation with tools", () => {
     })
   )
 
+  it.effect("leaves no piece of an observation that does not fit the context", () =>
+    Effect.gen(function* () {
+      const prompt = text(tokenizer.render(messages, { tools }))
+      const said = text(tokenizer.encode("<ca"))
+      // The cut turn fits. Its end (of the template) and the answer (of the environment) are two pieces: 5 tokens in all.
+      for (const room of [3, 4, 7, 8]) {
+        const { group, requests } = yield* run(3, { contextLength: prompt.length + room })
+        const { producer, stopReason, tokens } = group.trajectories[0]!
+        assert.lengthOf(requests, 1)
+        assert.strictEqual(stopReason, "context")
+        assert.deepStrictEqual(text(tokens), [...prompt, ...said], `room for ${room}`)
+        assert.deepStrictEqual(text(producer).slice(prompt.length), [Producer.Policy, Producer.Policy, Producer.Policy])
+      }
+      const { group, requests } = yield* run(3, { contextLength: prompt.length + 9 })
+      assert.lengthOf(requests, 2)
+      assert.strictEqual(group.trajectories[0]!.tokens.length, prompt.length + 9)
+    })
+  )
+
   it.effect("stops at every token that ends a turn, and needs a chat template for messages", () =>
     Effect.gen(function* () {
-      const { requests } = yield* run(16, { ...tokenizer, stopTokens: [END, 7] })
+      const { requests } = yield* run(16, { tokenizer: { ...tokenizer, stopTokens: [END, 7] } })
       assert.deepStrictEqual(requests[0]!.stopTokens, [END, 7])
       const { continuation: _, ...plain } = tokenizer
-      const { group } = yield* run(16, plain)
+      const { group } = yield* run(16, { tokenizer: plain })
       assert.match(group.failures![0]!.message, /bytes\(256\) has no chat template/)
     })
   )

@@ -37,6 +37,21 @@ describe("Reward", () => {
     })
   )
 
+  it.effect("weighs the part at its root like any other", () =>
+    Effect.gen(function* () {
+      const verifier = () => ({ score: 1, tokenScores: [0.5, 0.25, 0.25] })
+      const scored = yield* one(Reward.weight(0.5, verifier))
+      assert.strictEqual(scored.reward, 0.5)
+      assert.deepStrictEqual(scored.tokenRewards, Float64Array.of(0.25, 0.125, 0.125))
+      assert.strictEqual((yield* one(Reward.weight(-2, Reward.all({ a: () => 1, b: () => 0.5 })))).reward, -3)
+      const [staged] = yield* Stream.make(group(undefined, ["text"])).pipe(
+        Reward.score(Reward.weight(0.5, verifier)),
+        Stream.runCollect
+      )
+      assert.strictEqual(staged!.trajectories[0]!.reward, 0.5)
+    })
+  )
+
   it.effect("nested rewards are parts like others, with joined names", () =>
     Effect.gen(function* () {
       const inner = Reward.all({ x: () => 1, ok: Reward.gate(() => 0.5) })
