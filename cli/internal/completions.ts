@@ -35,7 +35,7 @@ const decodeRow = Schema.decodeUnknownResult(Row)
 const decodeNested = Schema.decodeUnknownResult(Nested)
 const decodeFlat = Schema.decodeUnknownResult(Flat)
 
-/** What the policy wrote of a conversation: its turns, in order, calls of tools as models write them. */
+/** The policy's turns of a conversation, in order, with tool calls as models write them. */
 const written = (completion: typeof Text.Type): string =>
   typeof completion === "string"
     ? completion

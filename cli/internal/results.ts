@@ -11,11 +11,11 @@ const Row = Schema.Struct({
   task: Schema.optionalKey(Schema.String),
   outcome: Schema.Literals(["scored", "unscorable", "invalid"]),
   score: Schema.optionalKey(Schema.Finite),
-  /** Of what is unscorable: `timeout`, `crash`, `error`, `verdict` or `declared`. */
+  /** Why it is unscorable: `timeout`, `crash`, `error`, `verdict` or `declared`. */
   kind: Schema.optionalKey(Schema.String),
   reason: Schema.optionalKey(Schema.String),
   metrics: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite)),
-  /** Of the verifier and its options, and of the input line: what a resumed run compares. */
+  /** Hashes of the verifier with its options, and of the input line, which a resumed run compares. */
   digest: Schema.String
 })
 export type Row = typeof Row.Type
@@ -59,7 +59,7 @@ export const invalidRow = (line: number, reason: string, digest: string): Row =>
 
 const hash = (data: string | Uint8Array): string => createHash("sha256").update(data).digest("hex")
 
-/** What the scores depend on, besides the input. */
+/** Everything that scores depend on besides the input. */
 export const digestOf = (config: unknown): string => hash(canonical(config)).slice(0, 8)
 export const lineDigest = (config: string, bytes: Uint8Array | undefined): string =>
   `${config}-${hash(bytes ?? "too long").slice(0, 16)}`

@@ -1,4 +1,4 @@
-/** What became of a file of completions, as it is counted and as it is said. */
+/** Counts of the outcomes of a file of completions, and their report. */
 import * as Progress from "../../src/run/Progress.ts"
 import type { Row } from "./results.ts"
 

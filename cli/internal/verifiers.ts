@@ -59,7 +59,7 @@ const has = (task: Task<any>, name: string): boolean =>
 
 const records = { "human-eval": "humanEval", mbpp: "mbpp", apps: "apps" } as const
 
-/** What the task's data asks for: a test file, programs (cases with `stdin`), or calls of a function. */
+/** The tests in the task's data: a test file, programs (cases with `stdin`), or calls of a function. */
 const workOf =
   (entry: string | undefined) =>
   (task: Task<any>): UnitTestWork => {
@@ -233,7 +233,7 @@ export const builtins: Readonly<Record<string, Builtin>> = {
 
 export interface Chosen {
   readonly verifier: Verifier.VerifierFunction | Verifier.WorkerVerifier
-  /** What distinguishes it from another verifier: changed options or a changed module give other scores. */
+  /** Text that tells verifiers apart: changed options or a changed module give other scores. */
   readonly config: unknown
 }
 

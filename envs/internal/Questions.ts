@@ -21,7 +21,7 @@ export const gold = (question: Question): string =>
     ? define(`x=>${question.factor}*x${signed(question.offset)}`)
     : call(question.tool, question.a, question.b)
 
-/** What the tool gives back for its arguments. */
+/** The result of the tool for its arguments. */
 export const apply = (tool: "add" | "sub" | "mul", a: number, b: number): number =>
   tool === "add" ? a + b : tool === "sub" ? a - b : a * b
 

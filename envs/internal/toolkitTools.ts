@@ -1,6 +1,6 @@
 /** The tools of `Toolkit` and how people ask for them. */
 
-/** What a parameter may be: some text, a whole number, or one of a few words. */
+/** The type of a parameter: text, a whole number, or one of a few words. */
 export type Parameter =
   | { readonly kind: "text"; readonly values: ReadonlyArray<string> }
   | { readonly kind: "integer"; readonly low: number; readonly high: number }

@@ -37,13 +37,13 @@ export type Comparison<Data = unknown> =
   | ((actual: unknown, expected: unknown, task: Task<Data>) => boolean)
 
 interface Source {
-  /** Of the code, where no fence names one; code in another one scores 0. JavaScript and TypeScript pass for each other. */
+  /** Language of code whose fence names none. Code in another language scores 0; JavaScript and TypeScript count as one. */
   readonly language?: Language
   /** The beginning of a Python program that completions may go on with, as base models do. */
   readonly prompt?: string
 }
 
-/** What a completion is tested by, as data: what a record of a data set becomes. */
+/** The tests of a completion as data, which records of data sets become. */
 export type UnitTestWork = Source &
   (
     | {
@@ -75,7 +75,7 @@ interface Common<Data> extends Sandbox.SandboxOptions {
   readonly score?: "all" | "share"
   /** Finds the code in the completion. Default: the block that defines the entry (see the docs of {@link unitTests}). */
   readonly extract?: (text: string, task: Task<Data>) => string
-  /** Of code that no fence names; the first of several. Code in a language that is not among them scores 0. Default `javascript`. */
+  /** Languages that are accepted; the first is that of code whose fence names none. Others score 0. Default `javascript`. */
   readonly language?: Language | ReadonlyArray<Language>
   /** Runs the code, by language. Default: `Sandbox.get`, shared by all verifiers of the same limits. */
   readonly sandbox?: (language: Language) => Sandbox.Sandbox
@@ -113,7 +113,7 @@ export type UnitTestsOptions<Data> = Common<Data> &
       }
   )
 
-/** What became of a candidate: the first of its cases that did not pass decides. */
+/** The status of a candidate: the first case that did not pass decides. */
 export type UnitTestStatus = "pass" | "fail" | "error" | "timeout" | "memory" | "output"
 
 const statuses: ReadonlyArray<UnitTestStatus> = ["pass", "fail", "error", "timeout", "memory", "output"]

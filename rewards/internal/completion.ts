@@ -55,7 +55,7 @@ interface Fence {
   readonly character: string
   readonly length: number
   readonly indent: number
-  /** What follows the fence on its line. */
+  /** The rest of the fence's line. */
   readonly info: string
 }
 
@@ -158,8 +158,8 @@ const isBlank = (text: string, start: number, end: number): boolean => {
 }
 
 /**
- * What is said after thinking, as offsets: behind the last `</think>`, up to a `<think>` that no one closed. Templates that
- * open the thought themselves leave a closing tag alone.
+ * The offsets of the text after thinking: behind the last `</think>`, up to a `<think>` without an end. Templates that open
+ * the thought themselves leave a closing tag alone.
  */
 export const answerPart = (text: string): { readonly start: number; readonly end: number } => {
   let start = 0
@@ -295,7 +295,7 @@ const startsIndented = (text: string): boolean => {
   return text[first - 1] === "\t" || /[ \t]{2}$/.test(text.slice(Math.max(0, first - 2), first))
 }
 
-/** What the prompt has before the function that it asks for. */
+/** The part of the prompt before the function that it asks for. */
 export const preambleOf = (prompt: string, entry: string): string => {
   for (let start = 0; start < prompt.length;) {
     const newline = prompt.indexOf("\n", start)

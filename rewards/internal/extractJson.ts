@@ -64,7 +64,7 @@ const search = (text: string, whole: Parsed, maxCharacters: number, mode: JsonMo
   return damaged === undefined ? none : parseJson5(damaged, maxCharacters)
 }
 
-/** Of keys that are there twice the last one holds, as in JSON.parse. */
+/** The last of two equal keys counts, as in JSON.parse. */
 const parseJson5 = (text: string, maxCharacters: number): Parsed => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }
   try {

@@ -12,7 +12,7 @@ const maxPattern = 4_000
 const maxKept = 512
 const kept = new Map<string, RE2JS>()
 
-/** What `\s` and `\S` are in ECMAScript, as members of a class; RE2's are of ASCII. */
+/** `\s` and `\S` of ECMAScript as members of a class; RE2's are those of ASCII. */
 const space = "\\t-\\r \\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}"
 const noSpace =
   "\\x00-\\x08\\x0e-\\x1f!-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}" +
@@ -100,7 +100,7 @@ export const linearPattern = (pattern: string, flags = 0): RE2JS => {
 }
 
 /**
- * What a pattern costs per character, in steps of a validator: the engine runs some hundred instructions in the time
+ * The cost of a pattern per character, in steps of a validator: the engine runs some hundred instructions in the time
  * of one.
  */
 export const patternCost = (pattern: string): number => 1 + Math.ceil(linearPattern(pattern).programSize() / 250)

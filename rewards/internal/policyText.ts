@@ -1,4 +1,4 @@
-/** What is judged: the policy's own words. What its environment said is nobody's answer. */
+/** The text that is judged: the policy's own turns, without its environment's. */
 import type { Trajectory } from "../../src/rollout/Trajectory.ts"
 
 /** The answer: what the policy wrote last. */

@@ -1,22 +1,22 @@
 /**
- * Whether two answers are the same mathematics, in LaTeX or plain: numbers, radicals, algebra, intervals, sets, tuples,
- * matrices, equations, units. Decided by exact algebra on bounded work; what algebra leaves open goes to the Compute
- * Engine in a child process that a deadline ends. Nothing is ever equal "nearly".
+ * Decides whether two answers are the same mathematics, in LaTeX or plain text: numbers, radicals, algebra, intervals,
+ * sets, tuples, matrices, equations, units. Exact algebra decides first, with bounded work. The Compute Engine decides the
+ * rest in a child process that a deadline ends. Nothing is equal "nearly".
  *
- * What is taken for what (a wrong answer accepted is worse than a right one refused):
+ * The rules, in which a false positive is worse than a false negative:
  *
  * - 1/2 = 0.5 = \frac{1}{2} = 50%; 1,000 = 1000; 2\frac{1}{3} and "2 1/3" are mixed numbers; 0.\overline{3} = 1/3. A decimal is
  *   exact: 0.333 is not 1/3, 3.14 is not \pi.
- * - A unit, a currency and "degrees" are dropped where the expected answer names none; where it names one, the answer has to
- *   name the same. Nothing is converted.
- * - "x = 5" is 5, and so is "2 + 3 = 5", whose sides have to agree. Equations are equal where one is a multiple of the other.
+ * - A unit, a currency and "degrees" are dropped if the expected answer names none. If it names one, the answer has to name
+ *   the same. Nothing is converted.
+ * - "x = 5" is 5, and so is "2 + 3 = 5", whose sides have to agree. Equations are equal if one is a multiple of the other.
  * - {1, 2} and "1, 2" and "1 or 2" have no order, (1, 2) has one; (1, 2] is an interval, as is 1 < x \le 2. A list is never
  *   equal to one of its members.
- * - Infinity, a division by zero, 0^0 are equal to nothing, themselves included, but for the ends of intervals.
- * - `e` and `i` are the constants; a letter's case counts; `\log` is to base 10. A text that is no mathematics is
+ * - Infinity, a division by zero and 0^0 are equal to nothing, themselves included, except as ends of intervals.
+ * - `e` and `i` are the constants; a letter's case counts; `\log` is to base 10. A text that is not mathematics is
  *   compared as words.
- * - What is neither equal nor different by algebra is equal where 100 digits of both agree to 75, and of expressions with
- *   symbols where they do at three or more rational points, none real of which disagrees.
+ * - If algebra cannot decide, two answers are equal if their first 100 digits agree to 75. Expressions with symbols have to
+ *   agree so at three or more rational points, and disagree at no real one.
  */
 import { compare, finite, type Oracle } from "./internal/compare.ts"
 import * as Evaluator from "./internal/evaluator.ts"

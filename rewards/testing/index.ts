@@ -35,7 +35,7 @@ export interface Example<Data = unknown> {
 }
 
 export interface CheckOptions<Data = any> {
-  /** What is expected of a mutation's mutants instead of its own `expect`; by name, see {@link mutations}. */
+  /** The expectation for a mutation by name, in place of its own `expect`; see {@link mutations}. */
   readonly expect?: Readonly<Record<string, Expectation>>
   /** Default: the standard {@link mutations}. */
   readonly mutations?: ReadonlyArray<Mutation>
@@ -63,7 +63,7 @@ export interface Finding {
   readonly mutation: string
   readonly taskId: string
   readonly text: string
-  /** What the verifier said, or did. */
+  /** The verifier's answer, or its failure. */
   readonly detail: string
 }
 

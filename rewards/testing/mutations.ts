@@ -25,7 +25,7 @@ export type Mutated = string | { readonly text: string; readonly turns: Readonly
 
 export interface Mutation {
   readonly name: string
-  /** What it shows when it is judged wrongly. */
+  /** The weakness that a wrong verdict shows. */
   readonly why: string
   readonly expect: Expectation
   /** Made once for each gold completion, for each wrong one, for each pair of both, or once for a task. */

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 
 export interface CostPoint {
-  /** What the completion is filled up with. */
+  /** The padding of the completion. */
   readonly padding: string
   readonly characters: number
   readonly milliseconds: number
@@ -17,7 +17,7 @@ export interface Cost {
   readonly stopped: string | undefined
 }
 
-/** What regular expressions and parsers stumble over. */
+/** Paddings that are costly for regular expressions and parsers. */
 const paddings = [
   " ",
   "\n",

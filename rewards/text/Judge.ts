@@ -22,7 +22,7 @@ import { canonical } from "../internal/canonicalJson.ts"
 import { instructions, neutral, question, type Secrets, type Section } from "./internal/judgePrompt.ts"
 import { policyText } from "../internal/policyText.ts"
 
-/** What one criterion asks for, and its share of the score. */
+/** One criterion and its share of the score. */
 export interface Criterion {
   readonly description: string
   /** Relative to the others', above 0. Default 1. */
@@ -36,7 +36,7 @@ export interface JudgeOptions<in Data = any> {
   readonly rubric: Rubric | ((task: Task<Data>) => Rubric)
   /** Each criterion gets a whole number from 0 to this. Default 4. */
   readonly scale?: number
-  /** What was asked, for the judge to see. Default: the task's prompt. */
+  /** The question that the judge sees. Default: the task's prompt. */
   readonly question?: (task: Task<Data>) => string
   /** A right answer, for the judge to compare with. Default none. */
   readonly reference?: (task: Task<Data>) => string | undefined

@@ -17,7 +17,7 @@ export interface PatternOptions extends TextOptions {
   /** Whether the text must not match. Default false. */
   readonly absent?: boolean
   /**
-   * Of `i` (letters of either case), `m` (`^` and `$` at line breaks) and `s` (`.` matches line breaks). Default
+   * Any of `i` (letters of either case), `m` (`^` and `$` at line breaks) and `s` (`.` matches line breaks). Default
    * none.
    */
   readonly flags?: string
@@ -68,8 +68,7 @@ export interface LengthLimits {
 
 export interface LengthOptions extends TextOptions {
   /**
-   * What is counted: code points, words, or tokens of the policy (of the trajectory, whatever `text` is). Default
-   * `words`.
+   * The unit of length: code points, words, or the trajectory's policy tokens (whatever `text` is). Default `words`.
    */
   readonly unit?: "characters" | "words" | "tokens"
   /** How far beyond a limit the score falls from 1 to 0, in the same unit, on a line. Default 0: at once. */
@@ -191,8 +190,7 @@ export interface RepetitionOptions extends TextOptions {
   /** Share of repeated n-grams up to which the score is 1, from 0 to 1. Default 0. */
   readonly allowed?: number
   /**
-   * What an n-gram is made of: words, as in {@link textLength}, in lower case, or tokens of the policy. Default
-   * `words`.
+   * The parts of an n-gram: words in lower case, as in {@link textLength}, or tokens of the policy. Default `words`.
    */
   readonly unit?: "words" | "tokens"
 }

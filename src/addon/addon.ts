@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url"
 
 /** The JSON of `readGguf`. */
 export interface GgufHeader {
-  /** Of the format: 2 or 3. */
+  /** Version of the format: 2 or 3. */
   readonly version: number
   readonly alignment: number
   /** In the order of the file; numbers beyond 2^53 are rounded, those that are not finite are null. */

@@ -1,6 +1,6 @@
 /**
- * What supervised fine-tuning learns from: conversations, prompts with completions, or plain text, in the forms of TRL's
- * data sets; and the tokens of it that are targets.
+ * Demonstrations for supervised fine-tuning: conversations, prompts with completions, or plain text, in the forms of TRL's
+ * data sets. `encode` gives their tokens and marks those that are targets.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -98,9 +98,9 @@ const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Re
 })
 
 export interface EncodeOptions {
-  /** Of conversations only what the assistant says is learnt (TRL's `assistant_only_loss`). Default true. */
+  /** Learn only the assistant's turns of a conversation (TRL's `assistant_only_loss`). Default true. */
   readonly assistantOnlyLoss?: boolean
-  /** Of prompts with completions only the completions are (TRL's `completion_only_loss`). Default true. */
+  /** Learn only the completion of a prompt (TRL's `completion_only_loss`). Default true. */
   readonly completionOnlyLoss?: boolean
   /** Tokens an example may have (TRL's `max_length`); longer ones are cut. Default: no limit. */
   readonly maxLength?: number
@@ -111,7 +111,7 @@ export interface EncodeOptions {
 /** One demonstration as tokens. */
 export interface Example {
   readonly tokens: Uint32Array
-  /** Of each token: 1 where it is a target. The first never is, since nothing predicts it. */
+  /** 1 for each token that is a target. The first token never is, since nothing predicts it. */
   readonly target: Uint8Array
 }
 

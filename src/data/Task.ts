@@ -126,7 +126,7 @@ export const jsonl: {
 
   const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Return<Task<never>, TaskError> {
     const { decode, name } = place
-    // What `schema` decodes to; the overloads know its type.
+    // The value that `schema` decodes to; the overloads know its type.
     const data = (yield* decode(
       decodeData(row),
       row,

@@ -4,7 +4,7 @@ import * as Vm from "node:vm"
 const script = new Vm.Script("run()")
 let context: { run: () => unknown } | undefined
 
-/** What a call that took too long throws. */
+/** The error of a call that took too long. */
 export class TookTooLong extends Error {
   override readonly name = "TookTooLong"
 }

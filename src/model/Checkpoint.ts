@@ -31,7 +31,7 @@ export interface Location {
   /** The folder, or the GGUF file; absolute. */
   readonly path: string
   readonly format: "huggingface" | "gguf"
-  /** Of a name on the Hub: the commit that its revision was resolved to. */
+  /** The commit that the revision of a name on the Hub was resolved to. */
   readonly commit?: string
   /** The folder's `config.json`; of a GGUF file, whose metadata the engine reads, none. */
   readonly config: Readonly<Record<string, unknown>> | undefined

@@ -41,7 +41,7 @@ export interface HubOptions extends Partial<HubSettings> {
 /** A model in the cache. */
 export interface Snapshot {
   readonly name: HubName
-  /** What the revision was resolved to. */
+  /** The commit that the revision was resolved to. */
   readonly commit: string
   /** The snapshot's folder, or the GGUF file in it where one was asked for. */
   readonly path: string
@@ -90,7 +90,7 @@ const interruptible = <A>(run: (signal: AbortSignal) => Promise<A>, model: strin
     })
   })
 
-/** What is no {@link HubError} yet: the disk's errors, and answers that made no sense to the library or a schema. */
+/** Turns errors of the disk, and answers that fit no schema, into a {@link HubError}. */
 const typed = (cause: unknown, purpose: Pick<Purpose, "model" | "operation">): HubError => {
   if (cause instanceof HubError) return cause
   const detail = cause instanceof Error ? cause.message : String(cause)

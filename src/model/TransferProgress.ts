@@ -1,7 +1,7 @@
 /** Progress of a download, as the Hub reports it. */
 import { amount, duration } from "../internal/amounts.ts"
 
-/** What a person sees of a download: one rewritten line on a terminal, nothing elsewhere. */
+/** Progress output of a download: one rewritten line on a terminal, nothing elsewhere. */
 export interface Transfer {
   readonly bytes: (state: { readonly received: number; readonly total: number }) => void
   readonly note: (text: string) => void
@@ -31,7 +31,7 @@ export const transfer = (options: {
     bytes: ({ received, total }) => {
       if (!output.isTTY) return
       const at = now()
-      // What was there already says nothing about the speed.
+      // Bytes that were there already say nothing about the speed.
       begun ??= { at, received }
       if (at - shown < 0.1 && received < total) return
       shown = at

@@ -88,7 +88,7 @@ export interface VerifierCallInput {
 export class VerifierPool extends Context.Service<
   VerifierPool,
   {
-    /** What the verifier returned, as data not yet checked. Waits for a free worker; interruption ends the worker. */
+    /** Calls a verifier and gives what it returned, unchecked. Waits for a free worker; interruption ends the worker. */
     readonly call: (verifier: WorkerVerifier, input: VerifierCallInput) => Effect.Effect<unknown, VerifierCallError>
     /** The same as an outcome: only a verifier that cannot be loaded is an error. */
     readonly verify: (verifier: WorkerVerifier, input: VerifierCallInput) => Effect.Effect<Outcome, VerifierLoadError>

@@ -26,7 +26,7 @@ export interface Unscorable {
 
 export type Outcome = Scored | Unscorable
 
-/** What a verifier function may return; a bare number is a score without a reason. */
+/** The return value of a verifier function. A bare number is a score without a reason. */
 export type Verdict = number | Omit<Scored, "_tag"> | Unscorable
 
 /** A verdict that says that there is none: the trajectory is retried, then left out of the baseline and counted. */

@@ -25,7 +25,7 @@ export interface ChatTemplateSettings {
   readonly file: string
   /** Variables that every rendering sees, e.g. `bos_token` and `eos_token`. */
   readonly variables?: Readonly<Record<string, string>>
-  /** What `strftime_now` says; a template that writes the date into its prompt gives other tokens tomorrow. */
+  /** The text that `strftime_now` gives. A template that writes the date into its prompt gives other tokens tomorrow. */
   readonly now?: () => Date
   /** A rendering that takes longer is stopped. Default 10 000. */
   readonly milliseconds?: number
@@ -38,7 +38,7 @@ export interface TemplateOptions {
   readonly documents?: ReadonlyArray<object>
   /** Ends with what opens the assistant's turn. Default false. */
   readonly addGenerationPrompt?: boolean
-  /** What else the template reads, e.g. `{ enable_thinking: false }`. */
+  /** Further variables of the template, for example `{ enable_thinking: false }`. */
   readonly variables?: Readonly<Record<string, unknown>>
 }
 

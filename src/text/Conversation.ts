@@ -17,12 +17,12 @@ export interface Message {
   readonly role: "system" | "user" | "assistant" | "tool"
   /** `null` where the assistant only called tools: some templates tell it from an empty text. */
   readonly content: string | null
-  /** Of a `tool` message: the tool that answers. */
+  /** The tool that answers, in a `tool` message. */
   readonly name?: string
   readonly tool_calls?: ReadonlyArray<ToolCall>
-  /** Of a `tool` message: the call it answers. */
+  /** The call that a `tool` message answers. */
   readonly tool_call_id?: string
-  /** What a reasoning model thought before its answer, where the data keeps it apart. */
+  /** The reasoning before the answer, if the data keeps it apart. */
   readonly reasoning_content?: string
 }
 
@@ -33,14 +33,14 @@ export type ToolDefinition = Readonly<Record<string, unknown>>
 export interface Conversation {
   readonly messages: ReadonlyArray<Message>
   readonly tools?: ReadonlyArray<ToolDefinition>
-  /** What else the template reads, for instance `{ enable_thinking: false }`; named as TRL's column is. */
+  /** Further variables of the template, for example `{ enable_thinking: false }`. The name is that of TRL's column. */
   readonly chat_template_kwargs?: Readonly<Record<string, unknown>>
 }
 
 /** Text, a conversation, or token ids that are used as they are. */
 export type Prompt = string | ReadonlyArray<Message> | Conversation | Uint32Array
 
-/** What a chat template is given beside the messages. */
+/** Options of a chat template besides the messages. */
 export interface RenderOptions {
   /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
   readonly tools?: ReadonlyArray<object>
@@ -49,7 +49,7 @@ export interface RenderOptions {
    * only those that the template writes do. A conversation without such texts gives the same tokens either way.
    */
   readonly specialTokens?: boolean
-  /** What else the template reads, e.g. `{ enable_thinking: false }`. */
+  /** Further variables of the template, for example `{ enable_thinking: false }`. */
   readonly variables?: Readonly<Record<string, unknown>>
 }
 
@@ -147,7 +147,7 @@ export const ConversationSchema = Schema.Struct({
 export const isConversation = (prompt: Prompt): prompt is Conversation =>
   typeof prompt === "object" && "messages" in prompt
 
-/** What a tokenizer's `render` is told beside the messages. */
+/** Options of a tokenizer's `render` for a conversation. */
 export const renderOptions = ({ chat_template_kwargs, tools }: Omit<Conversation, "messages">): RenderOptions => ({
   ...(tools === undefined ? {} : { tools }),
   ...(chat_template_kwargs === undefined ? {} : { variables: chat_template_kwargs })

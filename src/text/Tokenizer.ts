@@ -31,7 +31,7 @@ export interface Piece {
 export interface TextStream {
   /** The text that became certain with `token`; never a part of a character. */
   readonly push: (token: number) => string
-  /** What was held back. All parts together are `decode` of all tokens. */
+  /** The text that was held back. All parts together equal `decode` of all tokens. */
   readonly end: () => string
 }
 

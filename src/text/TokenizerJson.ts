@@ -23,7 +23,7 @@ import { type Tokenizer, UnknownText } from "./Tokenizer.ts"
 
 export { TokenizerError }
 
-/** What a tokenizer is made of. */
+/** Parts of a tokenizer. */
 interface Parts {
   readonly file: string
   /** In the form of `tokenizer.json`. */

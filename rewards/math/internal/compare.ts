@@ -118,7 +118,7 @@ class Comparison {
     return this.unordered(left, right)
   }
 
-  /** What a relation says that something is: "x = 5", "5 = x", "x = 2 + 3 = 5", "2 + 3 = 5", "x in (1, 2)", "1 < x < 2". */
+  /** The value that a relation states: "x = 5", "5 = x", "x = 2 + 3 = 5", "2 + 3 = 5", "x in (1, 2)", "1 < x < 2". */
   async bare(part: Answer): Promise<Answer | undefined> {
     if (part.kind !== "relation") return part
     const { sides, signs } = part
@@ -209,7 +209,7 @@ const infinity = (node: Expression): -1 | 0 | 1 => {
   return 0
 }
 
-/** What can be asked for by name: x, (x, y), |AB|, AB, A : B. An expression in symbols is an equation's side. */
+/** A quantity has a name: x, (x, y), |AB|, AB, A : B. Another expression in symbols is an equation's side. */
 const isQuantity = (part: Answer): boolean => {
   const only = (node: Expression): boolean =>
     node.op === "symbol" || ((node.op === "abs" || node.op === "div" || node.op === "mul") && node.args.every(only))

@@ -10,7 +10,7 @@ import * as WorkerPool from "../../../src/score/WorkerPool.ts"
 import type { Digits } from "./numeric.ts"
 import type { Work } from "./evaluatorWorker.ts"
 
-/** What the library said, or why it did not: `limit` is the text's doing, `fault` is not. */
+/** The library's answer, or why there is none: `limit` is caused by the text, `fault` is not. */
 export type Evaluated =
   | { readonly _tag: "Values"; readonly values: ReadonlyArray<Digits | null> }
   | { readonly _tag: "Limit"; readonly reason: "timeout" | "memory" }

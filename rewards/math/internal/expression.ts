@@ -29,7 +29,7 @@ export type Trig =
   | "cosh"
   | "tanh"
 
-/** What stands at the top of an answer. */
+/** The outermost form of an answer. */
 export type Answer =
   | { readonly kind: "value"; readonly value: Expression }
   | { readonly kind: "tuple" | "set" | "list" | "union"; readonly items: ReadonlyArray<Answer> }

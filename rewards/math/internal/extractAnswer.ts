@@ -8,7 +8,7 @@ export type Candidate = { readonly text: string } | { readonly fault: string } |
 export const maxText = 2_000_000
 
 /**
- * What follows the reasoning: after the last `</think>`. Reasoning that does not end has no answer after it.
+ * The text after the reasoning, which the last `</think>` ends. Reasoning that does not end has no answer after it.
  */
 export const afterReasoning = (text: string): string => {
   const end = text.lastIndexOf("</think>")
@@ -87,7 +87,7 @@ export const latex = (text: string): Candidate => {
 
 const phrases = /\banswer\b[*_]{0,3}\s?(?:\bis\b|:|=)[*_]{0,3}(?:\s?(?:\bis\b|:|=))?/gi
 
-/** What "the answer is" says, to the end of its sentence; of several, the last. */
+/** The text after the last "the answer is", to the end of its sentence. */
 export const phrase = (text: string): Candidate => {
   const last = sentences(text).at(-1)
   return last === undefined ? undefined : last === "" ? { fault: 'no answer after "answer"' } : { text: last }
@@ -138,7 +138,7 @@ const lettersIn = (part: string, letters: string, lone: boolean): ReadonlyArray<
   return found
 }
 
-/** What follows a choice, but no article. */
+/** The text after a choice, without an article. */
 const after = new Set("or and nor is was because since as but if not while with".split(" "))
 
 const startsLine = (text: string, index: number): boolean => {

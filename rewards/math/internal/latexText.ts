@@ -177,7 +177,7 @@ const silent = new Set(
 const texts = new Set(
   "text textnormal textbf textit textrm textsf mbox mathrm mathbf mathit mathsf operatorname rm hbox".split(" ")
 )
-/** What the library reads and this module does not. */
+/** Commands that the library reads and this module does not. */
 const heavy = new Set("sum prod int lim iint oint".split(" "))
 /** Letters together that are no product: what things are counted in. */
 const units = new Set(

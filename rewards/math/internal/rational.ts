@@ -6,7 +6,7 @@ export interface Rational {
   readonly d: bigint
 }
 
-/** What was asked for is larger than an answer may be; nothing was computed. */
+/** The value is larger than an answer may be; nothing was computed. */
 export class TooLarge extends Error {}
 
 /** No finite value: a division by zero, the logarithm of zero, infinity. */

@@ -37,7 +37,7 @@ export interface Compiled {
 
 const exhausted = new Error("the steps of this validation are used up")
 
-/** What is left of the steps of the validation that is under way; validation is synchronous. */
+/** Steps that remain for the present validation; validation is synchronous. */
 let left = 0
 const spend = (steps: number): void => {
   if ((left -= steps) < 0) throw exhausted

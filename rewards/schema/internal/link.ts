@@ -11,7 +11,7 @@ import { asRecent, byPattern, conditions, cost, costKeyword, dependents, isObjec
 export type Draft = "2020-12" | "7"
 
 export interface Linked {
-  /** Of the root: a pointer into `$defs`. */
+  /** Pointer from the root into `$defs`. */
   readonly schema: { readonly $ref: string; readonly $defs: Readonly<Record<string, Json | boolean>> }
 }
 
@@ -25,7 +25,7 @@ export interface LinkOptions {
 
 /** Schema objects that one document may be linked to. */
 const maxSchemas = 10_000
-/** What documents without an identifier are relative to. */
+/** The base of documents without an identifier. */
 const nowhere = "https://schema.invalid/"
 
 const assertions = new Set(

@@ -1,4 +1,4 @@
-/** What is said otherwise for ajv, keyword by keyword, so that it is said at all; and what it costs to apply. */
+/** Rewrites schemas keyword by keyword into forms that ajv applies as the standard says, and bounds their cost. */
 import { patternCost } from "../../internal/linearPattern.ts"
 
 export type Json = Readonly<Record<string, unknown>>
@@ -9,7 +9,7 @@ export const isObject = (value: unknown): value is Json =>
 /** Keyword that every linked schema has: what it costs to apply it once, `[base, per character, item or key]`. */
 export const costKeyword = "$cost"
 
-/** What draft 7 says in the words of draft 2020-12. */
+/** Rewrites draft 7 as draft 2020-12. */
 export const asRecent = (out: Map<string, unknown>): void => {
   const rest = out.get("additionalItems")
   out.delete("additionalItems")

@@ -1,6 +1,6 @@
 /**
- * What a judge is shown. The judged text was written by an optimiser that is paid for a high score, so it is kept
- * apart as data: between boundaries that it cannot know, with a mark at the start of each line (datamarking: Hines et
+ * The prompt of a judge. An optimiser that is paid for a high score wrote the judged text, so the prompt keeps it apart
+ * as data: between boundaries that it cannot know, with a mark at the start of each line (datamarking: Hines et
  * al., Defending Against Indirect Prompt Injection Attacks With Spotlighting, arXiv:2403.14720), and without
  * characters that hide or reorder text or end a turn.
  */

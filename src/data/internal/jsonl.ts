@@ -16,7 +16,7 @@ const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 export interface Place {
   readonly name: string
   readonly fail: (field: string, value: unknown, problem: string, remedy: string) => TaskError
-  /** What was decoded, or the first thing that was wrong: the field, and its own value, not the object around it. */
+  /** The decoded row, or the first fault: its field and that field's value. */
   readonly decode: <A>(
     result: Result.Result<A, Schema.SchemaError>,
     value: unknown,

@@ -103,7 +103,7 @@ const zeros = (weighted: ReadonlyArray<Evaluated>): Float64Array | undefined =>
 
 interface Attempt<A> {
   readonly value: A
-  /** Of the last attempt. */
+  /** Time of the last attempt. */
   readonly seconds: number
   readonly attempts: number
 }

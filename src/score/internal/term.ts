@@ -10,13 +10,13 @@ export interface ScoredTrajectory {
   readonly trajectory: Trajectory
   /** `undefined`: unscorable, to be left out of the group's baseline and counted. */
   readonly reward: number | undefined
-  /** What each verifier said, by its name in the composition; names of nested rewards are joined by `/`. */
+  /** The outcome of each verifier, by its name in the composition. `/` joins the names of nested rewards. */
   readonly outcomes: Readonly<Record<string, Outcome>>
   /** One number per policy token, in their order in the trajectory; sums to `reward`. */
   readonly tokenRewards?: Float64Array
-  /** What the verifiers measured besides the score, as `{name}/{metric}`. */
+  /** Metrics of the verifiers besides the score, as `{name}/{metric}`. */
   readonly metrics: Readonly<Record<string, number>>
-  /** What each verdict cost: seconds of the last attempt, and attempts. */
+  /** The cost of each verdict: seconds of the last attempt, and attempts. */
   readonly timings?: Readonly<Record<string, { readonly seconds: number; readonly attempts: number }>>
 }
 
@@ -36,7 +36,7 @@ export type GroupFunction<Data = any, R = never> = (input: {
   readonly signal: AbortSignal
 }) => ReadonlyArray<Verdict> | Promise<ReadonlyArray<Verdict>> | Effect.Effect<ReadonlyArray<Verdict>, unknown, R>
 
-/** What may stand as a part of `Reward.all`; a bare verifier is a term of weight 1. */
+/** A part of `Reward.all`. A bare verifier is a term of weight 1. */
 export type Part<Data = any, R = never> = Verifier<Data, R> | Term<Data, R>
 
 /** A part and its role. `R` is what its effects need; it holds `VerifierPool` when a part runs in the pool. */

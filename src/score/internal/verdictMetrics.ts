@@ -3,9 +3,9 @@ import type { UnscorableKind } from "../outcome.ts"
 import type { ScoredGroup } from "./term.ts"
 
 /**
- * What the verdicts on these groups cost, and what became of those that are none, apart from scores of 0: by verifier,
- * `verifiers/{name}/` and `zeros`, `unscorable`, of these `timeouts`, `crashes`, `errors` (counts), `retries`, `latency_p50` and
- * `latency_p95` (seconds). The scores themselves are among `Batch.metrics`, under TRL's names.
+ * Cost and faults of the verdicts on these groups, by verifier as `verifiers/{name}/...`: the counts `zeros`, `unscorable`
+ * and its parts `timeouts`, `crashes` and `errors`; `retries`; `latency_p50` and `latency_p95` in seconds. `Batch.metrics`
+ * has the scores, under TRL's names.
  */
 export const metrics = (groups: ReadonlyArray<ScoredGroup>): Record<string, number> => {
   const all = groups.flatMap(({ trajectories }) => trajectories)

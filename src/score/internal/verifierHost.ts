@@ -7,7 +7,7 @@
 import type { HostRequest, HostResponse, CallAnswer, WorkerCall } from "./verifierProtocol.ts"
 import * as VerifierThread from "./verifierThread.ts"
 
-/** What the process may hold beyond the thread's heap: node itself, the code, buffers. Bytes. */
+/** Bytes that the process may hold beyond the thread's heap: node itself, the code, buffers. */
 const allowance = 384 * 2 ** 20
 const pollEvery = 25
 

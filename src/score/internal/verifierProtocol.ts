@@ -1,4 +1,4 @@
-/** What crosses between the pool, the host process of a worker and its worker thread. Plain, cloneable data only. */
+/** Messages between the pool, the host process of a worker and its thread. Plain, cloneable data only. */
 import type { Trajectory } from "../../rollout/Trajectory.ts"
 import type { Task } from "../../data/Task.ts"
 
@@ -19,7 +19,7 @@ export type WorkerAnswer =
   | { readonly _tag: "Fault"; readonly detail: string }
   | { readonly _tag: "LoadError"; readonly detail: string }
 
-/** What a worker says about one call. `Timeout` and `Crash` cost the worker its thread; the next call has a new one. */
+/** The answer of a worker to one call. After `Timeout` and `Crash` the next call has a new thread. */
 export type CallAnswer =
   | WorkerAnswer
   | { readonly _tag: "Timeout"; readonly phase: "start" | "call" }

@@ -1,6 +1,6 @@
 /**
- * What runs inside a worker thread of the verifier pool: loads a verifier by module and export, calls it, and answers
- * with plain data. Whatever the verifier does (throw, return nonsense), this module answers; only a dead thread does not.
+ * The module inside a worker thread of the verifier pool. It loads a verifier by module and export, calls it, and answers
+ * with plain data. It answers also if the verifier throws or returns nonsense; only a dead thread does not.
  */
 import type { Effect as EffectValue } from "effect/Effect"
 import type { VerifierFunction } from "../Verifier.ts"

@@ -8,10 +8,10 @@ interface Evaluator {
 }
 const Unbounded = Interpreter as unknown as new (environment: Environment) => Evaluator
 
-/** Of one text and of one list. */
+/** Bound of one text and of one list. */
 const MAX_TEXT = 2 ** 24
 const MAX_LIST = 2 ** 18
-/** Of all that a rendering builds, whether it keeps it or not. */
+/** Bound of everything that a rendering builds, kept or not. */
 const MAX_TEXTS = 2 ** 30
 const MAX_LISTS = 2 ** 22
 

@@ -66,7 +66,7 @@ const lastStop = (text: string, stops: ReadonlyArray<string>): number =>
     })
   )
 
-/** What a template writes after an answer. */
+/** The text that a template writes after an answer. */
 const afterAnswer = (template: ChatTemplate): string => {
   try {
     const text = template.render([
@@ -119,7 +119,7 @@ const templateOptions = (options: RenderOptions, tools: ReadonlyArray<object> | 
 const promptText = (template: ChatTemplate, messages: ReadonlyArray<Message>, options: TemplateOptions): string =>
   template.render(messages, { ...options, addGenerationPrompt: true })
 
-/** What stands between the policy's turn and its next one, from the token that ends the turn on. */
+/** Text between the policy's turn and its next one, from the token that ends the turn. */
 const between = (
   { file, stops, template }: Pick<ChatParts, "file" | "stops" | "template">,
   messages: ReadonlyArray<Message>,

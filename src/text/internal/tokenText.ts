@@ -1,7 +1,7 @@
 /** From token ids back to text: the bytes of each token, and the decoders of tokenizer files. */
 import type { TextStream } from "../Tokenizer.ts"
 
-/** What a `decoder` does with the spellings in the vocabulary. */
+/** The effect of a `decoder` on the spellings in the vocabulary. */
 export type Decoder =
   /** Each character stands for a byte, as GPT-2 writes them. */
   | { readonly kind: "byteLevel" }

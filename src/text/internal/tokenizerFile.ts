@@ -1,6 +1,6 @@
 /**
- * What a `tokenizer.json` says, checked. Only what gives the same tokens as Hugging Face's `tokenizers` is let through, in
- * forms that the library reads exactly; the rest is refused by name.
+ * Reads and checks a `tokenizer.json`. It accepts parts that give the same tokens as Hugging Face's `tokenizers`, in forms
+ * that the library reads exactly, and refuses the rest by name.
  */
 import * as Schema from "effect/Schema"
 import type { AddedToken } from "./addedTokens.ts"

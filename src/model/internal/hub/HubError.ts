@@ -1,10 +1,10 @@
 import * as Schema from "effect/Schema"
 
-/** What went wrong between the Hub, the network, the cache on disk, and the name that was asked for. */
+/** A failure of the Hub, the network, the cache on disk, or the name that was asked for. */
 export class HubError extends Schema.TaggedError<HubError>()("HubError", {
   /** The model as it was named: `org/name@revision`. */
   model: Schema.String,
-  /** What was being done, for instance `download model.safetensors`. */
+  /** The operation, for example `download model.safetensors`. */
   operation: Schema.String,
   code: Schema.Literals([
     "NAME",

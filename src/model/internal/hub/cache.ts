@@ -71,7 +71,7 @@ export const link = async (cache: Cache, commit: string, name: string, hash: str
   })
 }
 
-/** What a snapshot lacks to be opened, in words; `undefined` when it has everything. */
+/** The files that a snapshot lacks to be opened, in words; `undefined` if it has all. */
 export const missing = async (cache: Cache, commit: string, name: HubName): Promise<string | undefined> => {
   const at = (file: string) => path.join(cache.snapshot(commit), file)
   if (name.file !== undefined) return (await isFile(at(name.file))) ? undefined : name.file

@@ -9,7 +9,7 @@ export interface RemoteFile {
   readonly hash: string
 }
 
-/** What a tokenizer, its chat template and its habits of generation are kept in, besides further named templates. */
+/** Files of a tokenizer, its chat template and its generation settings, besides further named templates. */
 export const TOKENIZER_FILES: ReadonlySet<string> = new Set([
   "generation_config.json",
   "tokenizer.json",

@@ -10,7 +10,7 @@ export interface HubName {
 const SHAPE =
   /^(?<repo>[A-Za-z0-9_][A-Za-z0-9._-]{0,95}\/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})(?:@(?<revision>[A-Za-z0-9._/-]{1,255}))?(?::(?<file>[^:]{1,255}\.gguf))?$/
 
-/** What keeps a name out of a path, or `undefined` when it is good: folders of its own, in `/` alone, nothing hidden. */
+/** The reason why a name may not become a path, or `undefined`: relative, `/` as separator, nothing hidden. */
 export const faultOfPath = (name: string): string | undefined => {
   // oxlint-disable-next-line no-control-regex -- they are what is looked for
   if (/[\u0000-\u001f\u007f]/.test(name)) return "has control characters"

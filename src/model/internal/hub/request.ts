@@ -2,7 +2,7 @@
 import type { HubSettings } from "./settings.ts"
 import { HubError } from "./HubError.ts"
 
-/** What a request is for, as its errors say it. */
+/** The purpose of a request, as its errors state it. */
 export interface Purpose {
   readonly model: string
   readonly operation: string
