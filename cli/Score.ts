@@ -1,4 +1,4 @@
-/** `quintain score`: a file of completions, judged by one verifier, to a file of scores that an interrupted run goes on from. */
+/** `quintain score`: a file of completions, judged by one verifier, to a file of scores from which an interrupted run continues. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -41,7 +41,7 @@ const blank = (line: Line): boolean => line.bytes !== undefined && line.bytes.ev
 
 /**
  * Scores a file. What the output holds already is compared with the input, line by line, and kept; a last line that was
- * cut off is written anew. Rows are written as they are known, in the order of the input.
+ * cut off is written again. Rows are written as they are known, in the order of the input.
  */
 export const scoreFile = Effect.fnUntraced(function* (
   options: ScoreFileOptions
@@ -122,13 +122,13 @@ export const scoreFile = Effect.fnUntraced(function* (
     (descriptor) => Effect.sync(() => fs.closeSync(descriptor))
   )
   const write = Effect.fnUntraced(function* ({ line, row }: { readonly line: Line; readonly row: Row }) {
-    // an interrupt reaches the verifiers' processes too: what they then say of themselves is no result
+    // an interrupt reaches the verifiers' processes too: what they then say of themselves is not a result
     if (interrupts.came) return yield* Effect.interrupt
     if (row.outcome === "invalid") {
       if (options.strict) {
         return yield* new ScoreError({
           problem: `${options.input}, line ${row.line}: ${row.reason}`,
-          remedy: "Correct the line and go on with the same command, or leave out --strict",
+          remedy: "Correct the line and run the same command again, or leave out --strict",
           code: 2
         })
       }
@@ -158,7 +158,7 @@ const attempt = <A>(problem: string, body: () => A): Effect.Effect<A, ScoreError
 const mismatch = (options: ScoreFileOptions, line: number, why: string): ScoreError =>
   new ScoreError({
     problem: `${options.output}, line ${line}: ${why}`,
-    remedy: "Name another --output, or start anew with --overwrite"
+    remedy: "Name another --output, or start again with --overwrite"
   })
 
 /** The row that an earlier run wrote for this line of the input; throws when it did not. */
@@ -272,11 +272,11 @@ export const score = Command.make(
       Flag.withDefault(1)
     ),
     strict: Flag.Boolean("strict").pipe(
-      Flag.withDescription("Stop at the first line that is no completion."),
+      Flag.withDescription("Stop at the first line that is not a completion."),
       Flag.withDefault(false)
     ),
     overwrite: Flag.Boolean("overwrite").pipe(
-      Flag.withDescription("Start anew, whatever the output holds."),
+      Flag.withDescription("Start again and overwrite the output."),
       Flag.withDefault(false)
     )
   },
@@ -308,7 +308,7 @@ export const score = Command.make(
       Effect.onInterrupt(() =>
         Effect.sync(() => {
           report.end()
-          process.stderr.write(`interrupted: the same command goes on from what ${flags.output} holds\n`)
+          process.stderr.write(`interrupted: the same command continues from what ${flags.output} holds\n`)
         })
       )
     )
@@ -327,7 +327,7 @@ or flat, where the whole object is the task's data (a completion may also be a l
 Output, one for each:
   {"line":1,"id":"1","task":"sum","outcome":"scored","score":1,"reason":"...","metrics":{},"digest":"..."}
 outcome is "scored"; "unscorable" (the judging failed: timeout, crash, error), which is not a score of 0; or "invalid"
-(the line is no completion). A run that was interrupted or killed goes on when the same command is given again; the
+(the line is not a completion). A run that was interrupted or killed continues when the same command is given again; the
 digests make sure that input, verifier and options are the same.
 
 Verifiers:

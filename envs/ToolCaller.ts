@@ -58,7 +58,7 @@ export interface ToolCaller {
   readonly pooledReward: Reward.Reward<ToolCallerData, VerifierPool>
   /**
    * Imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands the wrong way round, `19*15=?`
-   * adds, `f(x)=3x+14` is copied as it stands, which is no JavaScript. The rest are slips in operands, tool and format.
+   * adds, `f(x)=3x+14` is copied as it stands, which is not JavaScript. The rest are slips in operands, tool and format.
    */
   readonly demonstrations: (options: DemonstrationOptions) => ReadonlyArray<PromptCompletion>
 }
@@ -108,7 +108,7 @@ const tools: Readonly<Record<string, ToolReplay.Tool>> = {
   def: () => "defined"
 }
 
-/** The code of a definition, or nothing when the text is no call of `def`. */
+/** The code of a definition, or nothing when the text is not a call of `def`. */
 const codeOf = (text: string): string | undefined => {
   const parsed = ToolReplay.parseToolCalls(text)
   if ("fault" in parsed) return undefined

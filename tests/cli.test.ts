@@ -232,7 +232,7 @@ describe("quintain score", () => {
       if (signal === "SIGKILL") assert.strictEqual(ended.signal, "SIGKILL")
       else {
         assert.strictEqual(ended.code, 130, ended.stderr)
-        assert.match(ended.stderr, /interrupted: the same command goes on from what .*SIGINT\.jsonl holds/)
+        assert.match(ended.stderr, /interrupted: the same command continues from what .*SIGINT\.jsonl holds/)
       }
       assert.lengthOf(rows(output), 60)
       // a line that was being written

@@ -48,7 +48,7 @@ export const draw = (from: Draw.Draw, tool: Question["tool"], max: number): Ques
  * | --- | --- | --- |
  * | `19-15=?` | operands the wrong way round: `sub(15, 19)` | replay |
  * | `19*15=?` | adds instead | replay |
- * | `f(x)=3x+14` | copies the formula, which is no JavaScript: `x=>3x+14` | unit tests |
+ * | `f(x)=3x+14` | copies the formula, which is not JavaScript: `x=>3x+14` | unit tests |
  */
 export const mistake = (question: Question, from: Draw.Draw): string => {
   for (;;) {
@@ -98,7 +98,7 @@ const slip = (question: Question, from: Draw.Draw): string | undefined => {
   }
 }
 
-/** A call whose result differs from the right one, or nothing: `sub(14, 14)` the other way round is no mistake. */
+/** A call whose result differs from the right one, or nothing: `sub(14, 14)` the other way round is not a mistake. */
 const wrongCall = (
   question: Extract<Question, { a: number }>,
   tool: "add" | "sub" | "mul",

@@ -188,7 +188,7 @@ export const apps = (record: unknown): Task.Task<UnitTestWork> => {
   // most records put every output into a list of its own
   const wrapped = outputs.every((output) => Array.isArray(output) && output.length === 1)
   const cases = inputs.map((input, index): UnitTestCase => {
-    if (!Array.isArray(input)) throw wrong(`input ${index + 1} is no list of arguments`)
+    if (!Array.isArray(input)) throw wrong(`input ${index + 1} is not a list of arguments`)
     return { args: input, expect: wrapped ? (outputs[index] as ReadonlyArray<unknown>)[0] : outputs[index] }
   })
   return task({ kind: "calls", language: "python", entry, cases, comparison: "json" })
@@ -204,7 +204,7 @@ const parsed = (text: string, wrong: (problem: string) => Task.TaskError): unkno
   } catch (fault) {
     // a reviver recurses
     throw wrong(
-      fault instanceof RangeError ? "it is nested too deeply" : `it is no JSON: ${String(fault).slice(0, 200)}`
+      fault instanceof RangeError ? "it is nested too deeply" : `it is not JSON: ${String(fault).slice(0, 200)}`
     )
   }
   if (isDeeper(value, maxDepth)) throw wrong(`it is nested deeper than ${maxDepth}`)

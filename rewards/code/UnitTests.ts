@@ -69,7 +69,7 @@ export type UnitTestWork = Source &
 
 interface Common<Data> extends Sandbox.SandboxOptions {
   /**
-   * `all`: 1 when every case passes, else 0. `share`: the share that passes. A share can be farmed: an answer that is
+   * `all`: 1 when every case passes, else 0. `share`: the share that passes. A share can be exploited: an answer that is
    * constant, or handles the easy inputs alone, earns what those are worth for ever. Default `all`.
    */
   readonly score?: "all" | "share"

@@ -15,7 +15,7 @@ export interface Tolerance {
 /**
  * - `exact`: same type, same value, no coercion. `true` is not 1, "1" is not 1, a tuple is not a list, bytes are no text. One
  *   number of Python's is an int or a float as JavaScript's are both: 1 is 1.0. NaN is NaN, 0 is -0. The order of keys and
- *   of members of sets does not matter. Printed text: the same lines, but for blanks at their ends and empty lines at the end.
+ *   of members of sets does not matter. Printed text: the same lines, except blanks at their ends and empty lines at the end.
  * - `json`: exact, as far as JSON can tell: a tuple is a list. For expected values that come out of JSON files.
  * - `unordered`: exact, but the items of the outermost list (the printed lines) stand in any order, each as often.
  * - `approximate`: blanks in text count as one and not at all at its ends, a tuple is a list, and numbers that are not both

@@ -11,11 +11,11 @@ export const maxDepth = 100
 export type Parsed = { readonly value: unknown; readonly json5?: true } | { readonly fault: string }
 
 /**
- * Where and how a document is looked for. `strict`: the text is the document, but for white space around it.
+ * Where and how a document is looked for. `strict`: the text is the document, except white space around it.
  * `default`: the whole text, else the first fenced block (of JSON, or of no language) that is a document as a whole,
  * else the first bracket from which a complete object or array can be read. `lenient`: when none of these is found,
  * the first fenced block or bracket is read as JSON5 (single quotes, bare keys, trailing commas, comments) with the
- * literals of Python. What is cut off is no document in any mode.
+ * literals of Python. What is cut off is not a document in any mode.
  */
 export type JsonMode = "strict" | "default" | "lenient"
 
@@ -122,7 +122,7 @@ const fenced = (text: string): ReadonlyArray<string> => {
       while (line[length] === mark) length++
       const info = line.slice(length).trim().toLowerCase()
       if (open === undefined) {
-        // text within one line is no block
+        // text within one line is not a block
         if (!info.includes("`"))
           open = { mark, length, from: Math.min(end + 1, text.length), json: info === "" || info.startsWith("json") }
       } else if (open.mark === mark && length >= open.length && info === "") {

@@ -31,7 +31,7 @@ export type Extraction =
 export type AnswerComparisonName = "exact" | "normalised" | "f1" | "number" | "math" | "choice"
 
 /**
- * `exact`: the same characters, but for spaces around. `normalised`: SQuAD's exact match, with numbers kept apart. `f1`:
+ * `exact`: the same characters, except spaces around. `normalised`: SQuAD's exact match, with numbers kept apart. `f1`:
  * SQuAD's token F1, a score between. `number`: the same number, exactly unless a tolerance is given. `math`: the same
  * mathematics (see `equivalent`). `choice`: the same letter.
  */

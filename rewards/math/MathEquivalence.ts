@@ -159,7 +159,7 @@ const constantOf = (side: Side) => {
     : undefined
 }
 
-/** The words of an answer that is no mathematics: without markup, case and spaces at the ends. */
+/** The words of an answer that is not mathematics: without markup, case and spaces at the ends. */
 const words = (text: string): string =>
   text
     .normalize("NFKC")

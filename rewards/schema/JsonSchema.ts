@@ -51,7 +51,7 @@ export interface JsonSchemaOptions {
 
 /**
  * Scores 1 for a completion that holds JSON which satisfies the schema; otherwise 0, or partial credit, with the
- * first error. An object that has a key twice is no document. A schema that is none, refers to what is not there, or
+ * first error. An object that has a key twice is not a document. A schema that is none, refers to what is not there, or
  * has a pattern without a linear-time form (look-around, back-references) is refused with a `TypeError`: at once when
  * it is given, as unscorable when it is a task's.
  *

@@ -83,7 +83,7 @@ const nonValues: ReadonlyArray<string> = [
   '{"value": NaN}'
 ]
 
-/** Whether `text` is a gold answer but for white space: then it is no mutant. */
+/** Whether `text` is a gold answer except white space: then it is not a mutant. */
 const known = (text: string, golds: ReadonlyArray<string>): boolean =>
   golds.some((gold) => gold.trim() === text.trim() || (gold.trim() !== "" && text.includes(gold.trim())))
 
@@ -214,7 +214,7 @@ const mutation = (
 export const mutations: ReadonlyArray<Mutation> = [
   mutation("gold", "gold", "accept", "the right answer itself", (gold) => [gold]),
   mutation("wrong", "wrong", "reject", "the wrong answer itself", (wrong) => [wrong]),
-  mutation("surrounded", "gold", "accept", "white space around is no mistake", (gold) => [
+  mutation("surrounded", "gold", "accept", "white space around is not a mistake", (gold) => [
     ` ${gold} `,
     `\n\n${gold}\n`,
     `${gold}\r\n`
@@ -226,8 +226,8 @@ export const mutations: ReadonlyArray<Mutation> = [
   mutation("line-ends", "gold", "either", "another system's line ends", (gold) =>
     gold.includes("\n") ? [gold.replaceAll(/\r?\n/g, "\r\n")] : []
   ),
-  mutation("empty", "task", "reject", "nothing at all is no answer", () => [""]),
-  mutation("whitespace", "task", "reject", "white space is no answer", () => [
+  mutation("empty", "task", "reject", "nothing at all is not an answer", () => [""]),
+  mutation("whitespace", "task", "reject", "white space is not an answer", () => [
     " ",
     "\n\n\n",
     "\t \r\n",

@@ -10,7 +10,7 @@ export interface ScriptOptions extends TextOptions {
 
 /**
  * Scores 1 when the letters of the text are of the given scripts, by Unicode's property `Script`. It tells Russian
- * from English, and not French from English: a script is no language. A text without letters scores 0.
+ * from English, and not French from English: a script is not a language. A text without letters scores 0.
  *
  * @example
  * ```ts

@@ -121,7 +121,7 @@ const codePoints = (text: string): number => {
   return count
 }
 
-/** A run longer than this is no word: its characters are, so that what has no spaces can be long, and repeat itself. */
+/** A run longer than this is not a word: its characters are, so that what has no spaces can be long, and repeat itself. */
 const longestWord = 40
 const run = /[\p{L}\p{N}\p{M}_]+(?:['’.,-][\p{L}\p{N}\p{M}_]+)*/gu
 const unspaced = /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u
@@ -236,7 +236,7 @@ export interface CitationOptions extends TextOptions {
 
 /**
  * Scores 1 when the text cites enough of the given sources and nothing else, as `[2]` or `[1, 3]`, else 0: one number
- * that is no source fails it. Sources are their numbers, or how many there are, from 1. It sees that there are
+ * that is not a source fails it. Sources are their numbers, or how many there are, from 1. It sees that there are
  * citations, not that they bear out what is said.
  *
  * @example

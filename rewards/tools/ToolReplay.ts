@@ -165,7 +165,7 @@ const maxCharacters = 65_536
  * Qwen, SmolLM), after `<|python_tag|>` (Llama, several divided by `;`) or `[TOOL_CALLS]` (Mistral); `{ name, arguments }`
  * or Llama's `{ name, parameters }`, with the arguments as an object or as JSON text, also under `function` and within
  * `tool_calls`, as OpenAI-compatible servers write them. Tolerant about where a call stands, strict about what it is: a name, an object
- * of arguments, nothing unknown. What is thought, in `<think>` tags before it, is no call.
+ * of arguments, nothing unknown. What is thought, in `<think>` tags before it, is not a call.
  */
 export const parseToolCalls = (text: string): ParsedCalls => {
   if (text.length > maxCharacters) return { fault: `longer than ${maxCharacters} characters` }

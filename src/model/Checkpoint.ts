@@ -77,7 +77,10 @@ export const locate = Effect.fn("Checkpoint.locate")(function* (
   }
   if (found.isFile()) {
     if (at.endsWith(".gguf")) return { name: model, path: at, format: "gguf", config: undefined }
-    return yield* fail("the file is no GGUF", "Give a .gguf file, or the folder that holds config.json and safetensors")
+    return yield* fail(
+      "the file is not GGUF",
+      "Give a .gguf file, or the folder that holds config.json and safetensors"
+    )
   }
   const names = yield* Effect.promise(() => fs.readdir(at).catch((): Array<string> => []))
   if (names.includes("config.json")) {
@@ -89,7 +92,7 @@ export const locate = Effect.fn("Checkpoint.locate")(function* (
   }
   if (names.includes("adapter_config.json")) {
     const remedy = "Open the base model, and this folder as one of its adapters"
-    return yield* fail("the folder holds an adapter, which is no model by itself", remedy)
+    return yield* fail("the folder holds an adapter, which is not a model by itself", remedy)
   }
   const remedy = "Give the folder that holds config.json and safetensors"
   return yield* fail(
@@ -132,7 +135,7 @@ const readConfig = Effect.fnUntraced(function* (model: string, folder: string) {
     catch: (cause) => fail(`config.json cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`)
   })
   return yield* decodeConfig(text).pipe(
-    Effect.mapError((error) => fail(`config.json is no JSON object: ${error.message}`))
+    Effect.mapError((error) => fail(`config.json is not a JSON object: ${error.message}`))
   )
 })
 

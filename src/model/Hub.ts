@@ -173,7 +173,7 @@ const resolve = async (purpose: Purpose, { repo, revision }: HubName, options: H
   throw typed(new Error(`the commit is ${JSON.stringify(sha)?.slice(0, 60)}`), purpose)
 }
 
-// The Hub's own listings end long before; one that does not end is no listing.
+// The Hub's own listings end long before; one that does not end is not a listing.
 const MAX_FILES = 200_000
 
 /** All files of a commit. A name that would leave its folder makes the whole listing suspect. */

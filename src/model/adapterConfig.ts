@@ -45,7 +45,7 @@ export const resolveTargets = (
   return Result.flatMap(
     Result.try({
       try: () => RE2JS.compile(targets),
-      catch: (cause) => `\`${targets}\` is no regular expression: ${cause instanceof Error ? cause.message : cause}`
+      catch: (cause) => `\`${targets}\` is not a regular expression: ${cause instanceof Error ? cause.message : cause}`
     }),
     (expression) => {
       const matched = modules.filter((module) => expression.matches(module))

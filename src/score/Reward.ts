@@ -4,7 +4,7 @@
  *
  *     reward = (product of the gates) * (sum of weight * score)        gates only: their product
  *
- * A format check belongs in a gate: one that merely adds can be farmed. A trajectory is unscorable when a gate or a
+ * A format check belongs in a gate: one that merely adds can be exploited. A trajectory is unscorable when a gate or a
  * weighted term is, unless a gate of 0 has already decided; an unscorable metric changes nothing but the counts.
  */
 import * as Effect from "effect/Effect"

@@ -14,7 +14,7 @@ export interface Scored {
 
 /**
  * Why there is no score: the verifier's deadline passed (`timeout`), its worker died (`crash`), it threw or failed
- * (`error`), it returned something that is no verdict, such as NaN (`verdict`), or it said so itself (`declared`).
+ * (`error`), it returned something that is not a verdict, such as NaN (`verdict`), or it said so itself (`declared`).
  */
 export type UnscorableKind = "timeout" | "crash" | "error" | "verdict" | "declared"
 
@@ -49,7 +49,7 @@ const Verdict = Schema.Union([
 const decodeVerdict = Schema.decodeUnknownResult(Verdict)
 
 /**
- * Turns what a verifier returned into an outcome. Anything that is no verdict (NaN, Infinity, a string, token scores
+ * Turns what a verifier returned into an outcome. Anything that is not a verdict (NaN, Infinity, a string, token scores
  * of the wrong length or sum) is unscorable and says why: it is a fault of the verifier, never a 0 for the policy.
  */
 export const outcome = (verdict: unknown, trajectory: Trajectory): Outcome => {

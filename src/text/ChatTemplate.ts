@@ -90,7 +90,7 @@ const strftime = (date: Date, format: string): string => {
 /** Python's `range`, of a size that cannot fill the memory. */
 const range = (start: unknown, stop?: unknown, step: unknown = 1): ReadonlyArray<number> => {
   const [from, to] = stop === undefined ? [0, start] : [start, stop]
-  if (![from, to, step].every(Number.isSafeInteger) || step === 0) throw new Refused("range() of what are no integers")
+  if (![from, to, step].every(Number.isSafeInteger) || step === 0) throw new Refused("range() of what are not integers")
   const length = Math.max(0, Math.ceil((Number(to) - Number(from)) / Number(step)))
   if (length > MAX_RANGE) throw new Refused(`range() of ${length} numbers, more than ${MAX_RANGE}`)
   return Array.from({ length }, (_, index) => Number(from) + index * Number(step))

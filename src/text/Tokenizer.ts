@@ -41,7 +41,7 @@ export interface Tokenizer {
   readonly vocabularySize: number
   /** Ends a completion: sampled by the policy, never part of the text. */
   readonly endOfText: number
-  /** Stands before a text that is no conversation, where the model was trained so. Chat templates write it themselves. */
+  /** Stands before a text that is not a conversation, where the model was trained so. Chat templates write it themselves. */
   readonly startOfText?: number
   /** The ids that end a turn; default `[endOfText]`. */
   readonly stopTokens?: ReadonlyArray<number>
@@ -163,7 +163,7 @@ export const bytes = (): Tokenizer => {
   const table = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte))
   const encode = (text: string): Uint32Array => {
     if (!text.isWellFormed()) {
-      // Half of a surrogate pair is no character: UTF-8 has no bytes for it, and encoders silently write U+FFFD.
+      // Half of a surrogate pair is not a character: UTF-8 has no bytes for it, and encoders silently write U+FFFD.
       const position = text.search(/\p{Surrogate}/u)
       throw new UnknownText({ tokenizer: name, character: text.charAt(position), position })
     }

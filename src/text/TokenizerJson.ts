@@ -51,7 +51,7 @@ const build = ({ ends, file, json, templates, variables, ...parts }: Parts): Tok
       throw new TokenizerError({
         file,
         field: "eos_token",
-        problem: `${JSON.stringify(end)} ends a text, but is no token of the vocabulary`,
+        problem: `${JSON.stringify(end)} ends a text, but is not a token of the vocabulary`,
         remedy: "Correct it in tokenizer_config.json or generation_config.json"
       })
     }
@@ -88,7 +88,7 @@ const build = ({ ends, file, json, templates, variables, ...parts }: Parts): Tok
     ...(begin === undefined || begin === null || begin < 0 ? {} : { startOfText: begin }),
     encode: (value, options = {}) => {
       if (!value.isWellFormed()) {
-        // Half of a surrogate pair is no character: UTF-8 has no bytes for it, and encoders silently write U+FFFD.
+        // Half of a surrogate pair is not a character: UTF-8 has no bytes for it, and encoders silently write U+FFFD.
         const position = value.search(/\p{Surrogate}/u)
         throw new UnknownText({ tokenizer: name, character: value.charAt(position), position })
       }

@@ -61,7 +61,7 @@ export const hash = (text: string): Candidate => {
 
 /**
  * Content of the last `$...$`, `$$...$$`, `\(...\)` or `\[...\]`. A dollar before a space opens nothing, one after a space or before
- * a digit closes nothing (pandoc's rule): money is no formula.
+ * a digit closes nothing (pandoc's rule): money is not a formula.
  */
 export const latex = (text: string): Candidate => {
   let last: string | undefined

@@ -1,7 +1,7 @@
 /**
  * Characters that mean the same, made the same, and an answer cut into tokens. Linear in the text, which is bounded first.
  *
- * Digits: ASCII, and the full-width and mathematical forms of them. A digit of any other script is no digit here, and a
+ * Digits: ASCII, and the full-width and mathematical forms of them. A digit of any other script is not a digit here, and a
  * superscript is an exponent: what merely looks like the right number is not read as it.
  */
 import { decimal, TooLarge, type Rational } from "./rational.ts"

@@ -1,4 +1,4 @@
-/** Exact rational numbers on bigint, bounded in size: an answer that needs more is no answer. */
+/** Exact rational numbers on bigint, bounded in size: an answer that needs more is not an answer. */
 
 export interface Rational {
   readonly n: bigint

@@ -192,7 +192,7 @@ const kept = new Map<string, Compiled>()
 const registries = new WeakMap<object, string>()
 
 /**
- * Throws a `TypeError` for a document that is no schema, has patterns without a linear-time form, or takes too many
+ * Throws a `TypeError` for a document that is not a schema, has patterns without a linear-time form, or takes too many
  * steps.
  */
 export const compile = (document: unknown, options: CompileOptions): Compiled => {

@@ -65,7 +65,7 @@ const drafts: ReadonlyMap<string, Draft> = new Map([
   ["http://json-schema.org/draft-07/schema", "7"]
 ])
 
-/** Throws a `TypeError` for what is no schema, or refers to what is not at hand. */
+/** Throws a `TypeError` for what is not a schema, or refers to what is not at hand. */
 export const link = (document: unknown, options: LinkOptions): Linked => new Linker(options).link(document)
 
 class Linker {

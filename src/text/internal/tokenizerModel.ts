@@ -45,7 +45,7 @@ export const readModel = (
     const pairs = merges.map((merge: unknown, index) => {
       const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge
       if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== "string" || typeof pair[1] !== "string") {
-        throw fail(`model.merges.${index}`, `${JSON.stringify(merge)?.slice(0, 80)} is no pair of tokens`)
+        throw fail(`model.merges.${index}`, `${JSON.stringify(merge)?.slice(0, 80)} is not a pair of tokens`)
       }
       for (const part of [pair[0], pair[1], pair[0] + pair[1]]) {
         if (!known.has(part)) throw fail(`model.merges.${index}`, `${JSON.stringify(part)} is not in the vocabulary`)
@@ -78,7 +78,7 @@ export const readModel = (
       put(entry[0], id, `model.vocab.${id}`)
     }
     if (typeof unk_id !== "number" || spellings[unk_id] === undefined) {
-      throw fail("model.unk_id", `${JSON.stringify(unk_id)} is no id of the vocabulary`)
+      throw fail("model.unk_id", `${JSON.stringify(unk_id)} is not an id of the vocabulary`)
     }
     return { model: { type, vocab, unk_id }, spellings }
   }

@@ -183,16 +183,16 @@ describe("records that are none", () => {
 
   it("hold tests that are none", () => {
     for (const [text, message] of [
-      ["", /no JSON/],
-      ["{", /no JSON/],
-      ["[".repeat(100_000), /no JSON/],
+      ["", /not JSON/],
+      ["{", /not JSON/],
+      ["[".repeat(100_000), /not JSON/],
       ["[".repeat(100_000) + "]".repeat(100_000), /nested/],
       ["[".repeat(200) + "]".repeat(200), /nested deeper than 100/],
       ["[]", /input_output/],
       ['{"inputs": [], "outputs": []}', /holds no tests/],
       ['{"inputs": ["1"], "outputs": []}', /1 inputs for 0 outputs/],
       ['{"inputs": [1], "outputs": ["1"]}', /neither text nor lines/],
-      ['{"inputs": [1], "outputs": [1], "fn_name": "f"}', /input 1 is no list/],
+      ['{"inputs": [1], "outputs": [1], "fn_name": "f"}', /input 1 is not a list/],
       ['{"inputs": [[1]], "outputs": [1], "fn_name": "f; x"}', /fn_name/]
     ] as const) {
       const fault = apps(text)

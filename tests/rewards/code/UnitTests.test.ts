@@ -308,7 +308,7 @@ describe("unitTests over any sandbox", () => {
     })
   )
 
-  it.effect("a comparison of your own cannot be thrown off by a value, nor pass by what is no boolean", () =>
+  it.effect("a comparison of your own cannot be thrown off by a value, nor pass by what is not a boolean", () =>
     Effect.gen(function* () {
       const cases = [{ args: [], expect: { x: 1 } }]
       const judged = (returned: unknown, comparison: unknown) => {

@@ -151,7 +151,7 @@ describe("readJson", () => {
     fc.assert(
       fc.property(prose, document, fc.string({ unit: "binary" }), (before, value, after) => {
         const written = JSON.stringify(value)
-        // what a bracket would have to close again is no prose
+        // what a bracket would have to close again is not prose
         const text = `${before}x ${written}${after.replaceAll(/[`~]/g, "")}`
         assert.deepStrictEqual(read(text), JSON.parse(written))
         assert.deepStrictEqual(read(JSON.stringify(read(text))), read(text))

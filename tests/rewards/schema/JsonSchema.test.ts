@@ -120,7 +120,7 @@ describe("jsonSchema", () => {
     assert.strictEqual(score({ multipleOf: 0.1 }, 0.35), 0)
   })
 
-  it("the same $id in two schemas is no conflict, and forgets what is old", () => {
+  it("the same $id in two schemas is not a conflict, and forgets what is old", () => {
     assert.strictEqual(score({ $id: "https://example.org/s", type: "string" }, 1), 0)
     assert.strictEqual(score({ $id: "https://example.org/s", type: "number" }, 1), 1)
     for (const [type, wanted] of [
@@ -147,7 +147,7 @@ describe("jsonSchema", () => {
       assert.strictEqual(judge(schema[0], '["a"]', schema[1]).score, 0)
     }
     assert.throws(() => judge(tuple, "[1]"), TypeError)
-    // what draft 7 has not is no keyword of it
+    // what draft 7 has not is not a keyword of it
     assert.strictEqual(judge({ dependentRequired: { a: ["b"] } }, '{"a":1}', { draft: "7" }).score, 1)
     assert.strictEqual(judge({ dependencies: { a: ["b"] } }, '{"a":1}', { draft: "7" }).score, 0)
     assert.strictEqual(
@@ -173,7 +173,7 @@ describe("jsonSchema", () => {
     assert.strictEqual(score(schema, "1"), 0)
     assert.strictEqual(judge(schema, '["a"]', { draft: "7" }).score, 1)
     assert.strictEqual(judge(schema, "[1]", { draft: "7" }).score, 0)
-    // a schema that is a function, as arktype's are, is no function of the task
+    // a schema that is a function, as arktype's are, is not a function of the task
     assert.strictEqual(
       score(
         Object.assign(() => ({ type: "null" }), schema),

@@ -181,7 +181,7 @@ describe("writtenInLanguage", () => {
     }
   })
 
-  it("refuses what is no code of a language", async () => {
+  it("refuses what is not code of a language", async () => {
     for (const languages of [["Klingon"], []]) {
       const fault = await judge(languages, english).catch((fault: unknown) => fault)
       assert.instanceOf(fault, TypeError)

@@ -75,8 +75,8 @@ describe("Checkpoint.locate", () => {
         ["empty", /no config\.json.*holds config\.json and safetensors/],
         ["gguf", /Give its GGUF file: .*m\.gguf/],
         ["adapter", /holds an adapter.*Open the base model/],
-        ["broken", /config\.json is no JSON object/],
-        ["model.safetensors", /no GGUF.*the folder that holds/]
+        ["broken", /config\.json is not a JSON object/],
+        ["model.safetensors", /not GGUF.*the folder that holds/]
       ] as const) {
         const error = yield* Effect.flip(Checkpoint.locate(path.join(root, name)))
         assert.strictEqual(error._tag, "CheckpointError")

@@ -406,7 +406,7 @@ describe("Hub.snapshot", () => {
     )
   }
 
-  it.live("refuses what is no answer of a hub", () =>
+  it.live("refuses what is not an answer of a hub", () =>
     Effect.gen(function* () {
       const answers: Record<string, unknown> = {}
       const { refused } = yield* scene({ "org/tiny": repo }, ({ response, url }) => {

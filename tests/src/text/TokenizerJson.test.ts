@@ -376,7 +376,7 @@ describe("files that cannot be read", () => {
     ],
     ["an id twice", { ...smollmFile, model: { ...model, vocab: { a: 0, b: 0 } } }, /two tokens have the id 0/],
     [
-      "a merge of what is no token",
+      "a merge of what is not a token",
       { ...smollmFile, model: { ...model, merges: [["a", "\u0000"]] } },
       /model\.merges\.0/
     ],

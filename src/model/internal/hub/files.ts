@@ -51,6 +51,6 @@ export const isSmall = (path: string): boolean =>
 const Index = Schema.fromJsonString(Schema.Struct({ weight_map: Schema.Record(Schema.String, Schema.String) }))
 const decodeIndex = Schema.decodeUnknownSync(Index)
 
-/** The shards that an index names, each once; throws where it is no index. */
+/** The shards that an index names, each once; throws where it is not an index. */
 export const shardsOf = (text: string): ReadonlyArray<string> =>
   Array.from(new Set(Object.values(decodeIndex(text).weight_map)))

@@ -22,7 +22,7 @@ export const faultOfPath = (name: string): string | undefined => {
   return undefined
 }
 
-/** `undefined` when `text` is no hub name. */
+/** `undefined` when `text` is not a hub name. */
 export const parseName = (text: string): HubName | undefined => {
   const { file, repo, revision = "main" } = SHAPE.exec(text)?.groups ?? {}
   if (repo === undefined) return undefined

@@ -12,7 +12,7 @@ export interface Purpose {
   readonly signal: AbortSignal
 }
 
-// The listing of a repository of a hundred thousand files; anything longer is no answer of a hub.
+// The listing of a repository of a hundred thousand files; anything longer is not an answer of a hub.
 const MAX_ANSWER_BYTES = 64 * 2 ** 20
 const MAX_ERROR_BYTES = 8192
 
