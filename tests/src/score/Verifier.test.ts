@@ -9,7 +9,7 @@ import { trajectory } from "../../fixtures/trajectories.ts"
 
 const input = { task: { id: "task", prompt: "", data: undefined }, trajectory: trajectory("text") }
 
-const judged = <R>(verifier: Verifier.VerifierFunction<any, R>, deadline = 1000) =>
+const judged = <R = never>(verifier: Verifier.VerifierFunction<any, R>, deadline = 1000) =>
   Verifier.run(verifier, input, deadline)
 
 class Threshold extends Context.Service<Threshold, number>()("test/Threshold") {}
