@@ -172,7 +172,7 @@ impl NativeModel {
             let options = LogprobOptions { temperature, entropy, keep, reference, adapter };
             let forward = engine.write("logprobs")?.logprobs(&forest, &targets, options, &abort)?;
             let (logprobs, entropy) = (forward.logprobs.into(), forward.entropy.into());
-            Ok(Forward { id: forward.id as f64, logprobs, entropy })
+            Ok(Forward { id: forward.id as f64, logprobs, entropy, recorded: forward.recorded })
         })
     }
 

@@ -28,6 +28,7 @@ pub struct Forward {
     pub id: f64,
     pub logprobs: Float32Array,
     pub entropy: Float32Array,
+    pub recorded: bool,
 }
 
 #[napi(object, object_to_js = false)]

@@ -43,7 +43,7 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
           signal
         )
       ).pipe(
-        Effect.map(({ entropy, id, logprobs, recorded = false }) => ({
+        Effect.map(({ entropy, id, logprobs, recorded }) => ({
           id,
           logprobs,
           recorded,

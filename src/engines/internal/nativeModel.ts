@@ -68,8 +68,8 @@ export interface Forward {
   readonly logprobs: Float32Array
   /** Empty when not asked for. */
   readonly entropy: Float32Array
-  /** The activations that sampling kept were used. */
-  readonly recorded?: boolean
+  /** The activations that sampling kept were used; no layer was computed. */
+  readonly recorded: boolean
 }
 
 export interface StepSettings extends AdapterChoice {

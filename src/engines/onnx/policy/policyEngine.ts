@@ -94,7 +94,7 @@ export class PolicyEngine {
     if (settings.keep) {
       this.#kept.set(id, { source, chunks: kept, targets: logprobs.length, temperature: settings.temperature })
     }
-    return { id, logprobs, entropy }
+    return { id, logprobs, entropy, recorded: false }
   }
 
   async backward(id: number, dLogprobs: Float32Array, dEntropy: Float32Array | null, abort?: Abort): Promise<void> {

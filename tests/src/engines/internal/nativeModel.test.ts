@@ -127,6 +127,28 @@ describe("Native", () => {
     }
   })
 
+  it("reports a forward as recorded only if sampling kept its rows under the present weights", async () => {
+    const model = await create()
+    const sampled = async (forTraining: boolean, seed: bigint) => {
+      const { tokens } = await sample(model, { count: 1, forTraining, seed })
+      const all = batch([1, 2, 3, ...tokens[0]!])
+      const drawn = all.targetPosition.slice(2)
+      const forest = { ...all, targetPosition: drawn, targetToken: all.targetToken.slice(2) }
+      const forward = (keep: boolean) => model.logprobs(forest, { ...plain, keep })
+      return { count: drawn.length, forward }
+    }
+    const without = await sampled(false, 7n)
+    assert.isFalse((await without.forward(true)).recorded)
+    const kept = await sampled(true, 8n)
+    assert.isFalse((await kept.forward(false)).recorded)
+    const forward = await kept.forward(true)
+    assert.isTrue(forward.recorded)
+    await model.backward(forward.id, new Float32Array(kept.count).fill(-1), null)
+    await model.step(adam)
+    assert.isFalse((await kept.forward(true)).recorded)
+    await model.close()
+  })
+
   it("learns a sequence, and finds its weights again after save and load", async () => {
     const model = await create({ lora: { rank: 4 } })
     const tokens = [1, 5, 9, 13, 17, 21]
