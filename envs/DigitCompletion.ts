@@ -4,6 +4,7 @@
  * `tests/e2e/envs/digit_completion`), written anew: the character tokenizer makes it hard on purpose, the dense reward
  * makes it learnable from random weights.
  */
+import { OptionError } from "../src/OptionError.ts"
 import * as Environment from "../src/rollout/Environment.ts"
 import * as Task from "../src/data/Task.ts"
 import * as Tokenizer from "../src/text/Tokenizer.ts"
@@ -91,11 +92,23 @@ export const digitCompletion = (options: DigitCompletionOptions = {}): DigitComp
     ["maxTerms", maxTerms, 1, 9]
   ] as const) {
     if (!Number.isInteger(value) || value < low || value > high) {
-      throw new RangeError(`digitCompletion: ${name} is ${value}; give a whole number from ${low} to ${high}`)
+      throw new OptionError({
+        module: "digitCompletion",
+        option: name,
+        value: value,
+        expected: `a whole number from ${low} to ${high}`,
+        remedy: "Leave it out for the default"
+      })
     }
   }
   if (!(heldOut >= 0 && heldOut < 1))
-    throw new RangeError(`digitCompletion: heldOut is ${heldOut}; give a share in [0, 1)`)
+    throw new OptionError({
+      module: "digitCompletion",
+      option: "heldOut",
+      value: heldOut,
+      expected: "a number from 0 to below 1",
+      remedy: "Give the share of held-out tasks"
+    })
   const all: Array<Task.Task<DigitCompletionData>> = []
   for (let terms = minTerms; terms <= maxTerms; terms++) {
     for (let difference = 0; difference <= maxDifference; difference++) {

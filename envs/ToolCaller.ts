@@ -4,6 +4,7 @@
  * replay of the call and unit tests of the code judge it. All of it is generated, deterministic by seed, and small
  * enough for a character model of a million parameters: a question is at most 10 tokens, an answer 48 with its end.
  */
+import { OptionError } from "../src/OptionError.ts"
 import * as JsonSchema from "../rewards/schema/JsonSchema.ts"
 import * as ToolReplay from "../rewards/tools/ToolReplay.ts"
 import * as UnitTests from "../rewards/code/UnitTests.ts"
@@ -189,10 +190,22 @@ const toTask = (question: Questions.Question): Task.Task<ToolCallerData> => {
 export const toolCaller = (options: ToolCallerOptions = {}): ToolCaller => {
   const { seed = 0, max = 99, heldOut: count = 128 } = options
   if (!Number.isInteger(max) || max < 20 || max > 99) {
-    throw new RangeError(`toolCaller: max is ${max}; give a whole number from 20 to 99`)
+    throw new OptionError({
+      module: "toolCaller",
+      option: "max",
+      value: max,
+      expected: "a whole number from 20 to 99",
+      remedy: "Leave it out for 99"
+    })
   }
   if (!Number.isInteger(count) || count < 0 || count > 200) {
-    throw new RangeError(`toolCaller: heldOut is ${count}; give a whole number from 0 to 200`)
+    throw new OptionError({
+      module: "toolCaller",
+      option: "heldOut",
+      value: count,
+      expected: "a whole number from 0 to 200",
+      remedy: "Give the number of held-out tasks"
+    })
   }
   const name = `toolCaller(${max},${count},${seed})`
   const toolOf = (index: number): Questions.Question["tool"] => Questions.TOOLS[index % Questions.TOOLS.length]!

@@ -5,6 +5,7 @@
  * on, and tools that no training task mentions.
  */
 import { isDeepStrictEqual } from "node:util"
+import { OptionError } from "../src/OptionError.ts"
 import { jsonSchema } from "../rewards/schema/JsonSchema.ts"
 import { parseToolCalls, type ToolCall } from "../rewards/tools/ToolReplay.ts"
 import * as Environment from "../src/rollout/Environment.ts"
@@ -202,10 +203,22 @@ const makeReward = (): Reward.Reward<ToolkitData> =>
 export const toolkit = (options: ToolkitOptions = {}): Toolkit => {
   const { seed = 0, offered = 3, heldOut = 128 } = options
   if (!Number.isInteger(offered) || offered < 1 || offered > UNSEEN.length) {
-    throw new RangeError(`toolkit: offered is ${offered}; give a whole number from 1 to ${UNSEEN.length}`)
+    throw new OptionError({
+      module: "toolkit",
+      option: "offered",
+      value: offered,
+      expected: `a whole number from 1 to ${UNSEEN.length}`,
+      remedy: "Leave it out for 3"
+    })
   }
   if (!Number.isInteger(heldOut) || heldOut < 0) {
-    throw new RangeError(`toolkit: heldOut is ${heldOut}; give a whole number of tasks`)
+    throw new OptionError({
+      module: "toolkit",
+      option: "heldOut",
+      value: heldOut,
+      expected: "a whole number from 0",
+      remedy: "Give the number of held-out tasks"
+    })
   }
   const name = `toolkit(${offered},${heldOut},${seed})`
   return {

@@ -1,4 +1,5 @@
 /** Model-written code, judged by what its function returns, what its program prints, or by a test file. */
+import { OptionError } from "../../src/OptionError.ts"
 import type { Task } from "../../src/data/Task.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import {
@@ -139,7 +140,15 @@ const statuses: ReadonlyArray<UnitTestStatus> = ["pass", "fail", "error", "timeo
 export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Verifier.VerifierFunction<Data> => {
   const named = "comparison" in options ? options.comparison : undefined
   const fault = typeof named === "function" || named === undefined ? undefined : comparisonFault(named)
-  if (fault !== undefined) throw new TypeError(`unitTests: ${fault}`)
+  if (fault !== undefined) {
+    throw new OptionError({
+      module: "unitTests",
+      option: "comparison",
+      value: named,
+      expected: "a known comparison",
+      remedy: fault
+    })
+  }
   const sandboxOf = options.sandbox ?? ((language) => Sandbox.get({ ...options, language }))
   const all = (options.score ?? "all") === "all"
 

@@ -79,19 +79,19 @@ export const linearPattern = (pattern: string, flags = 0): RE2JS => {
   const key = `${flags}${pattern}`
   let found = kept.get(key)
   if (found === undefined) {
-    if (pattern.length > maxPattern) throw new TypeError(`a pattern of more than ${maxPattern} characters`)
+    if (pattern.length > maxPattern) throw new TypeError(`A pattern of more than ${maxPattern} characters`)
     const shown = JSON.stringify(pattern).slice(0, 200)
     try {
       found = RE2JS.compile(RE2JS.translateRegExp(translate(pattern)), flags)
     } catch (fault) {
       const cause = fault instanceof Error ? fault.message : "it cannot be compiled"
       throw new TypeError(
-        `pattern ${shown} has no linear-time form (${cause.slice(0, 200)}): look-around and back-references have none`,
+        `Pattern ${shown} has no linear-time form (${cause.slice(0, 200)}): look-around and back-references have none`,
         { cause: fault }
       )
     }
     if (found.programSize() > maxProgram) {
-      throw new TypeError(`pattern ${shown} compiles to more than ${maxProgram} instructions: lower its counts`)
+      throw new TypeError(`Pattern ${shown} compiles to more than ${maxProgram} instructions: lower its counts`)
     }
     kept.set(key, found)
     if (kept.size > maxKept) kept.delete(kept.keys().next().value!)

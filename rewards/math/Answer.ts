@@ -3,6 +3,7 @@
  * way of extraction that finds something decides, whatever the others would have found, and a completion that names
  * several answers has none.
  */
+import { OptionError } from "../../src/OptionError.ts"
 import type { Task } from "../../src/data/Task.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import * as Extract from "./internal/extractAnswer.ts"
@@ -108,13 +109,32 @@ const defaults = (compare: AnswerComparison<never>): ReadonlyArray<Extraction> =
 }
 
 const checkOptions = (options: AnswerOptions<never>, ways: ReadonlyArray<Extraction>): void => {
-  if (ways.length === 0) throw new RangeError(`answer: extract is empty; name at least one, such as "boxed"`)
+  if (ways.length === 0)
+    throw new OptionError({
+      module: "answer",
+      option: "extract",
+      value: ways,
+      expected: "at least one way",
+      remedy: 'Name one, such as "boxed"'
+    })
   for (const [name, value] of Object.entries(options.tolerance ?? {})) {
     if (!(Number.isFinite(value) && value >= 0))
-      throw new RangeError(`answer: tolerance.${name} is ${value}; it has to be 0 or more`)
+      throw new OptionError({
+        module: "answer",
+        option: `tolerance.${name}`,
+        value: value,
+        expected: "a finite number from 0",
+        remedy: "Leave it out for none"
+      })
   }
   if (options.choices !== undefined && !/^[A-Z]{2,26}$/.test(options.choices)) {
-    throw new RangeError(`answer: choices is "${options.choices}"; it has to be capital letters, such as "ABCD"`)
+    throw new OptionError({
+      module: "answer",
+      option: "choices",
+      value: options.choices,
+      expected: "2 to 26 capital letters",
+      remedy: 'Give them in order, such as "ABCD"'
+    })
   }
 }
 

@@ -5,6 +5,7 @@
  */
 import * as Schema from "effect/Schema"
 import type { StandardJSONSchemaV1 } from "effect/StandardSchema"
+import { OptionError } from "../../src/OptionError.ts"
 import type { Task } from "../../src/data/Task.ts"
 import type * as Verifier from "../../src/score/Verifier.ts"
 import { parseJson, readJson, type Parsed } from "../internal/extractJson.ts"
@@ -52,7 +53,7 @@ export interface JsonSchemaOptions {
 /**
  * Scores 1 for a completion that holds JSON which satisfies the schema; otherwise 0, or partial credit, with the
  * first error. An object that has a key twice is not a document. A schema that is none, refers to what is not there, or
- * has a pattern without a linear-time form (look-around, back-references) is refused with a `TypeError`: at once when
+ * has a pattern without a linear-time form (look-around, back-references) is refused with an `OptionError`: at once when
  * it is given, as unscorable when it is a task's.
  *
  * @example
@@ -68,9 +69,23 @@ export const jsonSchema = <Data = any>(
 ): Verifier.VerifierFunction<Data> => {
   const { maxCharacters = 65_536, partialCredit = 0, strict = false, lenient = false } = options
   if (!(partialCredit >= 0 && partialCredit <= 1)) {
-    throw new RangeError(`jsonSchema takes a partialCredit from 0 to 1, got ${partialCredit}`)
+    throw new OptionError({
+      module: "jsonSchema",
+      option: "partialCredit",
+      value: partialCredit,
+      expected: "a number from 0 to 1",
+      remedy: "Give the share of the score for an invalid document"
+    })
   }
-  if (strict && lenient) throw new RangeError("jsonSchema is either strict or lenient, not both: leave one out")
+  if (strict && lenient) {
+    throw new OptionError({
+      module: "jsonSchema",
+      option: "lenient",
+      value: lenient,
+      expected: "false beside `strict`",
+      remedy: "Leave one of the two out"
+    })
+  }
   const judge = judgeWith({
     draft: options.draft ?? "2020-12",
     format: options.format ?? false,
@@ -109,8 +124,8 @@ const judgeWith = (options: LinkOptions): ((schema: SchemaLike) => (value: unkno
     const identity = typeof schema === "boolean" ? undefined : schema
     const found = identity === undefined ? undefined : known.get(identity)
     if (found !== undefined) return found
-    const document = asDocument(schema, options.draft)
-    const { validate } = compile(document, { ...options, all: false })
+    const document = checked(schema, () => asDocument(schema, options.draft))
+    const { validate } = checked(schema, () => compile(document, { ...options, all: false }))
     let credit: ReturnType<typeof creditOf> | undefined
     const judged = (value: unknown): Judged => ({
       errors: validate(value),
@@ -118,6 +133,18 @@ const judgeWith = (options: LinkOptions): ((schema: SchemaLike) => (value: unkno
     })
     if (identity !== undefined) known.set(identity, judged)
     return judged
+  }
+}
+
+/** The compiler says with a TypeError what is wrong with a schema. */
+const checked = <A>(schema: SchemaLike, make: () => A): A => {
+  try {
+    return make()
+  } catch (fault) {
+    if (!(fault instanceof TypeError)) throw fault
+    const expected = "a JSON Schema of draft 2020-12 or 7"
+    const remedy = fault.message.replace(/^[a-z]/, (first) => first.toUpperCase())
+    throw new OptionError({ module: "jsonSchema", option: "schema", value: schema, expected, remedy })
   }
 }
 

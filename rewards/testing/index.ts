@@ -14,6 +14,7 @@
  */
 import * as Effect from "effect/Effect"
 import { isDeepStrictEqual } from "node:util"
+import { OptionError } from "../../src/OptionError.ts"
 import type { Task } from "../../src/data/Task.ts"
 import type { Trajectory } from "../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
@@ -292,16 +293,34 @@ const chosen = (
   { expect = {}, mutations = standard }: CheckOptions
 ): ReadonlyArray<Mutation> => {
   if (examples.length === 0)
-    throw new TypeError("checkVerifier: no examples; give at least one task with gold and wrong")
+    throw new OptionError({
+      module: "checkVerifier",
+      option: "examples",
+      value: examples,
+      expected: "at least one",
+      remedy: "Give a task with gold and wrong completions"
+    })
   for (const { gold, task, wrong } of examples) {
     for (const [field, texts] of Object.entries({ gold, wrong }))
       if (texts.length === 0)
-        throw new TypeError(`checkVerifier: task ${task.id} has no ${field} completion; give at least one`)
+        throw new OptionError({
+          module: "checkVerifier",
+          option: `${field} of task ${task.id}`,
+          value: texts,
+          expected: "at least one completion",
+          remedy: "Write one"
+        })
   }
   const names = new Set(mutations.map(({ name }) => name))
   for (const name of Object.keys(expect))
     if (!names.has(name))
-      throw new TypeError(`checkVerifier: expect names no mutation ${name}; there are ${[...names].join(", ")}`)
+      throw new OptionError({
+        module: "checkVerifier",
+        option: "expect",
+        value: name,
+        expected: "the name of a mutation",
+        remedy: `Use one of ${[...names].join(", ")}`
+      })
   return mutations.map((one) => ({ ...one, expect: Object.hasOwn(expect, one.name) ? expect[one.name]! : one.expect }))
 }
 

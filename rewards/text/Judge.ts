@@ -14,6 +14,7 @@ import * as Semaphore from "effect/Semaphore"
 import * as AiError from "effect/ai/AiError"
 import * as LanguageModel from "effect/ai/LanguageModel"
 import { createHash, randomBytes } from "node:crypto"
+import { OptionError } from "../../src/OptionError.ts"
 import { isConversation } from "../../src/text/Conversation.ts"
 import type { Task } from "../../src/data/Task.ts"
 import type { Trajectory } from "../../src/rollout/Trajectory.ts"
@@ -95,9 +96,22 @@ export const judge = <Data = any>(
     ["cache", cache, 0]
   ] as const) {
     if (!(Number.isInteger(value) && value >= least))
-      throw new RangeError(`judge takes a whole ${name} from ${least}, got ${value}`)
+      throw new OptionError({
+        module: "judge",
+        option: name,
+        value: value,
+        expected: `a whole number from ${least}`,
+        remedy: "Leave it out for the default"
+      })
   }
-  if (scale > 100) throw new RangeError(`judge takes a scale of at most 100, got ${scale}`)
+  if (scale > 100)
+    throw new OptionError({
+      module: "judge",
+      option: "scale",
+      value: scale,
+      expected: "a whole number from 1 to 100",
+      remedy: "Use a scale that a model can tell apart, such as 4"
+    })
   const fixed = typeof options.rubric === "function" ? undefined : parseRubric(options.rubric)
   const permits = Semaphore.makeUnsafe(concurrency)
   const memory = makeMemory(cache)
@@ -149,12 +163,31 @@ const parseRubric = (rubric: Rubric): ReadonlyArray<NamedCriterion> => {
   const criteria = Object.entries(rubric).map(([name, criterion]) => {
     const { description, weight = 1 } = typeof criterion === "string" ? { description: criterion } : criterion
     if (!/^[a-z]\w{0,63}$/i.test(name))
-      throw new TypeError(`judge takes criteria named by letters and digits, got ${JSON.stringify(name)}`)
+      throw new OptionError({
+        module: "judge",
+        option: "criterion",
+        value: name,
+        expected: "a letter, then letters and digits",
+        remedy: "Rename it"
+      })
     if (!(Number.isFinite(weight) && weight > 0))
-      throw new RangeError(`judge takes weights above 0, got ${weight} for ${name}`)
+      throw new OptionError({
+        module: "judge",
+        option: `rubric.${name}.weight`,
+        value: weight,
+        expected: "a finite number above 0",
+        remedy: "Leave the criterion out if it must not count"
+      })
     return { name, description, weight }
   })
-  if (criteria.length === 0) throw new TypeError("judge takes a rubric of at least one criterion")
+  if (criteria.length === 0)
+    throw new OptionError({
+      module: "judge",
+      option: "rubric",
+      value: rubric,
+      expected: "at least one criterion",
+      remedy: "Name one with its description"
+    })
   return criteria
 }
 

@@ -1,5 +1,6 @@
 /** Verifiers of the language and the script of a text. */
 import type { eld as Eld } from "eld/small"
+import { OptionError } from "../../src/OptionError.ts"
 import type * as Verifier from "../../src/score/Verifier.ts"
 import { byTask, type ByTask, textOf, type TextOptions } from "./textOptions.ts"
 
@@ -22,20 +23,23 @@ export const writtenInScript = <Data = any>(
   options: ScriptOptions = {}
 ): Verifier.VerifierFunction<Data> => {
   const { min = 0.95 } = options
-  if (!(min >= 0 && min <= 1)) throw new RangeError(`writtenInScript takes a min from 0 to 1, got ${min}`)
+  if (!(min >= 0 && min <= 1))
+    throw new OptionError({
+      module: "writtenInScript",
+      option: "min",
+      value: min,
+      expected: "a number from 0 to 1",
+      remedy: "Give the share of letters"
+    })
   const compile = (names: ReadonlyArray<string>): RegExp => {
     const wrong = names.find((name) => !/^[A-Za-z_]+$/.test(name))
     if (names.length === 0 || wrong !== undefined) {
-      throw new TypeError(
-        `writtenInScript takes names of scripts such as "Latin", got ${JSON.stringify(wrong ?? names)}`
-      )
+      throw notScripts(wrong ?? names)
     }
     try {
       return new RegExp(`[${names.map((name) => `\\p{Script=${name}}`).join("")}]`, "u")
-    } catch (cause) {
-      throw new TypeError(`writtenInScript takes names of Unicode scripts such as "Latin", got ${names.join()}`, {
-        cause
-      })
+    } catch {
+      throw notScripts(names)
     }
   }
   const fixed = typeof scripts === "function" ? undefined : compile(scripts)
@@ -53,6 +57,15 @@ export const writtenInScript = <Data = any>(
     return { score: Number(share >= min), reason: `${right} of ${letters} letters`, metrics: { share } }
   }
 }
+
+const notScripts = (value: string | ReadonlyArray<string>): OptionError =>
+  new OptionError({
+    module: "writtenInScript",
+    option: "scripts",
+    value,
+    expected: "names of Unicode scripts",
+    remedy: 'Give at least one, such as "Latin"'
+  })
 
 export interface LanguageOptions extends TextOptions {
   /** The share of letters that must stand in pieces of one of the languages, from 0 to 1. Default 0.9. */
@@ -80,14 +93,27 @@ export const writtenInLanguage = <Data = any>(
   options: LanguageOptions = {}
 ): Verifier.VerifierFunction<Data> => {
   const { min = 0.9 } = options
-  if (!(min >= 0 && min <= 1)) throw new RangeError(`writtenInLanguage takes a min from 0 to 1, got ${min}`)
+  if (!(min >= 0 && min <= 1))
+    throw new OptionError({
+      module: "writtenInLanguage",
+      option: "min",
+      value: min,
+      expected: "a number from 0 to 1",
+      remedy: "Give the share of letters"
+    })
   return async ({ task, trajectory }) => {
     const { eld } = await (detector ??= import("eld/small"))
     const wanted = byTask(languages, task)
     const known = new Set(Object.values(eld.info().Languages))
     const wrong = wanted.find((language) => !known.has(language))
     if (wanted.length === 0 || wrong !== undefined) {
-      throw new TypeError(`writtenInLanguage takes codes such as "en", got ${JSON.stringify(wrong ?? wanted)}`)
+      throw new OptionError({
+        module: "writtenInLanguage",
+        option: "languages",
+        value: wrong ?? wanted,
+        expected: `codes of ISO 639-1 such as "en"`,
+        remedy: `Use some of ${[...known].toSorted().join(" ")}`
+      })
     }
     let letters = 0
     let right = 0

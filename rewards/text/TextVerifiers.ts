@@ -4,6 +4,7 @@
  * them, or weigh them low.
  */
 import { RE2JS } from "re2js"
+import { OptionError } from "../../src/OptionError.ts"
 import { policyTokens, Producer } from "../../src/rollout/Trajectory.ts"
 import type * as Verifier from "../../src/score/Verifier.ts"
 import { linearPattern } from "../internal/linearPattern.ts"
@@ -40,12 +41,30 @@ export const matchesPattern = <Data = any>(
 ): Verifier.VerifierFunction<Data> => {
   const { whole = false, absent = false, flags = "" } = options
   if (/[^ims]/.test(flags))
-    throw new TypeError(`matchesPattern takes the flags i, m and s, got ${JSON.stringify(flags)}`)
+    throw new OptionError({
+      module: "matchesPattern",
+      option: "flags",
+      value: flags,
+      expected: "any of the flags i, m and s",
+      remedy: "Leave the others out"
+    })
   const compile = (given: string | RegExp): RE2JS => {
     const source = typeof given === "string" ? given : given.source
     const all = flags + (typeof given === "string" ? "" : given.flags)
     const bits = [...all].reduce((sum, flag) => sum | (flagBits[flag] ?? 0), 0)
-    return linearPattern(whole ? `^(?:${source})$` : source, whole ? bits & ~RE2JS.MULTILINE : bits)
+    try {
+      return linearPattern(whole ? `^(?:${source})$` : source, whole ? bits & ~RE2JS.MULTILINE : bits)
+    } catch (fault) {
+      if (!(fault instanceof TypeError)) throw fault
+      const expected = "a pattern that is matched in linear time"
+      throw new OptionError({
+        module: "matchesPattern",
+        option: "pattern",
+        value: source,
+        expected,
+        remedy: fault.message
+      })
+    }
   }
   const fixed = typeof pattern === "function" ? undefined : compile(pattern)
   return ({ task, trajectory }) => {
@@ -90,11 +109,24 @@ export const textLength = <Data = any>(
   options: LengthOptions = {}
 ): Verifier.VerifierFunction<Data> => {
   const { unit = "words", margin = 0 } = options
-  if (!(margin >= 0)) throw new RangeError(`textLength takes a margin of 0 or more ${unit}, got ${margin}`)
+  if (!(margin >= 0))
+    throw new OptionError({
+      module: "textLength",
+      option: "margin",
+      value: margin,
+      expected: `0 or more ${unit}`,
+      remedy: "Leave it out for none"
+    })
   const checked = (given: LengthLimits) => {
     const { min = 0, max = Number.POSITIVE_INFINITY } = given
     if (!(min >= 0 && max >= min))
-      throw new RangeError(`textLength takes 0 <= min <= max, got min ${min} and max ${max}`)
+      throw new OptionError({
+        module: "textLength",
+        option: "limits",
+        value: `min ${min}, max ${max}`,
+        expected: "0 <= min <= max",
+        remedy: "Raise max, or lower min"
+      })
     return { min, max }
   }
   const fixed = typeof limits === "function" ? undefined : checked(limits)
@@ -155,7 +187,13 @@ export interface TagOptions extends TextOptions {
  */
 export const formatTags = (names: ReadonlyArray<string>, options: TagOptions = {}): Verifier.VerifierFunction => {
   if (names.length === 0 || new Set(names).size < names.length) {
-    throw new TypeError(`formatTags takes names of elements, each once, got ${JSON.stringify(names)}`)
+    throw new OptionError({
+      module: "formatTags",
+      option: "names",
+      value: names,
+      expected: "at least one name, each once",
+      remedy: "Name each element once"
+    })
   }
   return ({ trajectory }) => {
     const text = (options.opened ? `<${names[0]}>` : "") + textOf(options, trajectory)
@@ -208,9 +246,22 @@ export interface RepetitionOptions extends TextOptions {
  */
 export const ngramRepetition = (options: RepetitionOptions = {}): Verifier.VerifierFunction => {
   const { n = 4, allowed = 0, unit = "words" } = options
-  if (!(Number.isInteger(n) && n >= 1)) throw new RangeError(`ngramRepetition takes an n of 1 or more, got ${n}`)
+  if (!(Number.isInteger(n) && n >= 1))
+    throw new OptionError({
+      module: "ngramRepetition",
+      option: "n",
+      value: n,
+      expected: "a whole number from 1",
+      remedy: "Leave it out for 4"
+    })
   if (!(allowed >= 0 && allowed < 1))
-    throw new RangeError(`ngramRepetition takes an allowed from 0 to below 1, got ${allowed}`)
+    throw new OptionError({
+      module: "ngramRepetition",
+      option: "allowed",
+      value: allowed,
+      expected: "a number from 0 to below 1",
+      remedy: "Give the share that may repeat"
+    })
   return ({ trajectory }) => {
     const items =
       unit === "tokens"
@@ -250,7 +301,13 @@ export const citations = <Data = any>(
 ): Verifier.VerifierFunction<Data> => {
   const { required = 1 } = options
   if (!(Number.isInteger(required) && required >= 0)) {
-    throw new RangeError(`citations takes a required of 0 or more, got ${required}`)
+    throw new OptionError({
+      module: "citations",
+      option: "required",
+      value: required,
+      expected: "a whole number from 0",
+      remedy: "Leave it out for 1"
+    })
   }
   return ({ task, trajectory }) => {
     const given = byTask(sources, task)

@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { OptionError } from "../OptionError.ts"
 import { type Conversation, type Message, MessageSchema, MessagesSchema, renderOptions } from "../text/Conversation.ts"
 import { type Place, placeIn, readJsonl, type Row } from "./internal/jsonl.ts"
 import type { TaskError } from "./internal/TaskError.ts"
@@ -171,7 +172,13 @@ const isConversational = (
 
 const turns = (messages: ReadonlyArray<Message>, told: Omit<Conversation, "messages">, tokenizer: Tokenizer) => {
   if (tokenizer.renderTurns === undefined) {
-    throw new TypeError(`the tokenizer ${tokenizer.name} has no chat template: use a chat model's, or text`)
+    throw new OptionError({
+      module: "Demonstration.encode",
+      option: "tokenizer",
+      value: tokenizer.name,
+      expected: "a tokenizer with a chat template",
+      remedy: "Use the tokenizer of a chat model, or give text"
+    })
   }
   return tokenizer.renderTurns(messages, renderOptions(told))
 }

@@ -10,6 +10,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import { OptionError } from "../OptionError.ts"
 import type { Group } from "../rollout/Trajectory.ts"
 import { type Context, evaluate } from "./internal/evaluate.ts"
 import {
@@ -82,17 +83,37 @@ export const all = <const Parts extends Readonly<Record<string, Part<any, any>>>
 ): Reward<Intersection<DataOf<Parts[keyof Parts]>>, ServicesOf<Parts[keyof Parts]>> => {
   const terms = Object.entries(parts).map(([name, part]) => [name, asTerm(part)] as const)
   if (!terms.some(([, term]) => term.role !== "metric")) {
-    throw new TypeError("Reward.all needs a weighted term or a gate: metrics alone are no reward")
+    throw new OptionError({
+      module: "Reward.all",
+      option: "parts",
+      value: terms.map(([name]) => name),
+      expected: "at least one weighted term or gate",
+      remedy: "Add one; metrics alone are not a reward"
+    })
   }
-  if (terms.some(([name]) => name === "" || name.includes("/"))) {
-    throw new TypeError("Reward.all: a part's name is not empty and has no slash, which joins nested names")
+  const wrong = terms.find(([name]) => name === "" || name.includes("/"))
+  if (wrong !== undefined) {
+    throw new OptionError({
+      module: "Reward.all",
+      option: "part name",
+      value: wrong[0],
+      expected: `text without "/"`,
+      remedy: "Rename the part"
+    })
   }
   return { _tag: "Term", role: "weight", weight: 1, judge: { _tag: "All", terms } }
 }
 
 /** Adds `weight` times the score. A weight may be negative (a penalty); 0 makes it a metric. */
 export const weight = <P extends Part<any, any>>(weight: number, part: P): Term<DataOf<P>, ServicesOf<P>> => {
-  if (!Number.isFinite(weight)) throw new RangeError(`Reward.weight takes a finite weight, got ${weight}`)
+  if (!Number.isFinite(weight))
+    throw new OptionError({
+      module: "Reward.weight",
+      option: "weight",
+      value: weight,
+      expected: "a finite number",
+      remedy: "Give the factor of the score, such as 0.1"
+    })
   return withRole(part, weight === 0 ? "metric" : "weight", weight)
 }
 

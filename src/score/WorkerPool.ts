@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Semaphore from "effect/Semaphore"
 import { availableParallelism } from "node:os"
+import { OptionError } from "../OptionError.ts"
 import type { CallAnswer, WorkerCall } from "./internal/verifierProtocol.ts"
 import * as VerifierProcess from "./internal/verifierProcess.ts"
 import * as VerifierThread from "./internal/verifierThread.ts"
@@ -53,7 +54,7 @@ export interface WorkerPoolOptions {
 export const layer = (options: WorkerPoolOptions = {}): Layer.Layer<VerifierPool> =>
   Layer.effect(VerifierPool, make(options))
 
-export const make = Effect.fnUntraced(function* (options: WorkerPoolOptions = {}) {
+export const make = (options: WorkerPoolOptions = {}) => {
   const limits: Limits = {
     workers: positive("workers", options.workers ?? availableParallelism()),
     deadline: positive("deadline", options.deadline ?? 10_000),
@@ -61,6 +62,10 @@ export const make = Effect.fnUntraced(function* (options: WorkerPoolOptions = {}
     memoryMb: positive("memoryMb", options.memoryMb ?? 512),
     crashes: positive("crashes", options.crashes ?? 2)
   }
+  return start(limits, options)
+}
+
+const start = Effect.fnUntraced(function* (limits: Limits, options: WorkerPoolOptions) {
   const makeWorker = options.isolation === "thread" ? VerifierThread.make : VerifierProcess.make
   const workers = yield* Effect.acquireRelease(
     Effect.sync(() => Array.from({ length: limits.workers }, () => makeWorker(limits))),
@@ -191,7 +196,14 @@ const keyOf = (verifier: WorkerVerifier): string => {
 }
 
 const positive = (name: string, value: number): number => {
-  if (!(value > 0)) throw new RangeError(`WorkerPool: ${name} must be positive, got ${value}`)
+  if (!(value > 0))
+    throw new OptionError({
+      module: "WorkerPool.make",
+      option: name,
+      value: value,
+      expected: "a number above 0",
+      remedy: "Leave it out for the default"
+    })
   return value
 }
 

@@ -4,6 +4,7 @@
  * vocabularies are here: `characters` for toy problems, `bytes` for any text.
  */
 import * as Schema from "effect/Schema"
+import { OptionError } from "../OptionError.ts"
 import type { Message, RenderOptions, ToolCall } from "./Conversation.ts"
 
 export type { RenderOptions } from "./Conversation.ts"
@@ -119,7 +120,13 @@ export const characters = (alphabet: string): Tokenizer => {
   const ids = new Map(symbols.map((symbol, id) => [symbol, id]))
   if (ids.size !== symbols.length) {
     const twice = symbols.find((symbol, id) => ids.get(symbol) !== id)
-    throw new RangeError(`Tokenizer.characters: ${JSON.stringify(twice)} occurs twice in the alphabet; remove one`)
+    throw new OptionError({
+      module: "Tokenizer.characters",
+      option: "alphabet",
+      value: alphabet,
+      expected: "different characters",
+      remedy: `Remove one of the two ${JSON.stringify(twice)}`
+    })
   }
   const endOfText = symbols.length
   const name = `characters(${symbols.length})`

@@ -117,7 +117,7 @@ describe("digitCompletion", () => {
   )
 
   it("refuses settings that make no task, and says which to give", () => {
-    assert.throws(() => digitCompletion({ modulus: 1 }), /modulus is 1; give a whole number/)
+    assert.throws(() => digitCompletion({ modulus: 1 }), /modulus is 1; expected a whole number/)
     assert.throws(() => digitCompletion({ minTerms: 4, maxTerms: 3 }), /minTerms is 4/)
     assert.throws(() => digitCompletion({ maxDifference: 2.5 }), /maxDifference is 2.5/)
     assert.throws(() => digitCompletion({ heldOut: 1 }), /heldOut is 1/)

@@ -168,7 +168,7 @@ describe("toolCaller", () => {
   )
 
   it("refuses settings that make no task, and says which to give", () => {
-    assert.throws(() => toolCaller({ max: 5 }), /max is 5; give a whole number from 20 to 99/)
+    assert.throws(() => toolCaller({ max: 5 }), /max is 5; expected a whole number from 20 to 99/)
     assert.throws(() => toolCaller({ heldOut: -1 }), /heldOut is -1/)
   })
 })

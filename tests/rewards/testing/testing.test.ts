@@ -221,12 +221,12 @@ describe("checkVerifier", () => {
       await promise().catch((error: unknown) => (fault = error))
       assert.match(String(fault), message)
     }
-    await rejects(() => checkVerifier(sound, []), /no examples/)
-    await rejects(() => checkVerifier(sound, { task, gold: [], wrong: ["1"] }), /task sum has no gold completion/)
-    await rejects(() => checkVerifier(sound, { task, gold: ["19"], wrong: [] }), /task sum has no wrong completion/)
+    await rejects(() => checkVerifier(sound, []), /examples is \[\]; expected at least one/)
+    await rejects(() => checkVerifier(sound, { task, gold: [], wrong: ["1"] }), /gold of task sum is \[\]/)
+    await rejects(() => checkVerifier(sound, { task, gold: ["19"], wrong: [] }), /wrong of task sum is \[\]/)
     await rejects(
       () => checkVerifier(sound, example, { expect: { offByOne: "either" } }),
-      /no mutation offByOne; there are gold/
+      /expect is "offByOne"; expected the name of a mutation. Use one of gold/
     )
   })
 

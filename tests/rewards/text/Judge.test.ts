@@ -12,6 +12,7 @@ import { asData, neutral } from "../../../rewards/text/internal/judgePrompt.ts"
 import * as Reward from "../../../src/score/Reward.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
 import { group, trajectory } from "../../fixtures/trajectories.ts"
+import { OptionError } from "quintain"
 
 interface Seen {
   readonly system: string
@@ -231,7 +232,7 @@ describe("judge", () => {
       assert.throws(() => judge({ rubric }))
     }
     for (const option of [{ votes: 0 }, { scale: 0 }, { scale: 101 }, { retries: -1 }, { concurrency: Number.NaN }]) {
-      assert.throws(() => judge({ rubric: { a: "x" }, ...option }), RangeError)
+      assert.throws(() => judge({ rubric: { a: "x" }, ...option }), OptionError)
     }
   })
 })

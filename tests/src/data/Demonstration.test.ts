@@ -146,7 +146,10 @@ describe("Demonstration.encode", () => {
       assert.match(silent.message, /^mine, index 1: nothing in it is to be learnt.*assistant's turn/)
       assert.match((yield* refused({ text: "\ud800" })).message, /index 1: cannot be rendered: .*no token for/)
       const plain = Tokenizer.characters("ok")
-      assert.match((yield* refused({ messages: conversation }, plain)).message, /characters\(2\) has no chat template/)
+      assert.match(
+        (yield* refused({ messages: conversation }, plain)).message,
+        /tokenizer is "characters\(2\)"; expected a tokenizer with a chat template/
+      )
       const empty = yield* Effect.flip(Demonstration.encode(Demonstration.fromArray([]), tokenizer))
       assert.match(empty.message, /holds no demonstration/)
     })

@@ -315,9 +315,9 @@ describe("Reward", () => {
   )
 
   it("refuses compositions that mean nothing", () => {
-    assert.throws(() => Reward.all({}), /needs a weighted term or a gate/)
-    assert.throws(() => Reward.all({ a: Reward.metric(() => 1) }), /metrics alone/)
-    assert.throws(() => Reward.all({ "a/b": () => 1 }), /no slash/)
+    assert.throws(() => Reward.all({}), /expected at least one weighted term or gate/)
+    assert.throws(() => Reward.all({ a: Reward.metric(() => 1) }), /metrics alone are not a reward/)
+    assert.throws(() => Reward.all({ "a/b": () => 1 }), /part name is "a\/b"; expected text without/)
     assert.throws(() => Reward.weight(Number.NaN, () => 1), /finite/)
   })
 
