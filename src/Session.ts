@@ -23,7 +23,7 @@ export interface Cancellation {
 }
 
 export interface CallOptions extends Cancellation {
-  /** The adapter that the call trains or samples, one of {@link Session.adapters}. Default: as `lora` says. */
+  /** The adapter that the call trains or samples, one of {@link Session.adapters}. Default: as the option `adapter` says. */
   readonly adapter?: string
 }
 
@@ -42,7 +42,7 @@ export interface Session extends AsyncDisposable {
   readonly sample: (request: SampleRequest, call?: CallOptions) => Promise<ReadonlyArray<Completion>>
   /** Several adapters on one base: see `Policy`. */
   readonly adapters: {
-    readonly add: (name: string, from: Adapter.LoraConfig | string) => Promise<void>
+    readonly add: (name: string, from: Adapter.AdapterConfig | string) => Promise<void>
     readonly remove: (name: string) => Promise<void>
     readonly list: () => Promise<ReadonlyArray<AdapterInfo>>
   }

@@ -1,6 +1,6 @@
 /**
- * Low-rank adapters (LoRA): what one is made of, and the policy and sampler of one of several that share a base. The base
- * is held once; each adapter has its own factors, gradients, optimiser and version, in PEFT's format on disk.
+ * Adapters: the settings of one, and the policy and sampler of one of several that share a base. The base
+ * is held once; each adapter has its own weights, gradients, optimiser and version, in PEFT's format on disk.
  *
  * {@link layer} gives whatever trains or samples in its scope another adapter, so a whole run can be about one of them:
  *
@@ -13,8 +13,8 @@
  *
  * Effect.gen(function* () {
  *   const { adapters } = yield* Policy.Policy
- *   yield* adapters.add("tools", { rank: 16 })
- *   yield* adapters.add("sums", { rank: 8, targets: ["q_proj", "v_proj"] })
+ *   yield* adapters.add("tools", { kind: "lora", rank: 16 })
+ *   yield* adapters.add("sums", { kind: "lora", rank: 8, targets: ["q_proj", "v_proj"] })
  *   yield* both
  * }).pipe(Effect.provide(PolicyNative.layer({ model, tokenizer, adapters: {} })))
  * ```
@@ -27,7 +27,7 @@ import { EngineError } from "./EngineError.ts"
 import { Policy } from "./Policy.ts"
 import { Sampler } from "./Sampler.ts"
 
-export { base, defaultName, LoraConfig, resolveTargets } from "../model/adapterConfig.ts"
+export { AdapterConfig, base, defaultName, Lora } from "../model/adapterConfig.ts"
 
 /**
  * Policy and sampler with the adapter `name` in place of the default one: it is what is sampled, trained, saved and

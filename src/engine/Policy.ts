@@ -4,13 +4,14 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import type { LoraConfig } from "../model/adapterConfig.ts"
+import type { AdapterConfig } from "../model/adapterConfig.ts"
+import type { Capabilities } from "./Capabilities.ts"
 import type { EngineError } from "./EngineError.ts"
 import type { Forest } from "./Forest.ts"
 
 export type { Forest } from "./Forest.ts"
 
-/** Which adapter a call is about, by name; `base` is the model without any. Default: the adapter that `lora` made, if any. */
+/** Which adapter a call is about, by name; `base` is the model without any. Default: the one that the option `adapter` made, if any. */
 export interface AdapterChoice {
   readonly adapter?: string
 }
@@ -79,19 +80,17 @@ export interface PolicyInfo {
 /** An adapter on the policy's base. */
 export interface AdapterInfo {
   readonly name: string
-  readonly rank: number
-  readonly alpha: number
-  /** Module paths, or ends of them. */
-  readonly targets: ReadonlyArray<string>
-  readonly rsLora: boolean
-  readonly dropout: number
+  /** All settings, defaults included. */
+  readonly config: AdapterConfig
   readonly parameters: number
   /** Counts changes of its weights. */
   readonly version: number
   /** Optimiser steps taken. */
   readonly steps: number
-  /** Bytes of its factors in memory. */
+  /** Bytes of its weights in memory. */
   readonly bytes: number
+  /** Most tokens of a string under it: the model's, less what the adapter itself takes. */
+  readonly contextLength: number
 }
 
 export interface ExportOptions extends AdapterChoice {
@@ -105,7 +104,7 @@ export interface ExportOptions extends AdapterChoice {
 export interface Memory {
   /** The base, however many adapters share it. */
   readonly weights: number
-  /** The factors of all adapters. */
+  /** The weights of all adapters. */
   readonly adapters: number
   readonly reference: number
   readonly gradients: number
@@ -121,8 +120,9 @@ export class Policy extends Context.Service<
   Policy,
   {
     readonly info: PolicyInfo
-    /** Counts changes of the weights that calls which name no adapter train. An engine without it counts by its steps. */
-    readonly version?: Effect.Effect<number, EngineError>
+    readonly capabilities: Capabilities
+    /** Counts changes of the weights that calls which name no adapter train. */
+    readonly version: Effect.Effect<number, EngineError>
     /** The log-probability of each target, and more if `options` ask for it. */
     readonly forward: (forest: Forest, options?: ForwardOptions) => Effect.Effect<Forward, EngineError>
     /** Adds to the gradient of the weights. Consumes the forward that `id` names. */
@@ -152,7 +152,7 @@ export class Policy extends Context.Service<
     /** The adapters that share the base. */
     readonly adapters: {
       /** Adds one: fresh from settings, which changes nothing until it is trained, or from a folder in PEFT's format. */
-      readonly add: (name: string, from: LoraConfig | string) => Effect.Effect<void, EngineError>
+      readonly add: (name: string, from: AdapterConfig | string) => Effect.Effect<void, EngineError>
       /** Drops one with its gradients and its optimiser; samples under way with it fail. */
       readonly remove: (name: string) => Effect.Effect<void, EngineError>
       readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, EngineError>

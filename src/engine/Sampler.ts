@@ -63,23 +63,33 @@ export interface WeightUpdate {
   readonly version: number
 }
 
+/** Whether a sampler's weights can be replaced by others from a disk. */
+export type Weights =
+  | {
+      /** They stay, or change with a policy that shares them. */
+      readonly _tag: "Fixed"
+    }
+  | {
+      readonly _tag: "Updatable"
+      /**
+       * Takes other weights, by path. The folder is read during the call. Samples requested afterwards are drawn with them
+       * and carry `version`. After a failure or an interruption the former ones still serve, or samples fail until another
+       * update if a sampler cannot tell which it has. The folder of an adapter may be read again until the next update.
+       */
+      readonly update: (weights: WeightUpdate) => Effect.Effect<void, EngineError>
+    }
+
 export class Sampler extends Context.Service<
   Sampler,
   {
     readonly name: string
     /**
      * The engine whose arithmetic the log-probabilities come from. It equals the policy's `info.engine` only where the two
-     * agree to rounding: the same weights, dtype and program. Default: `name`. Where it differs, `Grpo.train` corrects for it.
+     * agree to rounding: the same weights, dtype and program. If it differs, `Grpo.train` corrects for it.
      */
-    readonly engine?: string
+    readonly engine: string
     /** Completions of one prompt, in the order of their index. Interruption aborts the native work. */
     readonly sample: (request: SampleRequest) => Effect.Effect<ReadonlyArray<Completion>, EngineError>
-    /**
-     * Takes other weights, by path; absent where an engine cannot. The folder is read during the call. Samples requested
-     * afterwards are drawn with them and carry `version`. After a failure or an interruption the former ones still serve, or
-     * samples fail until another update where a sampler cannot tell which it has. The folder of an adapter may be read again
-     * until the next update.
-     */
-    readonly update?: (weights: WeightUpdate) => Effect.Effect<void, EngineError>
+    readonly weights: Weights
   }
 >()("quintain/Sampler") {}

@@ -19,9 +19,9 @@ import { Sampler, type WeightUpdate } from "./Sampler.ts"
 export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = never> {
   /** The engine that trains; a sampler that comes with it is not used. */
   readonly policy: Layer.Layer<Policy, E1, R1>
-  /** One that has `update`. */
+  /** One whose weights are Updatable. */
   readonly sampler: Layer.Layer<Sampler, E2, R2>
-  /** The adapter to follow. Default: the one that `lora` made, or all weights where there is none. */
+  /** The adapter to follow. Default: the one that the option `adapter` made, or all weights if there is none. */
   readonly adapter?: string
   /**
    * What is handed over: the adapter alone, or a whole model (of a policy that trains an adapter: with the adapter merged
@@ -73,18 +73,17 @@ const follow = Effect.fnUntraced(function* (
   sampler: Sampler["Service"],
   options: Pick<WeightSyncOptions, "adapter" | "directory" | "dtype" | "inSync" | "kind">
 ) {
-  const { update } = sampler
-  if (update === undefined) {
-    const detail = `the sampler ${sampler.name} cannot take other weights; use one that has \`update\``
+  if (sampler.weights._tag === "Fixed") {
+    const detail = `the weights of the sampler ${sampler.name} are fixed; use one whose \`weights\` are Updatable`
     return yield* refused("update", { _tag: "Unsupported", what: "other weights", engine: sampler.name, detail })
   }
+  const { update } = sampler.weights
   const followed = options.adapter ?? Adapter.defaultName
   const choice = options.adapter === undefined ? {} : { adapter: options.adapter }
 
   // Of the policy's weights; `pushed` is the one that the sampler has.
   let generation = 0
   let pushed = options.inSync === true ? 0 : -1
-  let lastStep = 0
   let failures = 0
   let failure: EngineError | undefined
   /** The folder of an adapter that the sampler may read again. */
@@ -112,10 +111,10 @@ const follow = Effect.fnUntraced(function* (
       }
       const kind = options.kind ?? (adapter === undefined ? "model" : "adapter")
       if (kind === "adapter" && adapter === undefined) {
-        const detail = "kind is `adapter`, but the policy trains none; set `lora`, or leave it out"
+        const detail = "kind is `adapter`, but the policy trains none; set `adapter`, or leave `kind` out"
         return yield* refused("update", { _tag: "Config", option: "kind", detail })
       }
-      const version = adapter?.version ?? (policy.version === undefined ? lastStep : yield* policy.version)
+      const version = adapter?.version ?? (yield* policy.version)
       const directory = path.join(folder, `${kind}-${version}`)
       yield* kind === "adapter"
         ? policy.save(directory, choice)
@@ -195,12 +194,7 @@ const follow = Effect.fnUntraced(function* (
 
   const following: Policy["Service"] = {
     ...policy,
-    step: (settings) =>
-      change(
-        Effect.tap(policy.step(settings), ({ version }) => Effect.sync(() => void (lastStep = version))),
-        settings.adapter,
-        ({ skipped }) => skipped
-      ),
+    step: (settings) => change(policy.step(settings), settings.adapter, ({ skipped }) => skipped),
     load: (directory, which) => change(policy.load(directory, which), which?.adapter),
     adapters: {
       ...policy.adapters,
@@ -210,8 +204,8 @@ const follow = Effect.fnUntraced(function* (
   }
   const follower: Sampler["Service"] = {
     name: sampler.name,
-    // Even one of the policy's own kind is another program, which may round otherwise.
-    engine: sampler.engine ?? `${sampler.name}, following`,
+    engine: sampler.engine,
+    weights: { _tag: "Fixed" },
     sample: ({ adapter, ...request }) => {
       if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
       if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })

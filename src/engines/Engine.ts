@@ -3,6 +3,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { EngineError } from "../engine/EngineError.ts"
+import { adapterOf } from "../model/adapterConfig.ts"
 import { Policy } from "../engine/Policy.ts"
 import type { NativeOptions } from "./native/PolicyNative.ts"
 import type { ExecutionProvider, OnnxOptions } from "./onnx/PolicyOnnx.ts"
@@ -46,11 +47,14 @@ const notNative = (options: EngineOptions): EngineError | undefined => {
 }
 
 /** An option that the engine `onnx` cannot honour. */
-const notOnnx = ({ blocks, device, dtype, executionProviders, lora }: EngineOptions): EngineError | undefined => {
+const notOnnx = (options: EngineOptions): EngineError | undefined => {
+  const { blocks, device, dtype, executionProviders } = options
   const remedy = 'set engine to "native", or leave it out'
   if (dtype !== undefined && dtype !== "f32") return refuse("dtype", `the engine "onnx" trains in f32: ${remedy}`)
   if (blocks !== undefined) return refuse("blocks", `the engine "onnx" trains on weights in f32: ${remedy}`)
-  if ((lora?.dropout ?? 0) > 0) return refuse("lora.dropout", `the engine "onnx" has no dropout: ${remedy}`)
+  const given = options.adapter === undefined ? "lora" : "adapter"
+  if ((adapterOf(options)?.dropout ?? 0) > 0)
+    return refuse(`${given}.dropout`, `the engine "onnx" has no dropout: ${remedy}`)
   if (device === undefined || executionProviders === undefined) return undefined
   return refuse("device", "executionProviders says it already: give one of the two")
 }

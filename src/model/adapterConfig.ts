@@ -1,10 +1,17 @@
-/** The settings of adapters, and the modules they apply to. */
+/**
+ * The settings of adapters, and the modules they apply to. Kinds are those of PEFT's `peft_type`; variants of one kind are
+ * settings of it, as in PEFT's files.
+ *
+ * A kind with virtual tokens (prompt tuning, prefix tuning) keeps them in the kernel alone. Token trees, trajectories and
+ * sample requests hold real tokens only, and `AdapterInfo.contextLength` is shorter by the virtual ones.
+ */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { RE2JS } from "re2js"
 
-/** The settings of an adapter. `y += scale · B · A · dropout(x)`, with A random, B zero at the start. */
-export const LoraConfig = Schema.Struct({
+/** Low-rank adaptation: `y += scale · B · A · dropout(x)`, with A random and B zero at the start. */
+export const Lora = Schema.Struct({
+  kind: Schema.Literal("lora"),
   rank: Schema.Int.check(Schema.isGreaterThan(0)),
   /** The scale is alpha / rank. Default: twice the rank. */
   alpha: Schema.optionalKey(Schema.Finite),
@@ -23,9 +30,22 @@ export const LoraConfig = Schema.Struct({
    */
   dropout: Schema.optionalKey(Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1, exclusiveMaximum: true })))
 })
-export type LoraConfig = typeof LoraConfig.Type
+export type Lora = typeof Lora.Type
 
-/** The name of the adapter that `lora` makes; it serves calls that name none. */
+export const AdapterConfig = Schema.Union([Lora])
+export type AdapterConfig = typeof AdapterConfig.Type
+
+/** The option `lora: { rank: 16 }` of engines, which is short for `adapter: { kind: "lora", rank: 16 }`. */
+export type LoraShorthand = Omit<Lora, "kind">
+
+/** The adapter that an engine's options ask for: `adapter`, or `lora` in its place. */
+export const adapterOf = (options: {
+  readonly adapter?: AdapterConfig | undefined
+  readonly lora?: LoraShorthand | undefined
+}): AdapterConfig | undefined =>
+  options.adapter ?? (options.lora === undefined ? undefined : { kind: "lora", ...options.lora })
+
+/** The name of the adapter that the option `adapter` makes; it serves calls that name none. */
 export const defaultName = "default"
 
 /** Names the model without adapters where a call may name one. */
@@ -36,7 +56,7 @@ export const base = "base"
  * failure says what is wrong with it.
  */
 export const resolveTargets = (
-  targets: LoraConfig["targets"],
+  targets: AdapterConfig["targets"],
   modules: ReadonlyArray<string>
 ): Result.Result<ReadonlyArray<string>, string> => {
   if (targets === undefined) return Result.succeed(["all-linear"])

@@ -33,7 +33,7 @@ const measure = (model: string, form: string) => {
     const peak = process.resourceUsage().maxRSS * 1024 - before
     const after = resident()
     const { weights } = yield* policy.memory
-    for (const name of ["first", "second"]) yield* policy.adapters.add(name, { rank: 16 })
+    for (const name of ["first", "second"]) yield* policy.adapters.add(name, { kind: "lora", rank: 16 })
     const { adapters } = yield* policy.memory
     const grownByAdapters = resident() - after
     const { parameters } = policy.info

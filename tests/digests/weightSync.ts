@@ -31,24 +31,28 @@ const replica = Layer.effect(
       ).pipe(Effect.orDie)
     let current = yield* open(model)
     let adapter: string | undefined
-    let policyVersion = 0
+    let held = 0
     return Sampler.Sampler.of({
       name: "replica",
+      engine: "replica",
       sample: (request) =>
         Context.get(current, Sampler.Sampler)
           .sample({ ...request, ...(adapter === undefined ? {} : { adapter }) })
-          .pipe(Effect.map((completions) => completions.map((completion) => drawnFrom(policyVersion, completion)))),
-      update: Effect.fnUntraced(function* ({ directory, kind, version }) {
-        if (kind === "model") current = yield* open(directory)
-        else {
-          const { adapters } = Context.get(current, Policy.Policy)
-          const name = `v${version}`
-          yield* Effect.orDie(adapters.add(name, directory))
-          if (adapter !== undefined) yield* Effect.orDie(adapters.remove(adapter))
-          adapter = name
-        }
-        policyVersion = version
-      })
+          .pipe(Effect.map((completions) => completions.map((completion) => drawnFrom(held, completion)))),
+      weights: {
+        _tag: "Updatable",
+        update: Effect.fnUntraced(function* ({ directory, kind, version }: Sampler.WeightUpdate) {
+          if (kind === "model") current = yield* open(directory)
+          else {
+            const { adapters } = Context.get(current, Policy.Policy)
+            const name = `v${version}`
+            yield* Effect.orDie(adapters.add(name, directory))
+            if (adapter !== undefined) yield* Effect.orDie(adapters.remove(adapter))
+            adapter = name
+          }
+          held = version
+        })
+      }
     })
   })
 )

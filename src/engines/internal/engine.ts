@@ -2,6 +2,7 @@
  * What an engine offers that samples and trains. The services are made of it (`enginePolicy.ts`, `engineSampler.ts`), so
  * they are the same whether a native model answers or the worker thread of ONNX Runtime.
  */
+import type { Capabilities } from "../../engine/Capabilities.ts"
 import type { Forest, Memory } from "../../engine/Policy.ts"
 import type * as Native from "./nativeModel.ts"
 
@@ -35,6 +36,7 @@ export interface SamplingEngine {
 }
 
 export interface Engine extends SamplingEngine {
+  readonly capabilities: Capabilities
   /** Never waits for the calls under way. */
   readonly facts: () => Promise<EngineFacts>
   /** A raised signal ends the call, which is then rejected with `ABORTED`. */

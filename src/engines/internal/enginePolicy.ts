@@ -4,7 +4,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { existsSync } from "node:fs"
 import * as path from "node:path"
-import * as Adapter from "../../engine/Adapter.ts"
+import { AdapterConfig, adapterOf, defaultName, type LoraShorthand, resolveTargets } from "../../model/adapterConfig.ts"
 import * as Checkpoint from "../../model/Checkpoint.ts"
 import { EngineError } from "../../engine/EngineError.ts"
 import type { Policy } from "../../engine/Policy.ts"
@@ -14,7 +14,7 @@ import type { Engine } from "./engine.ts"
 import { engineFailure } from "./engineFailure.ts"
 import { vocabulary } from "./openModel.ts"
 
-const decodeLora = Schema.decodeUnknownEffect(Adapter.LoraConfig, { errors: "all" })
+const decodeAdapter = Schema.decodeUnknownEffect(AdapterConfig, { errors: "all" })
 
 const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, EngineError> =>
   Effect.tryPromise({ try: run, catch: (cause) => engineFailure(operation, cause) })
@@ -28,6 +28,7 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
   const { contextLength, device, dtype, engine: name, parameters, trainable, vocabularySize } = yield* facts
   const service: Policy["Service"] = {
     info: { engine: name, dtype, device, parameters, trainable, vocabularySize, contextLength },
+    capabilities: engine.capabilities,
     version: Effect.map(facts, ({ version }) => version),
     forward: (forest, options = {}) =>
       aborting("forward", (signal) =>
@@ -81,9 +82,11 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
         })
       ).pipe(Effect.andThen(Effect.suspend(() => withTokenizer(location, directory)))),
     adapters: {
-      add: (name, from) => addAdapter(engine, "addAdapter", name, from),
+      add: (name, from) => addAdapter(engine, "addAdapter", "adapter", name, from),
       remove: (name) => call("removeAdapter", () => engine.removeAdapter(name)),
-      list: Effect.map(facts, ({ adapters }) => adapters.map(({ lora, ...adapter }) => ({ ...adapter, ...lora })))
+      list: Effect.map(facts, ({ adapters }) =>
+        adapters.map(({ lora, ...adapter }) => ({ ...adapter, config: { kind: "lora", ...lora }, contextLength }))
+      )
     },
     memory: Effect.map(facts, ({ memory }) => memory)
   }
@@ -95,30 +98,44 @@ const named = (options: { readonly adapter?: string } | undefined): { readonly a
 
 /** Adds an adapter with these settings, or the one in a folder. */
 const addAdapter = Effect.fnUntraced(function* (
-  engine: Pick<Engine, "addAdapter" | "facts">,
+  engine: Pick<Engine, "addAdapter" | "capabilities" | "facts" | "name">,
   operation: string,
+  option: string,
   name: string,
-  from: Adapter.LoraConfig | string
+  from: AdapterConfig | string
 ) {
   const refused = (option: string, problem: string) =>
     new EngineError({ operation, reason: { _tag: "Config", option, detail: `${option}: ${problem}` } })
   if (typeof from === "string") return yield* call(operation, () => engine.addAdapter(name, null, from))
-  const lora = yield* decodeLora(from).pipe(Effect.mapError((error) => refused("lora", error.message)))
+  const { kind, ...config } = yield* decodeAdapter(from).pipe(
+    Effect.mapError((error) => refused(option, error.message))
+  )
+  if (!engine.capabilities.adapters.includes(kind)) {
+    const detail = `the engine ${engine.name} has no adapters of kind \`${kind}\``
+    return yield* new EngineError({
+      operation,
+      reason: { _tag: "Unsupported", what: kind, engine: engine.name, detail }
+    })
+  }
   const { modules } = yield* call(operation, () => engine.facts())
-  const targets = Adapter.resolveTargets(lora.targets, modules)
-  if (Result.isFailure(targets)) return yield* refused("lora.targets", targets.failure)
-  const settings = JSON.stringify({ ...lora, targets: targets.success })
+  const targets = resolveTargets(config.targets, modules)
+  if (Result.isFailure(targets)) return yield* refused(`${option}.targets`, targets.failure)
+  const settings = JSON.stringify({ ...config, targets: targets.success })
   yield* call(operation, () => engine.addAdapter(name, settings, null))
 })
 
 interface SetUp {
-  readonly lora?: Adapter.LoraConfig | undefined
+  readonly adapter?: AdapterConfig | undefined
+  readonly lora?: LoraShorthand | undefined
   readonly tokenizer?: Tokenizer | undefined
 }
 
 /** What is the same for every engine that has just opened: the adapter that is trained, and the tokens' bytes. */
-export const setUp = Effect.fnUntraced(function* (engine: Engine, { lora, tokenizer }: SetUp) {
-  if (lora !== undefined) yield* addAdapter(engine, "open", Adapter.defaultName, lora)
+export const setUp = Effect.fnUntraced(function* (engine: Engine, options: SetUp) {
+  const { tokenizer } = options
+  const adapter = adapterOf(options)
+  const given = options.adapter === undefined ? "lora" : "adapter"
+  if (adapter !== undefined) yield* addAdapter(engine, "open", given, defaultName, adapter)
   if (tokenizer !== undefined) {
     const { bytes, offsets } = vocabulary(tokenizer)
     engine.setVocabulary(bytes, offsets)

@@ -9,6 +9,8 @@ import { engineFailure } from "./engineFailure.ts"
 
 export const engineSampler = (engine: SamplingEngine): Sampler["Service"] => ({
   name: engine.name,
+  engine: engine.name,
+  weights: { _tag: "Fixed" },
   sample: (request) =>
     Effect.callback((resume) => {
       const gathered = new Gathered(request)

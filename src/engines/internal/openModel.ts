@@ -1,7 +1,7 @@
 /** What engines have in common when they open a model: where it is, what the native kernel is told, its vocabulary. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import type { LoraConfig } from "../../engine/Adapter.ts"
+import type { AdapterConfig, LoraShorthand } from "../../model/adapterConfig.ts"
 import * as Checkpoint from "../../model/Checkpoint.ts"
 import type { HubOptions } from "../../model/Hub.ts"
 import { EngineError } from "../../engine/EngineError.ts"
@@ -21,7 +21,9 @@ export interface ModelOptions {
   readonly hub?: HubOptions
   readonly seed?: number
   /** Train an adapter (called `default`) and keep the base frozen. Default: all parameters. */
-  readonly lora?: LoraConfig
+  readonly adapter?: AdapterConfig
+  /** Short for `adapter` with `kind: "lora"`. Give one of the two. */
+  readonly lora?: LoraShorthand
   /**
    * Folders of adapters that this package or PEFT saved, by the name to give them. The base is then frozen, also where
    * there are none yet: `{}` opens a model for adapters added later.
@@ -46,6 +48,10 @@ const decodeModel = Schema.decodeUnknownEffect(ModelConfig, { errors: "all" })
 
 export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions, "tokenizer">) {
   const { hub, model } = options
+  if (options.adapter !== undefined && options.lora !== undefined) {
+    const detail = "lora: it is short for `adapter`, which is given too; leave one of the two out"
+    return yield* new EngineError({ operation: "open", reason: { _tag: "Config", option: "lora", detail } })
+  }
   const location =
     typeof model === "string"
       ? yield* Checkpoint.locate(model, hub === undefined ? {} : { hub }).pipe(
@@ -71,7 +77,7 @@ export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions,
   const settings: Native.NativeSettings = {
     ...(config === undefined ? {} : { config }),
     seed: options.seed ?? 0,
-    frozen: options.lora !== undefined || options.adapters !== undefined,
+    frozen: options.adapter !== undefined || options.lora !== undefined || options.adapters !== undefined,
     ...(options.adapters === undefined ? {} : { adapters: options.adapters }),
     // A revision is where the base was fetched from; PEFT records the name alone.
     ...(location === undefined ? {} : { baseName: location.name.replace(/@[^@/]*$/, "") }),

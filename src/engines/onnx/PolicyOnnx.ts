@@ -16,6 +16,7 @@ import { deviceSettings, openClient } from "./worker/open.ts"
 import { probe } from "./worker/probe.ts"
 import { type ModelOptions, sourceOf } from "../internal/openModel.ts"
 import type { EngineError } from "../../engine/EngineError.ts"
+import { adapterOf } from "../../model/adapterConfig.ts"
 import { Policy } from "../../engine/Policy.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
@@ -99,9 +100,9 @@ export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<Provid
 const measured = Effect.fnUntraced(function* (options: OnnxOptions) {
   const { deviceBytes, threads } = yield* deviceSettings(options)
   const { location, settings } = yield* sourceOf(options)
-  const { lora } = options
   // Which modules it sits on is not looked at closely: the graphs are those of all of them.
-  const adapter = settings.frozen === true ? { lora: { rank: lora?.rank ?? 16, targets: ["all-linear"] } } : {}
+  const adapter =
+    settings.frozen === true ? { lora: { rank: adapterOf(options)?.rank ?? 16, targets: ["all-linear"] } } : {}
   const providers = options.executionProviders ?? (["webgpu", "cuda", "dml", "coreml", "cpu"] as const)
   return yield* Effect.forEach(
     providers,

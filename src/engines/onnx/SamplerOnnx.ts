@@ -24,7 +24,7 @@ import type { DeviceOptions } from "./PolicyOnnx.ts"
 import type { EngineError } from "../../engine/EngineError.ts"
 import { Sampler } from "../../engine/Sampler.ts"
 
-export interface SamplerOnnxOptions extends Omit<ModelOptions, "lora">, DeviceOptions {
+export interface SamplerOnnxOptions extends Omit<ModelOptions, "adapter" | "lora">, DeviceOptions {
   /**
    * What the matrices are held and multiplied in; everything else is f32. `q8_0` and `q4_0` are blocks of 32 weights that
    * share a scale (the head stays 8-bit), rounded when the model is opened; `file`: the blocks of a GGUF file as they are.
@@ -34,7 +34,7 @@ export interface SamplerOnnxOptions extends Omit<ModelOptions, "lora">, DeviceOp
 }
 
 /**
- * A sampler alone, closed with the scope. It has `update`: an adapter's folder is read and put on the base that is there; a
+ * A sampler alone, closed with the scope. Its weights are Updatable: an adapter's folder is read and put on the base that is there; a
  * whole model is opened and takes the place of the former one, both in memory for that moment. Samples under way are
  * finished first, with the weights that they began with. Errors are those of `PolicyOnnx.layer`.
  */
@@ -51,11 +51,14 @@ export const layer = (options: SamplerOnnxOptions): Layer.Layer<Sampler, EngineE
       return Sampler.of({
         ...engineSampler(engine),
         engine: weights === "f32" ? "onnx" : `onnx ${weights}`,
-        update: (weights) =>
-          abortable(
-            (signal) => engine.update(weights, signal),
-            (cause) => engineFailure("update", cause)
-          )
+        weights: {
+          _tag: "Updatable",
+          update: (weights) =>
+            abortable(
+              (signal) => engine.update(weights, signal),
+              (cause) => engineFailure("update", cause)
+            )
+        }
       })
     })
   )

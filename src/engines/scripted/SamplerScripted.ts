@@ -32,6 +32,8 @@ const completion = ({ reply, tokenizer }: Script, request: SampleRequest, index:
 export const layer = (script: Script): Layer.Layer<Sampler> =>
   Layer.succeed(Sampler, {
     name: "scripted",
+    engine: "scripted",
+    weights: { _tag: "Fixed" },
     sample: (request) =>
       Effect.sync(() =>
         Array.from({ length: request.count }, (_, i) => completion(script, request, request.key.index + i))

@@ -3,7 +3,7 @@
  * each; text is never re-encoded. Nothing that a server answers is trusted before it is checked: what is not a sample of the
  * request is a {@link EngineError} that says what is wrong.
  *
- * | server | start it with | weights by `update` |
+ * | server | start it with | other weights |
  * |---|---|---|
  * | vLLM 0.10.2+ | `--enable-lora --max-lora-rank 64`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; `--logprobs-mode processed_logprobs` for temperatures other than 1 | adapters |
  * | SGLang 0.5.3+ | `--enable-lora --max-lora-rank 64 --lora-target-modules all` for adapters; `--enable-deterministic-inference` if seeds are to count | adapters, whole models |
@@ -237,7 +237,7 @@ const make = Effect.fnUntraced(function* <Body>(
         { concurrency: "unbounded" }
       )
     }),
-    ...(weights.update === undefined ? {} : { update: weights.update })
+    weights: weights.update === undefined ? { _tag: "Fixed" } : { _tag: "Updatable", update: weights.update }
   } satisfies Sampler["Service"]
 })
 

@@ -6,6 +6,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { lookup } from "quintain/envs"
 import { Adapter, Grpo, Policy, PolicyNative, Progress, Sampler, WorkerPool, type EngineError } from "quintain"
+import { resolveTargets } from "../../../src/model/adapterConfig.ts"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -54,7 +55,10 @@ const trained = (root: string, names: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const policy = yield* Policy.Policy
     for (const name of names) {
-      yield* policy.adapters.add(name, name === "a" ? { rank: 4 } : { rank: 2, targets: ["q_proj", "down_proj"] })
+      yield* policy.adapters.add(
+        name,
+        name === "a" ? { kind: "lora", rank: 4 } : { kind: "lora", rank: 2, targets: ["q_proj", "down_proj"] }
+      )
     }
     yield* Effect.forEach(
       names,
@@ -70,15 +74,26 @@ const trained = (root: string, names: ReadonlyArray<string>) =>
 describe("Adapter", () => {
   it("reads targets as PEFT does", () => {
     const modules = ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj", "model.layers.1.self_attn.q_proj"]
-    const of = (targets: Adapter.LoraConfig["targets"]) => Adapter.resolveTargets(targets, modules)
+    const of = (targets: Adapter.AdapterConfig["targets"]) => resolveTargets(targets, modules)
     assert.deepStrictEqual(of(undefined), Result.succeed(["all-linear"]))
     assert.deepStrictEqual(of("all-linear"), Result.succeed(["all-linear"]))
     assert.deepStrictEqual(of(["up_proj"]), Result.succeed(["up_proj"]))
     assert.deepStrictEqual(of(String.raw`.*\.1\.mlp\..*`), Result.succeed(["model.layers.1.mlp.up_proj"]))
     // A text matches whole paths: the name alone is not one.
     assert.include(Result.getFailure(of("up_proj")).valueOrUndefined, "matches no module")
-    assert.include(Result.getFailure(of("(")).valueOrUndefined, "no regular expression")
+    assert.include(Result.getFailure(of("(")).valueOrUndefined, "not a regular expression")
   })
+
+  it.effect("`lora` is short for an adapter of that kind", () =>
+    Effect.gen(function* () {
+      const opened = (options: Partial<PolicyNative.NativeOptions>) =>
+        Policy.Policy.use((policy) => policy.adapters.list).pipe(Effect.provide(engine(options)))
+      const [short] = yield* opened({ lora: { rank: 4, rsLora: true } })
+      const [long] = yield* opened({ adapter: { kind: "lora", rank: 4, rsLora: true } })
+      assert.deepStrictEqual(short, long)
+      assert.deepInclude(long!.config, { kind: "lora", rank: 4, alpha: 8, rsLora: true })
+    })
+  )
 
   it.effect("two on one base, trained and sampled at once, learn what each learns alone", () =>
     Effect.gen(function* () {
@@ -96,13 +111,22 @@ describe("Adapter", () => {
       const { adapters, memory } = yield* Policy.Policy
       const before = yield* memory
       assert.strictEqual(before.adapters, 0)
-      yield* adapters.add("a", { rank: 8 })
-      yield* adapters.add("b", { rank: 4, alpha: 2, rsLora: true, dropout: 0.1, targets: ["1.mlp.up_proj"] })
+      yield* adapters.add("a", { kind: "lora", rank: 8 })
+      yield* adapters.add("b", {
+        kind: "lora",
+        rank: 4,
+        alpha: 2,
+        rsLora: true,
+        dropout: 0.1,
+        targets: ["1.mlp.up_proj"]
+      })
       const after = yield* memory
       const [a, b] = yield* adapters.list
       assert.strictEqual(after.weights, before.weights)
       assert.strictEqual(after.adapters, a!.bytes + b!.bytes)
-      assert.deepInclude(b, { name: "b", rank: 4, alpha: 2, rsLora: true, dropout: 0.1, version: 0, steps: 0 })
+      assert.deepInclude(b, { name: "b", version: 0, steps: 0, contextLength: 2048 })
+      const targets = ["1.mlp.up_proj"]
+      assert.deepStrictEqual(b!.config, { kind: "lora", rank: 4, alpha: 2, targets, rsLora: true, dropout: 0.1 })
       assert.strictEqual(b!.parameters, 4 * (32 + 64))
       yield* adapters.remove("a")
       assert.strictEqual((yield* memory).adapters, b!.bytes)
@@ -158,12 +182,21 @@ describe("Adapter", () => {
       yield* refused(policy.forward(forest, { keep: true }), "State", "the base is frozen")
       yield* refused(policy.forward(forest, { adapter: "x" }), "State", "there is no adapter `x`")
       yield* refused(policy.adapters.remove("x"), "State", "there is no adapter `x`")
-      yield* refused(policy.adapters.add("a", { rank: 2, targets: ["w_proj"] }), "Config", "`w_proj` matches no module")
-      yield* refused(policy.adapters.add("a", { rank: 2, targets: "w_.*" }), "Config", "`w_.*` matches no module")
-      yield* refused(policy.adapters.add("a", { rank: 0 }), "Config", "rank")
-      yield* refused(policy.adapters.add("a", { rank: 1, dropout: 1 }), "Config", "dropout")
+      yield* refused(
+        policy.adapters.add("a", { kind: "lora", rank: 2, targets: ["w_proj"] }),
+        "Config",
+        "`w_proj` matches no module"
+      )
+      yield* refused(
+        policy.adapters.add("a", { kind: "lora", rank: 2, targets: "w_.*" }),
+        "Config",
+        "`w_.*` matches no module"
+      )
+      yield* refused(policy.adapters.add("a", { kind: "ia3" as "lora", rank: 1 }), "Config", "kind")
+      yield* refused(policy.adapters.add("a", { kind: "lora", rank: 0 }), "Config", "rank")
+      yield* refused(policy.adapters.add("a", { kind: "lora", rank: 1, dropout: 1 }), "Config", "dropout")
       yield* refused(policy.adapters.add("a", "/nowhere"), "Io", "/nowhere")
-      yield* refused(policy.adapters.add("../a", { rank: 1 }), "Config", "letters")
+      yield* refused(policy.adapters.add("../a", { kind: "lora", rank: 1 }), "Config", "letters")
       yield* refused(
         Effect.provide(
           Policy.Policy.use(({ memory }) => memory),

@@ -35,6 +35,7 @@ const replica = Layer.effect(
     let held = -1
     return {
       name: "replica",
+      engine: "replica",
       sample: (request) =>
         Context.get(engine, Sampler.Sampler)
           .sample({ ...request, ...(adapter === undefined ? {} : { adapter }) })
@@ -46,14 +47,17 @@ const replica = Layer.effect(
               }))
             )
           ),
-      update: Effect.fnUntraced(
-        function* ({ directory, kind, version }) {
-          if (kind === "model") engine = yield* open({ model: directory })
-          else yield* Context.get(engine, Policy.Policy).adapters.add((adapter = `v${version}`), directory)
-          held = version
-        },
-        Effect.mapError(({ reason }) => new EngineError.EngineError({ operation: "update", reason }))
-      )
+      weights: {
+        _tag: "Updatable",
+        update: Effect.fnUntraced(
+          function* ({ directory, kind, version }: Sampler.WeightUpdate) {
+            if (kind === "model") engine = yield* open({ model: directory })
+            else yield* Context.get(engine, Policy.Policy).adapters.add((adapter = `v${version}`), directory)
+            held = version
+          },
+          Effect.mapError(({ reason }) => new EngineError.EngineError({ operation: "update", reason }))
+        )
+      }
     }
   })
 )
@@ -161,6 +165,7 @@ const following = (
   let version = -1
   const sampler: Sampler.Sampler["Service"] = {
     name: "told",
+    engine: "told",
     sample: (request) =>
       Effect.map(table.sampler.sample(request), (completions) =>
         completions.map((completion) => ({
@@ -168,11 +173,14 @@ const following = (
           versions: new Uint32Array(completion.tokens.length).fill(version)
         }))
       ),
-    update: (weights) =>
-      Effect.suspend(() => {
-        updates.push(weights)
-        return Effect.tap(update(weights, updates.length), () => Effect.sync(() => (version = weights.version)))
-      })
+    weights: {
+      _tag: "Updatable",
+      update: (weights) =>
+        Effect.suspend(() => {
+          updates.push(weights)
+          return Effect.tap(update(weights, updates.length), () => Effect.sync(() => (version = weights.version)))
+        })
+    }
   }
   const layer = WeightSync.layer({
     policy: Layer.succeed(Policy.Policy, policy),

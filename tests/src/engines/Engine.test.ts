@@ -54,6 +54,8 @@ describe("Engine.layer", () => {
         [{ engine: "onnx", dtype: "bf16" }, "dtype", '"native"'],
         [{ engine: "onnx", blocks: "q8_0" }, "blocks", '"native"'],
         [{ engine: "onnx", lora: { rank: 4, dropout: 0.1 } }, "lora.dropout", '"native"'],
+        [{ engine: "onnx", adapter: { kind: "lora", rank: 4, dropout: 0.1 } }, "adapter.dropout", '"native"'],
+        [{ adapter: { kind: "lora", rank: 4 }, lora: { rank: 4 } }, "lora", "leave one"],
         [{ engine: "onnx", device: "cpu", executionProviders: ["cpu"] }, "device", "executionProviders"],
         [{ engine: "gpu" as "onnx" }, "engine", "auto"]
       ]

@@ -24,6 +24,7 @@ const recorded = (reply: SamplerScripted.Script["reply"]) => {
   const layer = Layer.effect(
     Sampler,
     Effect.map(Sampler, (inner) => ({
+      ...inner,
       name: "recorded",
       sample: (request: SampleRequest) =>
         Effect.suspend(() => {
@@ -371,6 +372,8 @@ describe("the stage", () => {
       let most = 0
       const layer = Layer.succeed(Sampler, {
         name: "gated",
+        engine: "gated",
+        weights: { _tag: "Fixed" },
         sample: ({ key, count }) =>
           Effect.gen(function* () {
             most = Math.max(most, ++inFlight)
@@ -407,6 +410,8 @@ describe("the stage", () => {
       const stopped = yield* Deferred.make<void>()
       const layer = Layer.succeed(Sampler, {
         name: "endless",
+        engine: "endless",
+        weights: { _tag: "Fixed" },
         sample: () =>
           Deferred.succeed(started, undefined).pipe(
             Effect.andThen(Effect.never),
@@ -427,7 +432,12 @@ describe("the stage", () => {
 
   it.effect("fails with the sampler", () =>
     Effect.gen(function* () {
-      const layer = Layer.succeed(Sampler, { name: "short", sample: () => Effect.succeed([]) })
+      const layer = Layer.succeed(Sampler, {
+        name: "short",
+        engine: "short",
+        weights: { _tag: "Fixed" },
+        sample: () => Effect.succeed([])
+      })
       const error = yield* draws().pipe(
         Rollout.groups({ environment, tokenizer, size: 2, seed: 1 }),
         Stream.runDrain,

@@ -1,6 +1,14 @@
 /** A native model as an {@link Engine}. */
+import type { Capabilities } from "../../../engine/Capabilities.ts"
 import type { Engine, EngineFacts } from "../../internal/engine.ts"
 import * as Native from "../../internal/nativeModel.ts"
+
+const capabilities: Capabilities = {
+  outputs: ["entropy"],
+  gradients: ["entropy"],
+  adapters: ["lora"],
+  reference: true
+}
 
 export const nativeEngine = (model: Native.NativeModel): Engine => {
   const aborting = <A>(signal: AbortSignal, run: (abort: Native.NativeAbort) => Promise<A>): Promise<A> => {
@@ -12,6 +20,7 @@ export const nativeEngine = (model: Native.NativeModel): Engine => {
   }
   return {
     name: "native",
+    capabilities,
     facts: async () => factsOf(model),
     setVocabulary: (bytes, offsets) => model.setVocabulary(bytes, offsets),
     sample: (request, onEvents) => model.sample(request, onEvents),

@@ -249,7 +249,7 @@ export class PolicyEngine {
 
   #refuseFrozen(operation: string, owner: Owner): void {
     if (owner !== undefined || this.#weights.full) return
-    const remedy = "name an adapter, add one first, or open the model with `lora`"
+    const remedy = "name an adapter, add one first, or open the model with `adapter`"
     throw new EngineFailure("STATE", `${operation}: the base is frozen: ${remedy}`)
   }
 

@@ -1,6 +1,7 @@
 /** The main thread's side of an ONNX engine, whose sessions live in a worker thread. A worker that is gone fails every call. */
 import { setTimeout as sleep } from "node:timers/promises"
 import { Worker } from "node:worker_threads"
+import type { Capabilities } from "../../../engine/Capabilities.ts"
 import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { Engine, EngineFacts } from "../../internal/engine.ts"
 import type * as Native from "../../internal/nativeModel.ts"
@@ -37,6 +38,12 @@ const thrown = ({ code, detail }: Failure): EngineFailure =>
 
 export class OnnxClient implements Engine {
   readonly name: string = "onnx"
+  readonly capabilities: Capabilities = {
+    outputs: ["entropy"],
+    gradients: ["entropy"],
+    adapters: ["lora"],
+    reference: true
+  }
   /** What the worker said when it had opened. */
   readonly opened: Opened
   readonly #worker: Worker

@@ -18,6 +18,7 @@ import {
 } from "quintain"
 import { missingGpu } from "../../../fixtures/softwareGpu.ts"
 import { versionOf } from "../../../fixtures/versions.ts"
+import { updateOf } from "../../../fixtures/updateOf.ts"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -139,7 +140,7 @@ describe("SamplerOnnx", () => {
         const [adapter, whole] = [yield* trained(at("adapter"), true), yield* trained(at("model"), false)]
         const before = yield* sample().pipe(Effect.provide(native(false)))
         yield* Effect.gen(function* () {
-          const { update } = yield* Sampler.Sampler
+          const update = updateOf(yield* Sampler.Sampler)
           const expect = (samples: ReadonlyArray<Sampler.Completion>, other: typeof before, version: number) => {
             const { equal, farthest } = distance(samples, other)
             assert.isTrue(equal)
@@ -151,19 +152,19 @@ describe("SamplerOnnx", () => {
           }
           expect(yield* sample(), before, 0)
           const underWay = yield* Effect.forkChild(sample(), { startImmediately: true })
-          yield* update!({ directory: at("adapter"), kind: "adapter", version: 7 })
+          yield* update({ directory: at("adapter"), kind: "adapter", version: 7 })
           expect(yield* Fiber.join(underWay), before, 0)
           expect(yield* sample(), adapter, 7)
           expect(yield* sample({ adapter: "base" }), before, 7)
           for (const kind of ["adapter", "model"] as const) {
-            const error = yield* Effect.flip(update!({ directory: at("nowhere"), kind, version: 8 }))
+            const error = yield* Effect.flip(update({ directory: at("nowhere"), kind, version: 8 }))
             assert.strictEqual(error.operation, "update")
             assert.include(error.reason.detail, at("nowhere"))
           }
           expect(yield* sample(), adapter, 7)
-          yield* update!({ directory: at("adapter"), kind: "adapter", version: 8 })
+          yield* update({ directory: at("adapter"), kind: "adapter", version: 8 })
           expect(yield* sample(), adapter, 8)
-          yield* update!({ directory: at("model"), kind: "model", version: 9 })
+          yield* update({ directory: at("model"), kind: "model", version: 9 })
           expect(yield* sample(), whole, 9)
         }).pipe(Effect.provide(onnx("f32")))
       })
@@ -174,9 +175,9 @@ describe("SamplerOnnx", () => {
       const directory = yield* scratch
       const adapter = yield* trained(directory, true)
       yield* Effect.gen(function* () {
-        const { update } = yield* Sampler.Sampler
+        const update = updateOf(yield* Sampler.Sampler)
         yield* sample()
-        yield* update!({ directory, kind: "adapter", version: 1 })
+        yield* update({ directory, kind: "adapter", version: 1 })
         const { equal, farthest } = distance(yield* sample(), adapter)
         assert.isTrue(equal)
         assert.isBelow(farthest, 1e-4)
@@ -190,8 +191,8 @@ describe("SamplerOnnx", () => {
 
   it.live("refuses a whole model where its weights are a file's blocks", () =>
     Effect.gen(function* () {
-      const error = yield* Sampler.Sampler.use(({ update }) =>
-        Effect.flip(update!({ directory: "somewhere", kind: "model", version: 1 }))
+      const error = yield* Sampler.Sampler.use((sampler) =>
+        Effect.flip(updateOf(sampler)({ directory: "somewhere", kind: "model", version: 1 }))
       ).pipe(
         Effect.provide(
           SamplerOnnx.layer({

@@ -29,6 +29,7 @@ import {
 } from "../../../fixtures/inferenceServer.ts"
 import { tabular } from "../../../fixtures/tabularPolicy.ts"
 import { versionOf } from "../../../fixtures/versions.ts"
+import { updateOf } from "../../../fixtures/updateOf.ts"
 
 const VOCABULARY = 8
 const EOS = 7
@@ -424,7 +425,7 @@ describe("what only some servers do", () => {
     Effect.gen(function* () {
       const { refused, sample, sampler } = yield* scene({ kind: "vllm", spoil: (s) => ({ ...s, model: "toy" }) })
       yield* sample({ count: 1 })
-      yield* sampler.update!({ version: 1, directory: "/a", kind: "adapter" })
+      yield* updateOf(sampler)({ version: 1, directory: "/a", kind: "adapter" })
       assert.strictEqual((yield* refused({ count: 1 })).reason._tag, "Format")
     })
   )
@@ -496,7 +497,7 @@ describe("what only some servers do", () => {
       const { refused, sampler, server } = yield* scene({ kind: "llamacpp" })
       assert.strictEqual((yield* refused({ stop: ["\n"] })).reason._tag, "Unsupported")
       assert.strictEqual((yield* refused({ adapter: "tools" })).reason._tag, "Unsupported")
-      assert.isUndefined(sampler.update)
+      assert.strictEqual(sampler.weights._tag, "Fixed")
       assert.lengthOf(server.log, 0)
     })
   )
@@ -569,7 +570,7 @@ describe("weights", () => {
           [3, "/a"],
           [4, "/second"]
         ] as const) {
-          yield* sampler.update!(update(version, directory))
+          yield* updateOf(sampler)(update(version, directory))
           assert.deepStrictEqual([...server.adapters.values()], [directory])
           const [completion] = yield* sample({ count: 1 })
           isTrue(completion!, 1, directory)
@@ -590,14 +591,14 @@ describe("weights", () => {
             return true
           }
         })
-        yield* sampler.update!(update(1, "/a"))
+        yield* updateOf(sampler)(update(1, "/a"))
         trouble = ({ response }) =>
           kind === "vllm"
             ? response.writeHead(400).end('{"message":"rank 64 is greater than max_lora_rank 16"}')
             : response
                 .writeHead(200)
                 .end('{"success":false,"error_message":"rank 64 is greater than max_lora_rank 16"}')
-        const error = yield* Effect.flip(sampler.update!(update(2, "/second")))
+        const error = yield* Effect.flip(updateOf(sampler)(update(2, "/second")))
         assert.strictEqual(error.operation, "update")
         assert.strictEqual(error.reason._tag, "Rejected")
         assert.include(error.message, "max_lora_rank 16")
@@ -611,7 +612,7 @@ describe("weights", () => {
           trouble = undefined
           response.destroy()
         }
-        yield* sampler.update!(update(3, "/third"))
+        yield* updateOf(sampler)(update(3, "/third"))
         isTrue((yield* sample({ count: 1 }))[0]!, 1, "/third")
         assert.deepStrictEqual([...server.adapters.values()], ["/third"])
       })
@@ -621,7 +622,7 @@ describe("weights", () => {
       Effect.gen(function* () {
         const { server } = yield* Effect.gen(function* () {
           const inner = yield* scene({ kind, meddle: ({ path }) => path.endsWith("none") })
-          yield* inner.sampler.update!(update(1, "/a"))
+          yield* updateOf(inner.sampler)(update(1, "/a"))
           assert.strictEqual(inner.server.adapters.size, 1)
           return inner
         }).pipe(Effect.scoped)
@@ -633,12 +634,12 @@ describe("weights", () => {
   it.live("SGLang loads whole models by their path; vLLM says that it does not", () =>
     Effect.gen(function* () {
       const { sample, sampler } = yield* scene({ kind: "sglang" })
-      yield* sampler.update!(update(7, "/weights", "model"))
+      yield* updateOf(sampler)(update(7, "/weights", "model"))
       const [completion] = yield* sample({ count: 1 })
       isTrue(completion!, 1, "/weights")
       assert.strictEqual(versionOf(completion!), 7)
       const other = yield* scene({ kind: "vllm" })
-      const error = yield* Effect.flip(other.sampler.update!(update(1, "/weights", "model")))
+      const error = yield* Effect.flip(updateOf(other.sampler)(update(1, "/weights", "model")))
       assert.strictEqual(error.reason._tag, "Unsupported")
       assert.include(error.message, "lora")
     })
@@ -660,7 +661,7 @@ describe("weights", () => {
       })
       const early = yield* Effect.forkChild(sample({ count: 1 }))
       yield* Deferred.await(begun)
-      const pushed = yield* Effect.forkChild(sampler.update!(update(1, "/weights", "model")))
+      const pushed = yield* Effect.forkChild(updateOf(sampler)(update(1, "/weights", "model")))
       yield* Effect.sleep(20)
       const late = yield* Effect.forkChild(sample({ count: 1 }))
       yield* Effect.sleep(20)
@@ -691,7 +692,7 @@ describe("weights", () => {
         },
         { retries: 0 }
       )
-      const push = sampler.update!(update(7, "/weights", "model"))
+      const push = updateOf(sampler)(update(7, "/weights", "model"))
       assert.strictEqual((yield* Effect.flip(push)).reason._tag, "Unavailable")
       assert.strictEqual((yield* refused()).reason._tag, "State")
       assert.strictEqual((yield* Effect.flip(push)).reason._tag, "Rejected")
@@ -717,14 +718,14 @@ describe("weights", () => {
           return true
         }
       })
-      const fiber = yield* Effect.forkChild(sampler.update!(update(1, "/a")))
+      const fiber = yield* Effect.forkChild(updateOf(sampler)(update(1, "/a")))
       yield* Deferred.await(begun)
       yield* Fiber.interrupt(fiber)
       yield* until(() => server.log[0]!.left)
       const [completion] = yield* sample({ count: 1 })
       isTrue(completion!)
       assert.strictEqual(versionOf(completion!), 0)
-      yield* sampler.update!(update(1, "/second"))
+      yield* updateOf(sampler)(update(1, "/second"))
       assert.deepStrictEqual([...server.adapters.values()], ["/second"], "what the first left behind is dropped")
     })
   )
