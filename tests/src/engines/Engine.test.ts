@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { spawnSync } from "node:child_process"
 import { Engine, Policy, Sampler, Session } from "quintain"
-import { choose } from "../../../src/engines/Engine.ts"
+import { choose } from "../../../src/engines/internal/choose.ts"
 import type { probe } from "../../../src/engines/onnx/worker/probe.ts"
 import { missingGpu } from "../../fixtures/softwareGpu.ts"
 
