@@ -11,7 +11,7 @@ import { fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import * as Native from "../../src/engines/internal/nativeModel.ts"
 import { Device, type Provider } from "../../src/engines/onnx/worker/device.ts"
-import { openSampler } from "../../src/engines/onnx/sampler/samplerEngine.ts"
+import { openSampler } from "../../src/engines/onnx/sampler/batchingSampler.ts"
 import type { Form } from "../../src/engines/onnx/sampler/samplerWeights.ts"
 import { Weights } from "../../src/engines/onnx/worker/weights.ts"
 

@@ -100,7 +100,7 @@ export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<Provid
 const measured = Effect.fnUntraced(function* (options: OnnxOptions) {
   const { deviceBytes, threads } = yield* deviceSettings(options)
   const { location, settings } = yield* sourceOf(options)
-  // Which modules it sits on is not looked at closely: the graphs are those of all of them.
+  // The graphs are those of an adapter on all modules.
   const adapter =
     settings.frozen === true ? { lora: { rank: adapterOf(options)?.rank ?? 16, targets: ["all-linear"] } } : {}
   const providers = options.executionProviders ?? (["webgpu", "cuda", "dml", "coreml", "cpu"] as const)

@@ -16,7 +16,7 @@ import {
   type Shape
 } from "../graph/network.ts"
 
-/** The adapter of a layer: which modules it sits on, its rank and scale. */
+/** The adapter of a layer: the modules it applies to, its rank and scale. */
 export interface LayerAdapter {
   readonly modules: ReadonlyArray<string>
   readonly rank: number

@@ -1,11 +1,11 @@
-/** Who waits and who sits: gives seats to samples, room to those who sit, and takes both away when the cache is full. */
+/** Schedules samples: admits them to slots of the cache, makes room for their tokens, and evicts the youngest if it is full. */
 import type { SamplerCache } from "./cache.ts"
 import { Grid } from "./slotGrid.ts"
 import { type Plan, plan, positionsOf } from "./slotLayout.ts"
 import type { Job, Sequence } from "./sequence.ts"
 
 export interface Bounds {
-  /** Of the cache, for all who sit. */
+  /** Of the cache, for all running samples. */
   readonly positions: number
   readonly maxSequences: number
 }
@@ -22,15 +22,15 @@ const scant: ReadonlyArray<Room> = [
   { room: 16, grain: 16 },
   { room: 1, grain: 1 }
 ]
-/** Of a sample that takes a seat which is there already. */
+/** Room for a sample that takes an existing slot. */
 const ENOUGH = 16
 /** Tokens that samples are expected to draw, before any has come to its end. */
 const EXPECTED = 128
 
-/** Steps after which seats may be arranged anew for the sake of speed. */
+/** Steps after which slots may be arranged again for speed. */
 const SETTLED = 16
 
-export class Seating {
+export class Admission {
   readonly cache: SamplerCache
   grid = new Grid<Job, Sequence>()
   /** By age. */
@@ -38,7 +38,7 @@ export class Seating {
   readonly #jobs: ReadonlyMap<number, Job>
   readonly #bounds: Bounds
   #settled = 0
-  /** A request has come, or a seat has become free. */
+  /** A request has come, or a slot has become free. */
   #news = false
   /** Tokens that samples have drawn lately. */
   #typical = EXPECTED
@@ -61,36 +61,36 @@ export class Seating {
   }
 
   leave(sequence: Sequence): void {
-    if (sequence.seat !== undefined) this.cache.leave(sequence.seat)
+    if (sequence.slot !== undefined) this.cache.leave(sequence.slot)
     this.grid.leave(sequence)
     this.#news = true
   }
 
-  /** Those who have left are no longer running. */
+  /** Samples without a slot are no longer running. */
   sweep(): void {
-    this.running = this.running.filter(({ seat }) => seat !== undefined)
+    this.running = this.running.filter(({ slot }) => slot !== undefined)
   }
 
-  /** Nothing in the cache is trusted any more: everybody computes anew. */
+  /** Drops the cache: every running sample is evicted and computed again. */
   forget(): void {
-    for (const sequence of this.running.splice(0).toReversed()) this.#giveWay(sequence)
+    for (const sequence of this.running.splice(0).toReversed()) this.#evict(sequence)
     this.grid = new Grid()
     this.cache.reset()
   }
 
-  #giveWay(sequence: Sequence): void {
+  #evict(sequence: Sequence): void {
     this.leave(sequence)
-    if (this.#jobs.has(sequence.family.id)) sequence.family.waiting.unshift(sequence)
+    if (this.#jobs.has(sequence.group.id)) sequence.group.waiting.unshift(sequence)
   }
 
   get #waits(): boolean {
     return Array.from(this.#jobs.values()).some((job) => job.waits > 0)
   }
 
-  /** Before a step: everybody who sits has room for it. */
+  /** Before a step: gives every running sample room for it, and admits more. */
   async admit(): Promise<void> {
     this.#settled += 1
-    if (this.#news && this.running.length > 0) this.#seatThoseWhoFit()
+    if (this.#news && this.running.length > 0) this.#admitFitting()
     const full = this.running.some((sequence) => {
       return sequence.filled && this.grid.occupied(sequence).own >= this.grid.layout.own
     })
@@ -102,15 +102,15 @@ export class Seating {
     if (this.#settled % SETTLED !== 0 || waits) return
     // Many have left: the rest decodes faster in a smaller grid.
     const smaller = this.#planned([], ample)
-    if (positionsOf(smaller.layout) <= positionsOf(this.grid.layout) / 2) await this.#seat(smaller, [])
+    if (positionsOf(smaller.layout) <= positionsOf(this.grid.layout) / 2) await this.#apply(smaller, [])
   }
 
-  #seatThoseWhoFit(): void {
+  #admitFitting(): void {
     for (const job of this.#jobs.values()) {
       const siblings = job.waits > 1
       while (job.waits > 0 && this.running.length < this.#bounds.maxSequences) {
         const [sequence] = job.peek(1)
-        if (!this.grid.seat(sequence!, this.#needs(sequence!, ENOUGH), siblings)) break
+        if (!this.grid.assign(sequence!, this.#needs(sequence!, ENOUGH), siblings)) break
         job.begin(sequence!)
         this.running.push(sequence!)
       }
@@ -126,10 +126,10 @@ export class Seating {
   #planned(more: ReadonlyArray<Sequence>, { grain, room }: Room, expected = false): Plan<Sequence> {
     const groups = new Map<Job, Array<{ readonly sequence: Sequence; readonly length: number }>>()
     for (const sequence of [...this.running, ...more]) {
-      const members = groups.get(sequence.family) ?? []
+      const members = groups.get(sequence.group) ?? []
       const likely = expected ? Math.ceil(this.#typical) - sequence.tokens.length : 0
       members.push({ sequence, length: this.#needs(sequence, Math.max(room, likely)) })
-      groups.set(sequence.family, members)
+      groups.set(sequence.group, members)
     }
     return plan(
       Array.from(groups, ([{ prefix }, members]) => ({ prefix, members })),
@@ -141,24 +141,24 @@ export class Seating {
     return positionsOf(layout) <= this.#bounds.positions
   }
 
-  /** A new arrangement with as many of those who wait as fit. `full`: those who sit need it. */
+  /** A new arrangement with as many waiting samples as fit. `full`: the running ones need it. */
   async #arrange(full: boolean): Promise<void> {
     let best = this.#planned([], ample)
-    // The youngest gives way; the oldest can go on alone, or its request would have been refused.
+    // The youngest is evicted; the oldest can continue alone, or its request would have been refused.
     while (this.running.length > 1 && !this.#fits(best)) {
-      this.#giveWay(this.running.pop()!)
+      this.#evict(this.running.pop()!)
       best = this.#planned([], ample)
     }
     const admitted = this.#fits(best) ? this.#admissible() : []
-    if (admitted.length > 0) return this.#seat(this.#planned(admitted, ample), admitted)
+    if (admitted.length > 0) return this.#apply(this.#planned(admitted, ample), admitted)
     if (this.running.length > 0 && !full) {
       this.#news = false
       return
     }
     const alone = this.running.length > 0 ? [] : this.#first()
     const fitting = [ample, ...scant].map((room) => this.#planned(alone, room)).find((next) => this.#fits(next))
-    if (fitting === undefined) throw new Error("onnx sampler: a request was let in that does not fit into the cache")
-    await this.#seat(fitting, alone)
+    if (fitting === undefined) throw new Error("onnx sampler: a request was admitted that does not fit into the cache")
+    await this.#apply(fitting, alone)
   }
 
   /** The sample that has waited longest. */
@@ -166,7 +166,7 @@ export class Seating {
     return Array.from(this.#jobs.values(), (job) => job.peek(1)).find((samples) => samples.length > 0) ?? []
   }
 
-  /** As many of those who wait as are likely to come to their end beside those who sit, in the order of their requests. */
+  /** The waiting samples that are likely to finish beside the running ones, in the order of their requests. */
   #admissible(): ReadonlyArray<Sequence> {
     let admitted: ReadonlyArray<Sequence> = []
     for (const job of this.#jobs.values()) {
@@ -178,15 +178,15 @@ export class Seating {
         admitted = more
         break
       }
-      // Nobody is overtaken by a later request.
+      // A later request does not overtake an earlier one.
       if (admitted.length - before < job.waits) break
     }
     return admitted
   }
 
-  async #seat(next: Plan<Sequence>, admitted: ReadonlyArray<Sequence>): Promise<void> {
+  async #apply(next: Plan<Sequence>, admitted: ReadonlyArray<Sequence>): Promise<void> {
     for (const sequence of admitted) {
-      sequence.family.begin(sequence)
+      sequence.group.begin(sequence)
       this.running.push(sequence)
     }
     const copies = this.grid.arrange(next)

@@ -1,11 +1,11 @@
 /** Keys and values of the sequences under way. */
 import type { Feeds, Tensor } from "../worker/device.ts"
-import type { Layout, Seat } from "./slotLayout.ts"
+import type { Layout, Slot } from "./slotLayout.ts"
 
 /** Positions in the cache from `at` on. */
 export type Place =
-  | { readonly region: "shared"; readonly lane: number; readonly at: number }
-  | ({ readonly region: "own"; readonly at: number } & Seat)
+  | { readonly region: "shared"; readonly gridRow: number; readonly at: number }
+  | ({ readonly region: "own"; readonly at: number } & Slot)
 
 export interface Copy {
   readonly from: Place
@@ -13,8 +13,8 @@ export interface Copy {
   readonly length: number
 }
 
-/** What a seat's tokens may look at: this much of its lane's shared region, and of its own. */
-export interface Occupied extends Seat {
+/** What a slot's tokens may look at: this much of its grid row's shared region, and of its own. */
+export interface Occupied extends Slot {
   readonly shared: number
   readonly own: number
 }
@@ -52,17 +52,17 @@ export interface SamplerCache {
   /** An empty store for that many prompts of up to `capacity` positions. */
   readonly prompts: (count: number, capacity: number) => Promise<Prompts>
   readonly write: (prompts: Prompts, targets: ReadonlyArray<Filling>) => Promise<void>
-  /** How many lanes a run has to compute of which the first `used` matter. */
-  readonly lanes: (used: number) => number
-  /** Regions for a run of one token for each seat of the first `lanes` lanes. */
-  readonly feeds: (lanes: number) => Feeds
+  /** How many grid rows a run has to compute of which the first `used` matter. */
+  readonly gridRows: (used: number) => number
+  /** Regions for a run of one token for each slot of the first `gridRows` grid rows. */
+  readonly feeds: (gridRows: number) => Feeds
   readonly parts: () => Parts
-  /** Writes 0 where a seat's new token may look, in a row of scores that is forbidden everywhere. */
-  readonly allow: (row: Float32Array, seat: Occupied) => void
-  /** Takes the new keys and values of these seats, behind what each has. */
-  readonly append: (results: Results, seats: ReadonlyArray<Occupied>) => Promise<void>
-  /** Nobody sits there any more. */
-  readonly leave: (seat: Seat) => void
+  /** Writes 0 where a slot's new token may look, in a row of scores that is forbidden everywhere. */
+  readonly allow: (row: Float32Array, slot: Occupied) => void
+  /** Takes the new keys and values of these slots, behind what each has. */
+  readonly append: (results: Results, slots: ReadonlyArray<Occupied>) => Promise<void>
+  /** The slot is free. */
+  readonly leave: (slot: Slot) => void
   /** Forgets everything. */
   readonly reset: () => void
 }
@@ -70,7 +70,7 @@ export interface SamplerCache {
 /** Of the mask: makes a share exactly 0. */
 export const FORBIDDEN = -1e30
 
-export const EMPTY: Layout = { lanes: 0, width: 1, shared: 1, own: 1 }
+export const EMPTY: Layout = { gridRows: 0, width: 1, shared: 1, own: 1 }
 
 /** `k.0`, `v.0`, `k.1`, ... */
 export const cacheNames = (layers: number): ReadonlyArray<string> =>

@@ -17,7 +17,7 @@ import {
   type Results,
   type SamplerCache
 } from "./cache.ts"
-import type { Layout, Seat } from "./slotLayout.ts"
+import type { Layout, Slot } from "./slotLayout.ts"
 
 /** Steps after which recent positions are written to their region. */
 const RECENT = 16
@@ -25,7 +25,7 @@ const RECENT = 16
 /** Tensors by the names of {@link cacheNames}. */
 type Region = ReadonlyMap<string, Tensor>
 
-/** Tensors [lanes, kvHeads, 1, 1, headDim] of zeros. */
+/** Tensors [gridRows, kvHeads, 1, 1, headDim] of zeros. */
 class Zeros {
   readonly #device: Device
   readonly #shape: Shape
@@ -36,11 +36,11 @@ class Zeros {
     this.#shape = shape
   }
 
-  async of(lanes: number, width = 1): Promise<Tensor> {
+  async of(gridRows: number, width = 1): Promise<Tensor> {
     const { headDim, kvHeads } = this.#shape
-    const key = lanes * 2 ** 20 + width
-    const dims = [lanes, kvHeads, width, 1, headDim]
-    const size = lanes * kvHeads * width * headDim
+    const key = gridRows * 2 ** 20 + width
+    const dims = [gridRows, kvHeads, width, 1, headDim]
+    const size = gridRows * kvHeads * width * headDim
     const tensor = this.#known.get(key) ?? (await this.#device.upload(new Float32Array(size), dims))
     this.#known.set(key, tensor)
     return tensor
@@ -85,10 +85,10 @@ class DevicePrompts implements Prompts {
   }
 }
 
-/** A seat's positions in the recent region: its own ones from `base` on. */
-interface Late extends Seat {
+/** A slot's positions in the recent region: its own ones from `base` on. */
+interface Late extends Slot {
   readonly base: number
-  readonly slots: Array<number>
+  readonly steps: Array<number>
 }
 
 export class DeviceCache implements SamplerCache {
@@ -101,7 +101,7 @@ export class DeviceCache implements SamplerCache {
   readonly #shared = new Map<string, Tensor>()
   readonly #own = new Map<string, Tensor>()
   readonly #recent = new Map<string, Tensor>()
-  /** Positions of the recent region; the first is nobody's. */
+  /** Positions of the recent region; the first holds nothing. */
   #length = 1
   readonly #late = new Map<string, Late>()
 
@@ -112,8 +112,8 @@ export class DeviceCache implements SamplerCache {
     this.#zeros = new Zeros(device, shape)
   }
 
-  lanes(): number {
-    return this.layout.lanes
+  gridRows(): number {
+    return this.layout.gridRows
   }
 
   feeds(): Feeds {
@@ -130,24 +130,24 @@ export class DeviceCache implements SamplerCache {
     return [this.layout.shared, this.layout.own, this.#length + 1]
   }
 
-  allow(row: Float32Array, seat: Occupied): void {
+  allow(row: Float32Array, slot: Occupied): void {
     const { own, shared } = this.layout
-    const late = this.#late.get(keyOf(seat))
-    row.fill(0, 0, seat.shared)
-    row.fill(0, shared, shared + (late?.base ?? seat.own))
-    for (const slot of late?.slots ?? []) row[shared + own + slot] = 0
+    const late = this.#late.get(keyOf(slot))
+    row.fill(0, 0, slot.shared)
+    row.fill(0, shared, shared + (late?.base ?? slot.own))
+    for (const step of late?.steps ?? []) row[shared + own + step] = 0
     row[shared + own + this.#length] = 0
   }
 
-  async append(results: Results, seats: ReadonlyArray<Occupied>): Promise<void> {
+  async append(results: Results, slots: ReadonlyArray<Occupied>): Promise<void> {
     for (const name of this.#names) {
       this.#free(this.#recent.get(name))
       this.#recent.set(name, results[`new.${name}`]!)
     }
-    for (const { column, lane, own } of seats) {
-      const key = keyOf({ lane, column })
-      const late = this.#late.get(key) ?? { lane, column, base: own, slots: [] }
-      late.slots.push(this.#length)
+    for (const { column, gridRow, own } of slots) {
+      const key = keyOf({ gridRow, column })
+      const late = this.#late.get(key) ?? { gridRow, column, base: own, steps: [] }
+      late.steps.push(this.#length)
       this.#late.set(key, late)
     }
     this.#length += 1
@@ -155,8 +155,8 @@ export class DeviceCache implements SamplerCache {
     await this.#rewrite(this.layout, this.#everything())
   }
 
-  leave(seat: Seat): void {
-    this.#late.delete(keyOf(seat))
+  leave(slot: Slot): void {
+    this.#late.delete(keyOf(slot))
   }
 
   arrange(layout: Layout, copies: ReadonlyArray<Copy>): Promise<void> {
@@ -206,24 +206,24 @@ export class DeviceCache implements SamplerCache {
   }
 
   /** Rows of a region: positions of all heads. */
-  #rows({ lanes, own, shared, width }: Layout, region: "shared" | "own"): number {
-    return lanes * this.#shape.kvHeads * (region === "shared" ? shared : width * own)
+  #rows({ gridRows, own, shared, width }: Layout, region: "shared" | "own"): number {
+    return gridRows * this.#shape.kvHeads * (region === "shared" ? shared : width * own)
   }
 
   /** The first row of a place in its region. */
   #row(layout: Layout, place: Place, head: number): number {
-    const lane = place.lane * this.#shape.kvHeads + head
-    if (place.region === "shared") return lane * layout.shared + place.at
-    return (lane * layout.width + place.column) * layout.own + place.at
+    const gridRow = place.gridRow * this.#shape.kvHeads + head
+    if (place.region === "shared") return gridRow * layout.shared + place.at
+    return (gridRow * layout.width + place.column) * layout.own + place.at
   }
 
   /** Copies of every region onto itself, which takes in what is recent. */
   #everything(): ReadonlyArray<Copy> {
-    const { lanes, own, shared, width } = this.layout
+    const { gridRows, own, shared, width } = this.layout
     const places: Array<readonly [Place, number]> = []
-    for (let lane = 0; lane < lanes; lane++) {
-      places.push([{ region: "shared", lane, at: 0 }, shared])
-      for (let column = 0; column < width; column++) places.push([{ region: "own", lane, column, at: 0 }, own])
+    for (let gridRow = 0; gridRow < gridRows; gridRow++) {
+      places.push([{ region: "shared", gridRow, at: 0 }, shared])
+      for (let column = 0; column < width; column++) places.push([{ region: "own", gridRow, column, at: 0 }, own])
     }
     return places.map(([place, length]) => ({ from: place, to: place, length }))
   }
@@ -243,15 +243,15 @@ export class DeviceCache implements SamplerCache {
         const target = this.#row(layout, to, head)
         const source = this.#row(old, from, head) + (from.region === "own" ? ownStart : 0)
         for (let i = 0; i < length; i++) {
-          const slot = late?.slots[from.at + i - late.base]
-          const seat = from.region === "own" ? (from.lane * kvHeads + head) * old.width + from.column : 0
-          rows[to.region][target + i] = slot === undefined ? source + i : recentStart + seat * this.#length + slot
+          const step = late?.steps[from.at + i - late.base]
+          const slot = from.region === "own" ? (from.gridRow * kvHeads + head) * old.width + from.column : 0
+          rows[to.region][target + i] = step === undefined ? source + i : recentStart + slot * this.#length + step
         }
       }
     }
     const same = layout === old
     const zero = await this.#zeros.of(1)
-    const nothing = await this.#zeros.of(layout.lanes, layout.width)
+    const nothing = await this.#zeros.of(layout.gridRows, layout.width)
     const index = {
       shared: await this.#device.upload(rows.shared, [rows.shared.length], "int32"),
       own: await this.#device.upload(rows.own, [rows.own.length], "int32")
@@ -281,7 +281,7 @@ export class DeviceCache implements SamplerCache {
     const { headDim, kvHeads } = this.#shape
     const session = await (this.#session ??= this.#device.session(gatherGraph(this.#shape)))
     const sizes = region === "shared" ? [1, layout.shared] : [layout.width, layout.own]
-    const dims = this.#device.host(int64([layout.lanes, kvHeads, ...sizes, headDim]), [5], "int64")
+    const dims = this.#device.host(int64([layout.gridRows, kvHeads, ...sizes, headDim]), [5], "int64")
     const [a, b, c] = sources as [Tensor, Tensor, Tensor]
     return (await session.run({ a, b, c, rows, dims }))["y"]!
   }
@@ -291,12 +291,12 @@ export class DeviceCache implements SamplerCache {
   }
 }
 
-const keyOf = ({ column, lane }: Seat): string => `${lane} ${column}`
+const keyOf = ({ column, gridRow }: Slot): string => `${gridRow} ${column}`
 
 const gatherGraph = ({ headDim, kvHeads }: Shape): Model => {
   const graph = new Graph()
   const rows = ["a", "b", "c"].map((name) => {
-    const x = graph.input(name, [`${name} lanes`, kvHeads, `${name} width`, `${name} length`, headDim])
+    const x = graph.input(name, [`${name} gridRows`, kvHeads, `${name} width`, `${name} length`, headDim])
     return graph.reshape(x, [`${name} rows`, headDim])
   })
   const picked = graph.gather(graph.concat(rows, 0, "all"), graph.input("rows", ["picked"], "int32"))

@@ -98,7 +98,7 @@ export class HostCache implements SamplerCache {
   readonly #positions: number
   #arrays: ReadonlyArray<Float32Array> = []
   #scratch = new Float32Array()
-  /** Regions of the first lanes, by their number. */
+  /** Regions of the first grid rows, by their number. */
   readonly #views = new Map<number, Feeds>()
 
   /** `positions`: the most that layouts will ever take, dummies included. Memory that is never written to costs nothing. */
@@ -109,17 +109,17 @@ export class HostCache implements SamplerCache {
     this.#positions = positions
   }
 
-  #sharedSize({ lanes, shared }: Layout): number {
-    return lanes * shared * this.#shape.kvHeads * this.#shape.headDim
+  #sharedSize({ gridRows, shared }: Layout): number {
+    return gridRows * shared * this.#shape.kvHeads * this.#shape.headDim
   }
 
   #locate(layout: Layout, place: Place): Span {
     const { headDim, kvHeads } = this.#shape
     if (place.region === "shared") {
-      return [(place.lane * kvHeads * layout.shared + place.at) * headDim, layout.shared * headDim]
+      return [(place.gridRow * kvHeads * layout.shared + place.at) * headDim, layout.shared * headDim]
     }
-    const seat = place.lane * kvHeads * layout.width + place.column
-    const start = this.#sharedSize(layout) + (seat * layout.own + place.at) * headDim
+    const slot = place.gridRow * kvHeads * layout.width + place.column
+    const start = this.#sharedSize(layout) + (slot * layout.own + place.at) * headDim
     return [start, layout.width * layout.own * headDim]
   }
 
@@ -127,7 +127,7 @@ export class HostCache implements SamplerCache {
     const { headDim, kvHeads } = this.#shape
     const width = kvHeads * headDim
     if (this.#arrays.length === 0) this.#arrays = this.#names.map(() => new Float32Array(this.#positions * width))
-    const size = this.#sharedSize(this.layout) + this.layout.lanes * this.layout.width * this.layout.own * width
+    const size = this.#sharedSize(this.layout) + this.layout.gridRows * this.layout.width * this.layout.own * width
     if (copies.length > 0) {
       if (this.#scratch.length < size) this.#scratch = new Float32Array(size)
       const spans = copies.map(({ from, length, to }) => {
@@ -161,12 +161,12 @@ export class HostCache implements SamplerCache {
     return Promise.resolve()
   }
 
-  lanes(used: number): number {
+  gridRows(used: number): number {
     return used
   }
 
-  feeds(lanes: number): Feeds {
-    const known = this.#views.get(lanes)
+  feeds(gridRows: number): Feeds {
+    const known = this.#views.get(gridRows)
     if (known !== undefined) return known
     const { headDim, kvHeads } = this.#shape
     const { own, shared, width } = this.layout
@@ -174,12 +174,12 @@ export class HostCache implements SamplerCache {
     const feeds: Record<string, Tensor> = {}
     for (const [i, name] of this.#names.entries()) {
       const array = this.#arrays[i]!
-      const prompts = array.subarray(0, lanes * kvHeads * shared * headDim)
-      const seats = array.subarray(start, start + lanes * kvHeads * width * own * headDim)
-      feeds[`shared.${name}`] = this.#device.host(prompts, [lanes, kvHeads, 1, shared, headDim])
-      feeds[`own.${name}`] = this.#device.host(seats, [lanes, kvHeads, width, own, headDim])
+      const prompts = array.subarray(0, gridRows * kvHeads * shared * headDim)
+      const slots = array.subarray(start, start + gridRows * kvHeads * width * own * headDim)
+      feeds[`shared.${name}`] = this.#device.host(prompts, [gridRows, kvHeads, 1, shared, headDim])
+      feeds[`own.${name}`] = this.#device.host(slots, [gridRows, kvHeads, width, own, headDim])
     }
-    this.#views.set(lanes, feeds)
+    this.#views.set(gridRows, feeds)
     return feeds
   }
 
@@ -193,12 +193,12 @@ export class HostCache implements SamplerCache {
     row[this.layout.shared + this.layout.own] = 0
   }
 
-  append(results: Results, seats: ReadonlyArray<Occupied>): Promise<void> {
+  append(results: Results, slots: ReadonlyArray<Occupied>): Promise<void> {
     const { headDim, kvHeads } = this.#shape
     const step = this.layout.width * headDim
-    const places = seats.map(({ column, lane, own }) => {
-      const [to, stride] = this.#locate(this.layout, { region: "own", lane, column, at: own })
-      return { from: (lane * kvHeads * this.layout.width + column) * headDim, to, stride }
+    const places = slots.map(({ column, gridRow, own }) => {
+      const [to, stride] = this.#locate(this.layout, { region: "own", gridRow, column, at: own })
+      return { from: (gridRow * kvHeads * this.layout.width + column) * headDim, to, stride }
     })
     for (const [i, array] of this.#arrays.entries()) {
       const fresh = results[`new.${this.#names[i]!}`]!.data as Float32Array

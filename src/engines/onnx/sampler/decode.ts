@@ -1,78 +1,78 @@
-/** Computes one token for everybody whose prompt is in the cache. */
+/** Computes one token for every running sample. */
 import { FORBIDDEN } from "./cache.ts"
-import { type Accept, drawingOf, handOver } from "./drawRows.ts"
+import { type Accept, drawingOf, acceptDraw } from "./drawRows.ts"
 import type { SamplerRun } from "./samplerRun.ts"
-import type { Seating } from "./admission.ts"
+import type { Admission } from "./admission.ts"
 import type { Sequence } from "./sequence.ts"
 import type { Owner, Weights } from "../worker/weights.ts"
 
 export class Decode {
   readonly #weights: Weights
   readonly #run: SamplerRun
-  readonly #seating: Seating
+  readonly #admission: Admission
 
-  constructor(weights: Weights, run: SamplerRun, seating: Seating) {
+  constructor(weights: Weights, run: SamplerRun, admission: Admission) {
     this.#weights = weights
     this.#run = run
-    this.#seating = seating
+    this.#admission = admission
   }
 
   /** Samples with other weights take runs of their own. */
   async step(accept: Accept): Promise<void> {
-    const { running } = this.#seating
-    for (const owner of new Set(running.map(({ family }) => family.owner))) {
-      const sequences = running.filter(({ family, seat }) => family.owner === owner && seat !== undefined)
+    const { running } = this.#admission
+    for (const owner of new Set(running.map(({ group }) => group.owner))) {
+      const sequences = running.filter(({ group, slot }) => group.owner === owner && slot !== undefined)
       if (sequences.length > 0) await this.#stepFor(owner, sequences, accept)
     }
-    this.#seating.sweep()
+    this.#admission.sweep()
   }
 
   async #stepFor(owner: Owner, sequences: ReadonlyArray<Sequence>, accept: Accept): Promise<void> {
-    const { cache, grid } = this.#seating
+    const { cache, grid } = this.#admission
     const { width } = grid.layout
-    const lanes = cache.lanes(grid.used)
-    const rows = lanes * width
+    const gridRows = cache.gridRows(grid.used)
+    const rows = gridRows * width
     const parts = cache.parts()
     const scores = parts[0] + parts[1] + parts[2]
     const mask = new Float32Array(rows * scores).fill(FORBIDDEN)
-    // Rows of empty seats see themselves only.
+    // Rows of empty slots see themselves only.
     for (let row = 0; row < rows; row++) mask[(row + 1) * scores - 1] = 0
     const tokens = Array.from({ length: rows }, () => 0)
     const positions = Array.from(tokens)
-    const seats = sequences.map((sequence) => grid.occupied(sequence))
+    const slots = sequences.map((sequence) => grid.occupied(sequence))
     const draws = sequences.map((sequence, i) => {
-      const seat = seats[i]!
-      const row = seat.lane * width + seat.column
+      const slot = slots[i]!
+      const row = slot.gridRow * width + slot.column
       tokens[row] = sequence.next
       positions[row] = sequence.stored
-      cache.allow(mask.subarray(row * scores, (row + 1) * scores), seat)
+      cache.allow(mask.subarray(row * scores, (row + 1) * scores), slot)
       return drawingOf(sequence, row, sequence.stored + 1)
     })
     const outcome = await this.#run.run({
       owner,
-      lanes,
+      gridRows,
       width,
       length: 1,
       tokens,
       positions,
-      mask: this.#weights.device.host(mask, [lanes, 1, width, 1, scores]),
+      mask: this.#weights.device.host(mask, [gridRows, 1, width, 1, scores]),
       parts,
-      cache: cache.feeds(lanes),
+      cache: cache.feeds(gridRows),
       draws,
-      logits: sequences.some(({ draws, family }) => draws && family.filtered)
+      logits: sequences.some(({ draws, group }) => draws && group.filtered)
     })
-    // Of a request that was cancelled meanwhile nobody sits there any more.
-    const present = sequences.map(({ seat }) => seat !== undefined)
+    // Samples of a request that was cancelled meanwhile have no slot.
+    const present = sequences.map(({ slot }) => slot !== undefined)
     await cache.append(
       outcome.results,
-      seats.filter((_, i) => present[i])
+      slots.filter((_, i) => present[i])
     )
     for (const [i, sequence] of sequences.entries()) {
       if (!present[i]) continue
       const known = !sequence.draws
       sequence.stored += 1
       if (known) continue
-      handOver(outcome, i, draws[i]!, sequence, accept)
+      acceptDraw(outcome, i, draws[i]!, sequence, accept)
     }
   }
 }

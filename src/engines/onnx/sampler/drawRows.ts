@@ -7,16 +7,22 @@ import type { Sequence } from "./sequence.ts"
 export type Accept = (sequence: Sequence, token: number | undefined, logprob: number) => void
 
 /** The draw of the token at a position, from a row of the run. */
-export const drawingOf = ({ family, sample }: Sequence, row: number, position: number): Drawing => ({
+export const drawingOf = ({ group, sample }: Sequence, row: number, position: number): Drawing => ({
   row,
-  inverseTemperature: family.inverseTemperature,
-  uniform: family.uniform(sample, position),
-  greedy: family.request.temperature === 0
+  inverseTemperature: group.inverseTemperature,
+  uniform: group.uniform(sample, position),
+  greedy: group.request.temperature === 0
 })
 
-/** Hands over what the draw number `index` gave. */
-export const handOver = (outcome: Outcome, index: number, draw: Drawing, sequence: Sequence, accept: Accept): void => {
-  const { filtered, request } = sequence.family
+/** Accepts the token of draw number `index`. */
+export const acceptDraw = (
+  outcome: Outcome,
+  index: number,
+  draw: Drawing,
+  sequence: Sequence,
+  accept: Accept
+): void => {
+  const { filtered, request } = sequence.group
   let [token, logprob] = [outcome.tokens[index]!, outcome.logprobs[index]!]
   if (filtered) {
     const vocabulary = outcome.logits!.length / outcome.logprobs.length

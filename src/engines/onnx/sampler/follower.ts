@@ -5,10 +5,10 @@
 import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { NativeModel } from "../../internal/nativeModel.ts"
 import type { Device } from "../worker/device.ts"
-import { type Abort, EngineFailure, type SamplerEngine, throwIfAborted } from "../worker/failure.ts"
+import { type Abort, EngineFailure, type WorkerSampler, throwIfAborted } from "../worker/failure.ts"
 import { Graph } from "../graph/graph.ts"
 import type { SamplerWeights } from "../worker/protocol.ts"
-import { openSampler, type Sampler } from "./samplerEngine.ts"
+import { openSampler, type Sampler } from "./batchingSampler.ts"
 import type { Form } from "./samplerWeights.ts"
 import { Weights } from "../worker/weights.ts"
 
@@ -31,14 +31,14 @@ const forms: Readonly<Record<SamplerWeights, Form>> = { f32: "f32", f16: "f16", 
 /** Adapters that updates brought; the last one serves requests that name none. */
 const followed = (update: number): string => `update-${update}`
 
-export class Follower implements SamplerEngine {
+export class Follower implements WorkerSampler {
   readonly #options: FollowerOptions
   #opened: Opened
   #adapter: string | undefined
   /** What samples carry. */
   #version = 0
   #updates = 0
-  #vocabulary: Parameters<SamplerEngine["setVocabulary"]> | undefined
+  #vocabulary: Parameters<WorkerSampler["setVocabulary"]> | undefined
 
   private constructor(options: FollowerOptions, opened: Opened) {
     this.#options = options
@@ -59,7 +59,7 @@ export class Follower implements SamplerEngine {
     this.#vocabulary = [bytes, offsets]
   }
 
-  submit(...[id, request, emit]: Parameters<SamplerEngine["submit"]>): void {
+  submit(...[id, request, emit]: Parameters<WorkerSampler["submit"]>): void {
     const version = this.#version
     const ours = this.#adapter !== undefined && (request.adapter ?? "default") === "default"
     const adapter = ours ? this.#adapter : request.adapter

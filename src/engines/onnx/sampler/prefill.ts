@@ -2,9 +2,9 @@
 import type { Tensor } from "../worker/device.ts"
 import type { Shape } from "../graph/network.ts"
 import { type Filling, FORBIDDEN, type Parts, type Prompts } from "./cache.ts"
-import { type Accept, drawingOf, handOver } from "./drawRows.ts"
+import { type Accept, drawingOf, acceptDraw } from "./drawRows.ts"
 import type { SamplerRun } from "./samplerRun.ts"
-import type { Seating } from "./admission.ts"
+import type { Admission } from "./admission.ts"
 import type { Job, Sequence } from "./sequence.ts"
 import type { Weights } from "../worker/weights.ts"
 
@@ -20,15 +20,15 @@ const UNDRAWN = [{ row: 0, inverseTemperature: 1, uniform: 0, greedy: true }]
 export class Prefill {
   readonly #weights: Weights
   readonly #run: SamplerRun
-  readonly #seating: Seating
+  readonly #admission: Admission
   /** Tokens that one step computes. */
   readonly #rows: number
   #filling: Computing | undefined
 
-  constructor(weights: Weights, run: SamplerRun, seating: Seating, rows: number) {
+  constructor(weights: Weights, run: SamplerRun, admission: Admission, rows: number) {
     this.#weights = weights
     this.#run = run
-    this.#seating = seating
+    this.#admission = admission
     this.#rows = rows
   }
 
@@ -37,7 +37,7 @@ export class Prefill {
     this.#filling = undefined
   }
 
-  /** One step; somebody who sits has no prompt in the cache. */
+  /** One step; the prompt of some running sample is not in the cache. */
   async step(alive: (job: Job) => boolean, accept: Accept): Promise<void> {
     if (this.#filling?.jobs.some(alive) === false) this.forget()
     const { jobs, prompts } = (this.#filling ??= await this.#next())
@@ -64,7 +64,7 @@ export class Prefill {
     const draws = last && begun.length > 0
     const outcome = await this.#run.run({
       owner: jobs[0]!.owner,
-      lanes: jobs.length,
+      gridRows: jobs.length,
       width: 1,
       length,
       tokens,
@@ -73,40 +73,40 @@ export class Prefill {
       parts,
       cache: prompts.feeds(),
       draws: draws ? begun.map(({ draw }) => draw) : UNDRAWN,
-      logits: draws && begun.some(({ sequence }) => sequence.family.filtered)
+      logits: draws && begun.some(({ sequence }) => sequence.group.filtered)
     })
     prompts.append(outcome.results, length)
     if (!last) return
-    const { cache, grid } = this.#seating
+    const { cache, grid } = this.#admission
     const targets = jobs.flatMap((job, prompt) =>
       grid.fill(job).map((to): Filling => ({ prompt, from: 0, length: job.prefix, to }))
     )
-    // Who was cancelled meanwhile has no seat.
+    // A sample that was cancelled meanwhile has no slot.
     for (const { prompt, sequence } of begun) {
-      if (sequence.seat === undefined) continue
-      const { prefix } = sequence.family
+      if (sequence.slot === undefined) continue
+      const { prefix } = sequence.group
       const at = sequence.shares ? 0 : prefix
-      targets.push({ prompt, from: prefix, length: 1, to: { region: "own", ...sequence.seat, at } })
+      targets.push({ prompt, from: prefix, length: 1, to: { region: "own", ...sequence.slot, at } })
       sequence.stored += 1
     }
     if (targets.length > 0) await cache.write(prompts, targets)
     this.forget()
     for (const [i, { draw, sequence }] of begun.entries()) {
-      if (sequence.seat !== undefined) handOver(outcome, i, draw, sequence, accept)
+      if (sequence.slot !== undefined) acceptDraw(outcome, i, draw, sequence, accept)
     }
-    this.#seating.sweep()
+    this.#admission.sweep()
   }
 
-  /** Samples whose first token the prompt's last row gives. Those that had to give way have theirs. */
+  /** Samples whose first token the prompt's last row gives. Evicted samples have theirs. */
   #beginners(job: Job): ReadonlyArray<Sequence> {
-    return this.#seating.running.filter(
-      ({ family, filled, tokens }) => family === job && !filled && tokens.length === 0
+    return this.#admission.running.filter(
+      ({ group, filled, tokens }) => group === job && !filled && tokens.length === 0
     )
   }
 
   /** The oldest prompt that is not in the cache, and others of about its length with the same weights. */
   async #next(): Promise<Computing> {
-    const missing = new Set(this.#seating.running.flatMap(({ family, filled }) => (filled ? [] : [family])))
+    const missing = new Set(this.#admission.running.flatMap(({ group, filled }) => (filled ? [] : [group])))
     const [first, ...others] = missing
     const jobs = [first!]
     const lengthOf = ({ request }: Job): number => request.prompt.length
@@ -118,7 +118,7 @@ export class Prefill {
       jobs.push(job)
       ;[shortest, longest] = [low, high]
     }
-    return { jobs, prompts: await this.#seating.cache.prompts(jobs.length, longest) }
+    return { jobs, prompts: await this.#admission.cache.prompts(jobs.length, longest) }
   }
 }
 

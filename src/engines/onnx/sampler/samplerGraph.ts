@@ -2,7 +2,7 @@
  * The sampler's graph: any number of tokens of every sequence, after what is in the cache, to keys and values, and a token
  * drawn from chosen rows. One graph computes prompts and decodes, so that weights which are constants exist once.
  *
- * Sequences sit in `n` lanes of `w` seats. A lane's shared region holds a prompt for all of its seats; a seat's own region
+ * Sequences have slots in `n` grid rows of `w` slots. A grid row's shared region holds a prompt for all of its slots; a slot's own region
  * holds the rest. Both are read only: the keys and values of the `t` new tokens leave the graph, and whoever runs it puts
  * them into the cache. Attention is one softmax over the shared region, the own region and the new tokens, where an
  * additive mask allows it.
@@ -50,15 +50,15 @@ export const sizes = (
   return {
     "sizes.queries": [n, w, t, kvHeads, g, headDim],
     "sizes.keys": [n, w, t, kvHeads, headDim],
-    "sizes.seats": [n, kvHeads, w, g * t, -1],
-    "sizes.lanes": [n, kvHeads, 1, w * g * t, -1],
+    "sizes.slots": [n, kvHeads, w, g * t, -1],
+    "sizes.gridRows": [n, kvHeads, 1, w * g * t, -1],
     "sizes.heads": [n, kvHeads, w, g, t, headDim]
   }
 }
 
 export interface SamplerGraphOptions {
   readonly linears: Linears
-  /** Modules that adapters may sit on: their factors are inputs. */
+  /** Modules that adapters may apply to: their factors are inputs. */
   readonly adapted: ReadonlySet<string>
   /** The cache stays on the device. */
   readonly resident: boolean
@@ -137,12 +137,12 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
   const { headDim, heads, kvHeads } = shape
   const listOf = (name: string, length: number) => graph.input(`sizes.${name}`, [length], "int64")
   const [toQueries, toKeys, toHeads] = [listOf("queries", 6), listOf("keys", 5), listOf("heads", 6)]
-  const [toSeats, toLanes] = [listOf("seats", 5), listOf("lanes", 5)]
+  const [toSlots, toGridRows] = [listOf("slots", 5), listOf("gridRows", 5)]
   const parts = graph.input("sizes.parts", [3], "int64")
   const mask = graph.input("mask", ["mask n", 1, "mask w", "mask t", "S"])
   const g = heads / kvHeads
   const scale = 1 / Math.sqrt(headDim)
-  const [seats, lanes] = [
+  const [slots, gridRows] = [
     ["n", kvHeads, "w", "gt"],
     ["n", kvHeads, 1, "wgt"]
   ] as [Dims, Dims]
@@ -183,12 +183,12 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
     const [newKeys, newValues] = [fresh("k", k), fresh("v", v)]
     const apart = graph.reshapeTo(q, toQueries, ["n", "w", "t", kvHeads, g, headDim])
     const turned = graph.transpose(apart, [0, 3, 1, 4, 2, 5])
-    const queries = graph.reshapeTo(resident ? graph.scale(turned, scale) : turned, toSeats, [...seats, headDim])
-    const laneQueries = graph.reshapeTo(queries, toLanes, [...lanes, headDim])
+    const queries = graph.reshapeTo(resident ? graph.scale(turned, scale) : turned, toSlots, [...slots, headDim])
+    const rowQueries = graph.reshapeTo(queries, toGridRows, [...gridRows, headDim])
 
     const all = graph.concat(
       [
-        graph.reshapeTo(scores(laneQueries, cached("shared", "k")), toSeats, [...seats, "P"]),
+        graph.reshapeTo(scores(rowQueries, cached("shared", "k")), toSlots, [...slots, "P"]),
         scores(queries, cached("own", "k")),
         scores(queries, newKeys)
       ],
@@ -199,13 +199,13 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
     const split = graph.op(
       "Split",
       [shares, parts],
-      ["P", "M", "r t"].map((size) => [...seats, size]),
+      ["P", "M", "r t"].map((size) => [...slots, size]),
       { axis: 4 }
     )
-    const fromLane = mix(graph.reshapeTo(split[0]!, toLanes, [...lanes, "P"]), cached("shared", "v"))
+    const fromGridRow = mix(graph.reshapeTo(split[0]!, toGridRows, [...gridRows, "P"]), cached("shared", "v"))
     const mixed = graph.add(
       graph.add(mix(split[1]!, cached("own", "v")), mix(split[2]!, newValues)),
-      graph.reshapeTo(fromLane, toSeats, [...seats, headDim])
+      graph.reshapeTo(fromGridRow, toSlots, [...slots, headDim])
     )
     const separate = graph.reshapeTo(mixed, toHeads, ["n", kvHeads, "w", g, "t", headDim])
     return graph.reshape(graph.transpose(separate, [0, 2, 4, 1, 3, 5]), ["rows", heads * headDim])

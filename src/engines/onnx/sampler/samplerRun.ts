@@ -17,11 +17,11 @@ export interface Drawing {
 
 export interface Step {
   readonly owner: Owner
-  readonly lanes: number
+  readonly gridRows: number
   readonly width: number
-  /** New tokens of each seat. */
+  /** New tokens of each slot. */
   readonly length: number
-  /** [lanes x width x length], as are their positions. */
+  /** [gridRows x width x length], as are their positions. */
   readonly tokens: ReadonlyArray<number>
   readonly positions: ReadonlyArray<number>
   readonly mask: Tensor
@@ -75,8 +75,8 @@ export class SamplerRun {
   }
 
   async run(step: Step): Promise<Outcome> {
-    const { draws, lanes, length, logits, owner, parts, width } = step
-    const rows = lanes * width * length
+    const { draws, gridRows, length, logits, owner, parts, width } = step
+    const rows = gridRows * width * length
     const order = length === 1 ? this.#source.orderOf(rows) : "rows"
     const { adapted, session } = await this.#session(owner, order)
     const device = this.#device
@@ -84,7 +84,7 @@ export class SamplerRun {
     const list = (values: ReadonlyArray<number>, dims: ReadonlyArray<number>) =>
       device.host(int64(values), dims, "int64")
     const column = (value: (draw: Drawing) => number) => device.host(Float32Array.from(draws, value), [count, 1])
-    const shapes = Object.entries({ ...sizes(this.#weights.shape, lanes, width, length), "sizes.parts": parts })
+    const shapes = Object.entries({ ...sizes(this.#weights.shape, gridRows, width, length), "sizes.parts": parts })
     const blocks = blocksOf(this.#weights.shape.vocabulary)
     const feeds: Record<string, Tensor> = {
       ...this.#source.feeds(),
@@ -133,7 +133,7 @@ export class SamplerRun {
     for (const { session } of this.#sessions.splice(0)) await session.release()
   }
 
-  /** Graphs differ by the modules that adapters sit on, and by the order of products. */
+  /** Graphs differ by the modules that adapters apply to, and by the order of products. */
   async #session(owner: Owner, order: Order): Promise<Made> {
     const modules = this.#weights.adapter(owner)?.modules
     // Constants are copied into every session: one that has adapters computes the bare base as well.

@@ -169,7 +169,7 @@ const blockProduct = (graph: Graph, x: Value, block: BlockWeight, accuracy: numb
   return graph.add(y, graph.gemm(sums, graph.constant(offsets, [outputs, count]), { transB: true }))
 }
 
-/** Feeds of an adapter's factors for a graph in which adapters may sit on `modules`; zeros where this one does not. */
+/** Feeds of an adapter's factors for a graph in which adapters may apply to `modules`; zeros where this one does not. */
 export const adapterFeeds = (weights: Weights, owner: Owner, modules: ReadonlySet<string>, zeros: Zeros): Feeds => {
   const adapter = weights.adapter(owner)
   const feeds: Record<string, Tensor> = {

@@ -4,7 +4,7 @@ import { uniforms } from "./philox.ts"
 import type { Shape } from "../graph/network.ts"
 import { hasFilters } from "./filteredDraw.ts"
 import type { Member } from "./slotGrid.ts"
-import type { Seat } from "./slotLayout.ts"
+import type { Slot } from "./slotLayout.ts"
 import { checkRequest, Gathered, longestOf, StopConditions, type Vocabulary } from "./request.ts"
 import type { Owner } from "../worker/weights.ts"
 
@@ -23,7 +23,7 @@ export class Job {
   readonly inverseTemperature: number
   readonly stops: StopConditions
   readonly gathered = new Gathered()
-  /** Samples that nobody has begun, or that had to give way. */
+  /** Samples that wait for a slot after an eviction, or were peeked at. */
   readonly waiting: Array<Sequence> = []
   unfinished: number
   #begun = 0
@@ -53,12 +53,12 @@ export class Job {
     this.#uniform = uniforms(request.seed, request.stream)
   }
 
-  /** Samples that wait for a seat. */
+  /** Samples that wait for a slot. */
   get waits(): number {
     return this.waiting.length + this.request.count - this.#begun
   }
 
-  /** Up to `count` of them, the ones that gave way first; they still count as waiting until {@link begin}. */
+  /** Up to `count` of them, evicted ones first; they still count as waiting until {@link begin}. */
   peek(count: number): ReadonlyArray<Sequence> {
     while (this.waiting.length < count && this.#begun < this.request.count) {
       this.waiting.push(new Sequence(this, this.#begun++))
@@ -70,7 +70,7 @@ export class Job {
     this.waiting.splice(this.waiting.indexOf(sequence), 1)
   }
 
-  /** Samples that nobody has begun end too. */
+  /** Ends the samples that have no slot. */
   finishWaiting(reason: StopReason): void {
     for (const { sample } of this.waiting) this.gathered.finish(sample, reason)
     while (this.#begun < this.request.count) this.gathered.finish(this.#begun++, reason)
@@ -85,7 +85,7 @@ const NOTHING = new Uint8Array()
 
 /** One sample. */
 export class Sequence implements Member<Job> {
-  readonly family: Job
+  readonly group: Job
   /** Offset in its request. */
   readonly sample: number
   /** What was drawn. */
@@ -93,21 +93,21 @@ export class Sequence implements Member<Job> {
   stored = 0
   filled = false
   shares = false
-  seat: Seat | undefined
+  slot: Slot | undefined
   /** The end of its text, for stop strings. */
   #tail = NOTHING
 
-  constructor(family: Job, sample: number) {
-    this.family = family
+  constructor(group: Job, sample: number) {
+    this.group = group
     this.sample = sample
   }
 
   get length(): number {
-    return this.family.request.prompt.length + this.tokens.length
+    return this.group.request.prompt.length + this.tokens.length
   }
   /** The first token that is not in the cache. */
   get next(): number {
-    const { prompt } = this.family.request
+    const { prompt } = this.group.request
     return this.stored < prompt.length ? prompt[this.stored]! : this.tokens[this.stored - prompt.length]!
   }
   /** Whether what comes after that token is to be drawn, not known already. */
@@ -116,12 +116,12 @@ export class Sequence implements Member<Job> {
   }
   /** The most positions it can come to have in the cache: its last token is never stored. */
   get most(): number {
-    return this.family.longest - 1
+    return this.group.longest - 1
   }
 
   /** Appends a token; gives why the sample ends with it, if it does. */
   accept(token: number, context: number): StopReason | undefined {
-    const { request, stops } = this.family
+    const { request, stops } = this.group
     this.tokens.push(token)
     const { stop, tail } = stops.ends(token, this.#tail)
     this.#tail = tail as typeof NOTHING

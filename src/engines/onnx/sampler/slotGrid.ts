@@ -1,152 +1,154 @@
-/** Who sits where in the cache, and what has to be copied when the seats are arranged anew. */
+/** Assigns slots of the cache, and says what to copy if they are arranged again. */
 import type { Copy, Occupied, Place } from "./cache.ts"
 import { EMPTY } from "./cache.ts"
-import type { Layout, Plan, Seat } from "./slotLayout.ts"
+import type { Layout, Plan, Slot } from "./slotLayout.ts"
 
 /** Samples of one prompt. */
-export interface Family {
+export interface PromptGroup {
   /** Positions before the prompt's last token, which is the first that each sample computes for itself. */
   readonly prefix: number
 }
 
-export interface Member<F extends Family> {
-  readonly family: F
+export interface Member<F extends PromptGroup> {
+  readonly group: F
   /** Positions whose keys and values are in the cache; 0 as long as the prompt is not there. */
   stored: number
   filled: boolean
   shares: boolean
-  seat: Seat | undefined
+  slot: Slot | undefined
 }
 
-interface Lane<F> {
+interface GridRow<F> {
   /** Whose prompt is, or will be, in the shared region. */
   sharer: F | undefined
   filled: boolean
 }
 
-export class Grid<F extends Family, M extends Member<F>> {
+export class Grid<F extends PromptGroup, M extends Member<F>> {
   layout: Layout = EMPTY
-  #lanes: Array<Lane<F>> = []
-  /** Lane by lane. */
-  #seats: Array<M | undefined> = []
+  #gridRows: Array<GridRow<F>> = []
+  /** Grid row by grid row. */
+  #slots: Array<M | undefined> = []
 
-  /** By lanes and columns. */
+  /** By grid rows and columns. */
   get members(): ReadonlyArray<M> {
-    return this.#seats.filter((member) => member !== undefined)
+    return this.#slots.filter((member) => member !== undefined)
   }
-  /** Lanes up to the last that somebody sits in. */
+  /** Grid rows up to the last with an occupied slot. */
   get used(): number {
-    const last = this.#seats.findLastIndex((member) => member !== undefined)
+    const last = this.#slots.findLastIndex((member) => member !== undefined)
     return Math.floor(last / this.layout.width) + 1
   }
 
   /** What a member's tokens may look at. */
   occupied(member: M): Occupied {
-    const shared = member.shares ? member.family.prefix : 0
-    return { ...member.seat!, shared, own: Math.max(0, member.stored - shared) }
+    const shared = member.shares ? member.group.prefix : 0
+    return { ...member.slot!, shared, own: Math.max(0, member.stored - shared) }
   }
 
-  #at({ column, lane }: Seat): number {
-    return lane * this.layout.width + column
+  #at({ column, gridRow }: Slot): number {
+    return gridRow * this.layout.width + column
   }
 
-  #sit(member: M, seat: Seat, shares: boolean): void {
-    member.seat = seat
+  #occupy(member: M, slot: Slot, shares: boolean): void {
+    member.slot = slot
     member.shares = shares
-    this.#seats[this.#at(seat)] = member
-    const lane = this.#lanes[seat.lane]!
-    if (shares) lane.sharer = member.family
-    if (!member.filled && ((shares && lane.filled) || member.family.prefix === 0)) {
+    this.#slots[this.#at(slot)] = member
+    const gridRow = this.#gridRows[slot.gridRow]!
+    if (shares) gridRow.sharer = member.group
+    if (!member.filled && ((shares && gridRow.filled) || member.group.prefix === 0)) {
       member.filled = true
-      member.stored = member.family.prefix
+      member.stored = member.group.prefix
     }
   }
 
   leave(member: M): void {
-    const { seat } = member
-    if (seat === undefined) return
-    this.#seats[this.#at(seat)] = undefined
-    member.seat = undefined
+    const { slot } = member
+    if (slot === undefined) return
+    this.#slots[this.#at(slot)] = undefined
+    member.slot = undefined
     member.filled = false
     member.stored = 0
-    const start = seat.lane * this.layout.width
-    const others = this.#seats.slice(start, start + this.layout.width)
-    if (!others.some((other) => other?.shares === true)) this.#lanes[seat.lane] = { sharer: undefined, filled: false }
+    const start = slot.gridRow * this.layout.width
+    const others = this.#slots.slice(start, start + this.layout.width)
+    if (!others.some((other) => other?.shares === true))
+      this.#gridRows[slot.gridRow] = { sharer: undefined, filled: false }
   }
 
-  /** Finds a seat among those there are, for a member that needs this many positions in all. False: there is none. */
-  seat(member: M, needed: number, siblings: boolean): boolean {
+  /** Finds a slot among those there are, for a member that needs this many positions in all. False: there is none. */
+  assign(member: M, needed: number, siblings: boolean): boolean {
     const { own, shared, width } = this.layout
-    const { family } = member
-    const free = (lane: number): number => {
-      for (let column = 0; column < width; column++) if (this.#seats[lane * width + column] === undefined) return column
+    const { group } = member
+    const free = (gridRow: number): number => {
+      for (let column = 0; column < width; column++)
+        if (this.#slots[gridRow * width + column] === undefined) return column
       return -1
     }
-    let [joining, opening, alone]: Array<Seat | undefined> = []
-    for (const [lane, { sharer }] of this.#lanes.entries()) {
-      const column = free(lane)
+    let [joining, opening, alone]: Array<Slot | undefined> = []
+    for (const [gridRow, { sharer }] of this.#gridRows.entries()) {
+      const column = free(gridRow)
       if (column < 0) continue
-      if (sharer === family) joining ??= { lane, column }
-      else if (sharer === undefined) opening ??= { lane, column }
-      alone ??= { lane, column }
+      if (sharer === group) joining ??= { gridRow, column }
+      else if (sharer === undefined) opening ??= { gridRow, column }
+      alone ??= { gridRow, column }
     }
-    const fits = needed - family.prefix <= own
-    if (joining !== undefined && fits) this.#sit(member, joining, true)
-    else if (opening !== undefined && fits && siblings && shared > 1 && family.prefix > 0 && family.prefix <= shared) {
-      this.#sit(member, opening, true)
-    } else if (alone !== undefined && needed <= own) this.#sit(member, alone, false)
+    const fits = needed - group.prefix <= own
+    if (joining !== undefined && fits) this.#occupy(member, joining, true)
+    else if (opening !== undefined && fits && siblings && shared > 1 && group.prefix > 0 && group.prefix <= shared) {
+      this.#occupy(member, opening, true)
+    } else if (alone !== undefined && needed <= own) this.#occupy(member, alone, false)
     else return false
     return true
   }
 
-  /** The family's prompt has been computed: where it goes. Its members can go on from there. */
-  fill(family: F): ReadonlyArray<Place> {
+  /** The group's prompt has been computed: where it goes. Its members can go on from there. */
+  fill(group: F): ReadonlyArray<Place> {
     const places: Array<Place> = []
     for (const member of this.members) {
-      if (member.family !== family || member.filled) continue
-      const { column, lane } = member.seat!
-      if (!member.shares) places.push({ region: "own", lane, column, at: 0 })
-      else if (!this.#lanes[lane]!.filled) {
-        places.push({ region: "shared", lane, at: 0 })
-        this.#lanes[lane]!.filled = true
+      if (member.group !== group || member.filled) continue
+      const { column, gridRow } = member.slot!
+      if (!member.shares) places.push({ region: "own", gridRow, column, at: 0 })
+      else if (!this.#gridRows[gridRow]!.filled) {
+        places.push({ region: "shared", gridRow, at: 0 })
+        this.#gridRows[gridRow]!.filled = true
       }
       member.filled = true
-      member.stored = family.prefix
+      member.stored = group.prefix
     }
     return places
   }
 
   /**
-   * Seats everybody as planned; who is not in the plan must have left. What is in the cache is to be copied, also a prompt
-   * to members that have come anew.
+   * Gives every member its planned slot; members outside the plan must have left. What is in the cache is to be copied, also a prompt
+   * to new members.
    */
-  arrange({ layout, seats }: Plan<M>): ReadonlyArray<Copy> {
+  arrange({ layout, slots }: Plan<M>): ReadonlyArray<Copy> {
     const copies: Array<Copy> = []
     const before = new Map(this.members.map((member) => [member, this.occupied(member)]))
     const prompts = new Map<F, Place>()
-    for (const [member, { column, lane, shared }] of before) {
+    for (const [member, { column, gridRow, shared }] of before) {
       if (!member.filled) continue
-      const place: Place = shared > 0 ? { region: "shared", lane, at: 0 } : { region: "own", lane, column, at: 0 }
-      prompts.set(member.family, place)
+      const place: Place = shared > 0 ? { region: "shared", gridRow, at: 0 } : { region: "own", gridRow, column, at: 0 }
+      prompts.set(member.group, place)
     }
     this.layout = layout
-    this.#lanes = Array.from({ length: layout.lanes }, () => ({ sharer: undefined, filled: false }))
-    this.#seats = Array.from({ length: layout.lanes * layout.width }, () => undefined)
+    this.#gridRows = Array.from({ length: layout.gridRows }, () => ({ sharer: undefined, filled: false }))
+    this.#slots = Array.from({ length: layout.gridRows * layout.width }, () => undefined)
     const push = (from: Place, to: Place, length: number) => {
       if (length > 0) copies.push({ from, to, length })
     }
-    for (const [member, { column, lane, shares }] of seats) {
+    for (const [member, { column, gridRow, shares }] of slots) {
       const old = before.get(member)
-      const { prefix } = member.family
-      const prompt = prompts.get(member.family)
+      const { prefix } = member.group
+      const prompt = prompts.get(member.group)
       const wasFilled = member.filled
-      const covered = this.#lanes[lane]!.filled && shares
-      this.#sit(member, { lane, column }, shares)
+      const covered = this.#gridRows[gridRow]!.filled && shares
+      this.#occupy(member, { gridRow, column }, shares)
       if (prompt !== undefined && !covered) {
         const source: Place =
-          wasFilled && old?.shared === 0 ? { region: "own", lane: old.lane, column: old.column, at: 0 } : prompt
-        push(source, shares ? { region: "shared", lane, at: 0 } : { region: "own", lane, column, at: 0 }, prefix)
-        if (shares) this.#lanes[lane]!.filled = true
+          wasFilled && old?.shared === 0 ? { region: "own", gridRow: old.gridRow, column: old.column, at: 0 } : prompt
+        push(source, shares ? { region: "shared", gridRow, at: 0 } : { region: "own", gridRow, column, at: 0 }, prefix)
+        if (shares) this.#gridRows[gridRow]!.filled = true
       }
       if (prompt !== undefined && !wasFilled) {
         member.filled = true
@@ -154,8 +156,8 @@ export class Grid<F extends Family, M extends Member<F>> {
       }
       if (old === undefined || !wasFilled) continue
       // What came after the prompt.
-      const from: Place = { region: "own", lane: old.lane, column: old.column, at: prefix - old.shared }
-      push(from, { region: "own", lane, column, at: shares ? 0 : prefix }, member.stored - prefix)
+      const from: Place = { region: "own", gridRow: old.gridRow, column: old.column, at: prefix - old.shared }
+      push(from, { region: "own", gridRow, column, at: shares ? 0 : prefix }, member.stored - prefix)
     }
     return copies
   }

@@ -5,9 +5,9 @@ import { load, type NativeInfo, type NativeModel } from "../../internal/nativeMo
 import { Device } from "./device.ts"
 import { Follower } from "../sampler/follower.ts"
 import { Gate } from "./gate.ts"
-import { PolicyEngine } from "../policy/policyEngine.ts"
+import { WorkerPolicy } from "../policy/workerPolicy.ts"
 import type { WorkerSettings } from "./protocol.ts"
-import { openSampler } from "../sampler/samplerEngine.ts"
+import { openSampler } from "../sampler/batchingSampler.ts"
 import type { Engines } from "./serve.ts"
 import { factsOf, Weights } from "./weights.ts"
 
@@ -45,7 +45,7 @@ const openPolicy = async (settings: WorkerSettings, device: Device): Promise<Eng
   const store = await openStore(settings)
   try {
     const weights = await Weights.open(store, device)
-    const policy = await PolicyEngine.open(weights, settings.policy)
+    const policy = await WorkerPolicy.open(weights, settings.policy)
     const sampler = await openSampler({
       weights,
       source: "inputs",

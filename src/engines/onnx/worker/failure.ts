@@ -19,7 +19,7 @@ export const throwIfAborted = (abort: Abort | undefined, operation: string): voi
   if (abort?.aborted === true) throw new EngineFailure("ABORTED", `${operation} was aborted`)
 }
 
-export interface SamplerEngine {
+export interface WorkerSampler {
   /** Token `i` is `bytes[offsets[i]..offsets[i + 1]]`, for stop strings. */
   readonly setVocabulary: (bytes: Uint8Array, offsets: Uint32Array) => void
   /** Queues a request; `emit` is called at most once a step, last with `done`, or once with an error. */

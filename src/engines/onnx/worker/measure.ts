@@ -7,9 +7,9 @@ import { load, type NativeModel, type SampleRequest } from "../../internal/nativ
 import { Device, type DeviceOptions, type Provider } from "./device.ts"
 import { EngineFailure } from "./failure.ts"
 import { Graph } from "../graph/graph.ts"
-import { PolicyEngine } from "../policy/policyEngine.ts"
+import { WorkerPolicy } from "../policy/workerPolicy.ts"
 import type { WorkerSettings } from "./protocol.ts"
-import { openSampler, type Sampler } from "../sampler/samplerEngine.ts"
+import { openSampler, type Sampler } from "../sampler/batchingSampler.ts"
 import { Weights } from "./weights.ts"
 
 /** Where the nodes of a graph were computed. */
@@ -117,7 +117,7 @@ const product = async (device: Device, side: number): Promise<number> => {
 }
 
 interface Opened {
-  readonly policy: PolicyEngine
+  readonly policy: WorkerPolicy
   readonly sampler: Sampler
   readonly weights: Weights
 }
@@ -130,7 +130,7 @@ const withEngines = async <A>(
   const device = await Device.open(options)
   try {
     const weights = await Weights.open(store, device)
-    const policy = await PolicyEngine.open(weights)
+    const policy = await WorkerPolicy.open(weights)
     const sampler = await openSampler({ weights, source: "inputs" })
     return await use({ policy, sampler, weights })
   } finally {

@@ -5,14 +5,14 @@
 import type { MessagePort } from "node:worker_threads"
 import type { EngineFacts } from "../../internal/engine.ts"
 import { describe } from "../../../addon/addon.ts"
-import { type Abort, EngineFailure, type SamplerEngine, throwIfAborted } from "./failure.ts"
+import { type Abort, EngineFailure, type WorkerSampler, throwIfAborted } from "./failure.ts"
 import { type Failure, type FromWorker, packed, type ToWorker, type Verb, type Verbs } from "./protocol.ts"
 
 /** What a worker thread serves. */
 export interface Engines {
   /** Those it has; the others are refused. */
   readonly verbs: Partial<Verbs>
-  readonly sampler: Omit<SamplerEngine, "close">
+  readonly sampler: Omit<WorkerSampler, "close">
   readonly facts: () => EngineFacts
   readonly close: () => Promise<void>
 }

@@ -22,7 +22,7 @@ export interface Adapter {
   /** alpha / rank, or alpha / sqrt(rank). */
   readonly scale: number
   readonly rank: number
-  /** Paths of the modules it sits on: `model.layers.0.self_attn.q_proj`. */
+  /** Paths of the modules it applies to: `model.layers.0.self_attn.q_proj`. */
   readonly modules: ReadonlySet<string>
 }
 

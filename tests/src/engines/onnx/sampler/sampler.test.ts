@@ -94,7 +94,7 @@ describe("sampler on ONNX Runtime", () => {
     await opened.close()
   })
 
-  it("takes requests at any time: seats are reused, grow, and give way when the cache is full", async () => {
+  it("takes requests at any time: slots are reused, grow, and give way when the cache is full", async () => {
     // Room for 3 samples of the longest kind.
     const position = 2 * 2 * 2 * 16 * 4
     const opened = await open({ cacheBytes: 420 * position, maxSequences: 7 })
@@ -116,7 +116,7 @@ describe("sampler on ONNX Runtime", () => {
     await opened.close()
   })
 
-  it("takes seats from the youngest when samples get longer than those before, and gives them back", async () => {
+  it("takes slots from the youngest when samples get longer than those before, and gives them back", async () => {
     const position = 2 * 2 * 2 * 16 * 4
     const opened = await open({ cacheBytes: 200 * position })
     const short = request({ count: 80, maxTokens: 2, stream: 50n })

@@ -22,7 +22,7 @@ describe.skipIf(missingGpu !== undefined)("sampler on WebGPU", () => {
     })
   }
 
-  it("takes requests at any time, long prompts in parts, seats that give way, and cancels", async () => {
+  it("takes requests at any time, long prompts in parts, slots that give way, and cancels", async () => {
     const position = 2 * 2 * 2 * 16 * 4
     const opened = await open({ device, cacheBytes: 320 * position, maxSequences: 6, prefillRows: 24 })
     const { driver } = opened

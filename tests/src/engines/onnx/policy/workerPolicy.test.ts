@@ -13,7 +13,7 @@ import * as Native from "../../../../../src/engines/internal/nativeModel.ts"
 import { chunksOf } from "../../../../../src/engines/onnx/policy/chunks.ts"
 import { Device, type Provider } from "../../../../../src/engines/onnx/worker/device.ts"
 import { EngineFailure } from "../../../../../src/engines/onnx/worker/failure.ts"
-import { PolicyEngine } from "../../../../../src/engines/onnx/policy/policyEngine.ts"
+import { WorkerPolicy } from "../../../../../src/engines/onnx/policy/workerPolicy.ts"
 import { factsOf, Weights } from "../../../../../src/engines/onnx/worker/weights.ts"
 
 const checkpoint = (name: string) => fileURLToPath(new URL(`../../../../fixtures/checkpoints/${name}`, import.meta.url))
@@ -74,7 +74,7 @@ const open = async (
 ) => {
   const store = await Native.load().NativeModel.open(path, JSON.stringify({ seed: 5, ...options }))
   const device = await Device.open({ providers: [provider] })
-  return { store, device, policy: await PolicyEngine.open(await Weights.open(store, device), engine) }
+  return { store, device, policy: await WorkerPolicy.open(await Weights.open(store, device), engine) }
 }
 const reference = (path: string, options: object) =>
   Native.load().NativeModel.open(path, JSON.stringify({ seed: 5, isa: "reference", ...options }))
@@ -137,7 +137,7 @@ describe("ONNX policy", () => {
   afterAll(() => rmSync(directory, { recursive: true, force: true }))
   const path = checkpoint("llama")
 
-  const update = async (policy: PolicyEngine, adapter?: string) => {
+  const update = async (policy: WorkerPolicy, adapter?: string) => {
     const { dEntropy, dLogprobs, forest } = batch(67)
     const { id, logprobs } = await policy.forward(forest, {
       ...settings,
@@ -274,7 +274,7 @@ describe("ONNX policy", () => {
       return { ...session, run }
     }
     const store = await Native.load().NativeModel.open(saved, "{}")
-    const other = await PolicyEngine.open(await Weights.open(store, device))
+    const other = await WorkerPolicy.open(await Weights.open(store, device))
     await other.load(saved)
     await other.backward((await other.forward(forest, settings)).id, dLogprobs, null)
     await refused(other.step(adamW), "OUT_OF_MEMORY", "full")
@@ -288,7 +288,7 @@ describe("ONNX policy", () => {
     await other.backward((await other.forward(forest, settings)).id, dLogprobs, null)
     await policy.step(adamW)
     await other.step(adamW)
-    const ask = async (of: PolicyEngine) => (await of.forward(forest, { ...settings, keep: false })).logprobs
+    const ask = async (of: WorkerPolicy) => (await of.forward(forest, { ...settings, keep: false })).logprobs
     assert.deepStrictEqual(await ask(other), await ask(policy))
   })
 

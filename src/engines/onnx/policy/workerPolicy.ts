@@ -28,7 +28,7 @@ interface Kept {
   readonly temperature: number
 }
 
-export class PolicyEngine {
+export class WorkerPolicy {
   readonly #weights: Weights
   readonly #optimizer: Optimizer
   readonly #chunkTokens: number
@@ -48,8 +48,8 @@ export class PolicyEngine {
     this.#activationBytes = options.activationBytes ?? 2 ** 30
   }
 
-  static async open(weights: Weights, options: PolicyOptions = {}): Promise<PolicyEngine> {
-    const engine = new PolicyEngine(weights, options)
+  static async open(weights: Weights, options: PolicyOptions = {}): Promise<WorkerPolicy> {
+    const engine = new WorkerPolicy(weights, options)
     for (const { lora, name } of factsOf(weights.store).adapters) engine.#refuseDropout(name, lora.dropout)
     await engine.#optimizer.read(undefined)
     for (const { name } of factsOf(weights.store).adapters) await engine.#optimizer.read(name)

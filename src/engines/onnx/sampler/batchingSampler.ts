@@ -1,12 +1,12 @@
 /**
- * Sampling through ONNX Runtime: continuous batching over seats. A step computes prompts, or one token for everybody.
+ * Sampling through ONNX Runtime: continuous batching over slots. A step computes prompts, or one token for every running sample.
  *
  * Samples share their prompt up to its last token, which is each sample's first own position: so one that comes later, to
- * a prompt that is in the cache, begins with that token. A sample that has to give way is computed anew later, its tokens
+ * a prompt that is in the cache, begins with that token. An evicted sample is computed again later, its tokens
  * fed again, with the same result.
  */
 import type { SampleRequest } from "../../internal/nativeModel.ts"
-import { EngineFailure, type SamplerEngine } from "../worker/failure.ts"
+import { EngineFailure, type WorkerSampler } from "../worker/failure.ts"
 import type { SamplerCache } from "./cache.ts"
 import { DeviceCache } from "./cacheDevice.ts"
 import { HostCache } from "./cacheHost.ts"
@@ -15,7 +15,7 @@ import type { Accept } from "./drawRows.ts"
 import { Prefill } from "./prefill.ts"
 import { Vocabulary } from "./request.ts"
 import { SamplerRun } from "./samplerRun.ts"
-import { type Bounds, Seating } from "./admission.ts"
+import { type Bounds, Admission } from "./admission.ts"
 import { type Emit, Job, type Sequence } from "./sequence.ts"
 import { constantWeights, type Form, inputWeights } from "./samplerWeights.ts"
 import type { Weights } from "../worker/weights.ts"
@@ -39,7 +39,7 @@ export interface SamplerOptions {
   readonly prefillRows?: number
 }
 
-export interface Sampler extends SamplerEngine {
+export interface Sampler extends WorkerSampler {
   /** Builds what sampling with an adapter, or the base, needs, ahead of the first request. */
   readonly prepare: (adapter?: string) => Promise<void>
   /** Ends what is under way and frees the device's memory. */
@@ -57,7 +57,7 @@ export const openSampler = async (options: SamplerOptions): Promise<Sampler> => 
   const constant = options.source === "constants"
   const accuracy = options.accuracy ?? (device.provider === "cpu" ? 4 : 0)
   const source = constant ? await constantWeights(weights, { form, accuracy }) : inputWeights(weights)
-  return new Engine({
+  return new BatchingSampler({
     weights,
     run: new SamplerRun(weights, source, constant),
     cache: device.resident ? new DeviceCache(device, shape) : new HostCache(device, shape, positions + maxSequences),
@@ -67,7 +67,7 @@ export const openSampler = async (options: SamplerOptions): Promise<Sampler> => 
   })
 }
 
-interface EngineParts {
+interface SamplerParts {
   readonly weights: Weights
   readonly run: SamplerRun
   readonly cache: SamplerCache
@@ -76,25 +76,25 @@ interface EngineParts {
   readonly prefillRows: number
 }
 
-class Engine implements Sampler {
+class BatchingSampler implements Sampler {
   readonly #weights: Weights
   readonly #run: SamplerRun
   readonly #bounds: Bounds
   readonly #positionBytes: number
   readonly #jobs = new Map<number, Job>()
-  readonly #seating: Seating
+  readonly #admission: Admission
   readonly #prefill: Prefill
   readonly #decode: Decode
   #vocabulary: Vocabulary | undefined
 
-  constructor({ bounds, cache, positionBytes, prefillRows, run, weights }: EngineParts) {
+  constructor({ bounds, cache, positionBytes, prefillRows, run, weights }: SamplerParts) {
     this.#weights = weights
     this.#run = run
     this.#bounds = bounds
     this.#positionBytes = positionBytes
-    this.#seating = new Seating(this.#jobs, cache, bounds)
-    this.#prefill = new Prefill(weights, run, this.#seating, prefillRows)
-    this.#decode = new Decode(weights, run, this.#seating)
+    this.#admission = new Admission(this.#jobs, cache, bounds)
+    this.#prefill = new Prefill(weights, run, this.#admission, prefillRows)
+    this.#decode = new Decode(weights, run, this.#admission)
   }
 
   prepare(adapter?: string): Promise<void> {
@@ -112,7 +112,7 @@ class Engine implements Sampler {
       const job = new Job(id, request, emit, { owner, shape, vocabulary: this.#vocabulary })
       this.#checkRoom(job.longest - 1)
       this.#jobs.set(id, job)
-      this.#seating.noteRequest()
+      this.#admission.noteRequest()
     } catch (cause) {
       emit(errorOf(cause))
     }
@@ -128,8 +128,8 @@ class Engine implements Sampler {
   cancel(id: number): void {
     const job = this.#jobs.get(id)
     if (job === undefined) return
-    for (const { family, sample, seat } of this.#seating.running) {
-      if (family === job && seat !== undefined) job.gathered.finish(sample, "abort")
+    for (const { group, sample, slot } of this.#admission.running) {
+      if (group === job && slot !== undefined) job.gathered.finish(sample, "abort")
     }
     job.finishWaiting("abort")
     this.#drop(job)
@@ -143,8 +143,8 @@ class Engine implements Sampler {
   async step(): Promise<void> {
     try {
       this.#failRemovedAdapters()
-      await this.#seating.admit()
-      if (this.#seating.running.length > 0) await this.#compute()
+      await this.#admission.admit()
+      if (this.#admission.running.length > 0) await this.#compute()
     } catch (cause) {
       for (const job of this.#jobs.values()) this.#fail(job, errorOf(cause))
       this.#forget()
@@ -161,10 +161,10 @@ class Engine implements Sampler {
   async #compute(): Promise<void> {
     const diverged = new Set<Job>()
     const accept: Accept = (sequence, token, logprob) => {
-      if (token === undefined) diverged.add(sequence.family)
+      if (token === undefined) diverged.add(sequence.group)
       else this.#accept(sequence, token, logprob)
     }
-    const prompts = this.#seating.running.some(({ filled }) => !filled)
+    const prompts = this.#admission.running.some(({ filled }) => !filled)
     if (prompts) await this.#prefill.step((job) => this.#jobs.has(job.id), accept)
     else await this.#decode.step(accept)
     for (const job of diverged) {
@@ -175,13 +175,13 @@ class Engine implements Sampler {
   }
 
   #accept(sequence: Sequence, token: number, logprob: number): void {
-    const { family, sample } = sequence
-    family.gathered.add(sample, token, logprob)
+    const { group, sample } = sequence
+    group.gathered.add(sample, token, logprob)
     const reason = sequence.accept(token, this.#weights.shape.context)
     if (reason === undefined) return
-    family.gathered.finish(sample, reason)
-    family.unfinished -= 1
-    this.#seating.finish(sequence)
+    group.gathered.finish(sample, reason)
+    group.unfinished -= 1
+    this.#admission.finish(sequence)
   }
 
   #failRemovedAdapters(): void {
@@ -199,13 +199,13 @@ class Engine implements Sampler {
   /** Takes a request and its samples out. */
   #drop(job: Job): void {
     this.#jobs.delete(job.id)
-    for (const sequence of this.#seating.running) if (sequence.family === job) this.#seating.leave(sequence)
-    this.#seating.sweep()
+    for (const sequence of this.#admission.running) if (sequence.group === job) this.#admission.leave(sequence)
+    this.#admission.sweep()
   }
 
   #forget(): void {
     this.#prefill.forget()
-    this.#seating.forget()
+    this.#admission.forget()
   }
 
   #deliver(): void {
