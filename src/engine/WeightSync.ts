@@ -8,11 +8,9 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Semaphore from "effect/Semaphore"
-import * as fs from "node:fs/promises"
-import { tmpdir } from "node:os"
-import * as path from "node:path"
 import * as Adapter from "./Adapter.ts"
 import { EngineError, type Reason } from "./EngineError.ts"
+import { newFolder, removeFolder, writeWeights } from "./internal/weightFiles.ts"
 import { type ExportOptions, Policy } from "./Policy.ts"
 import { Sampler, type WeightUpdate } from "./Sampler.ts"
 
@@ -68,19 +66,37 @@ export const layer = <E1, R1, E2, R2>(
 
 const refused = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
+type FollowOptions = Pick<WeightSyncOptions, "adapter" | "directory" | "dtype" | "inSync" | "kind">
+type Update = (weights: WeightUpdate) => Effect.Effect<void, EngineError>
+
 const follow = Effect.fnUntraced(function* (
   policy: Policy["Service"],
   sampler: Sampler["Service"],
-  options: Pick<WeightSyncOptions, "adapter" | "directory" | "dtype" | "inSync" | "kind">
+  options: FollowOptions
 ) {
   if (sampler.weights._tag === "Fixed") {
     const detail = `the weights of the sampler ${sampler.name} are fixed; use one whose \`weights\` are Updatable`
     return yield* refused("update", { _tag: "Unsupported", what: "other weights", engine: sampler.name, detail })
   }
-  const { update } = sampler.weights
-  const followed = options.adapter ?? Adapter.defaultName
-  const choice = options.adapter === undefined ? {} : { adapter: options.adapter }
+  const weights = yield* synchronise(policy, sampler.weights.update, options)
+  return Context.make(Policy, changing(policy, weights)).pipe(
+    Context.add(Sampler, following(sampler, weights, options.adapter ?? Adapter.defaultName))
+  )
+})
 
+interface Synchronised {
+  /** Done when the sampler has the policy's present weights. */
+  readonly current: Effect.Effect<unknown, EngineError>
+  /** Runs what changes an adapter's weights. Whatever became of it, weights that may have changed are stale. */
+  readonly change: <A, E>(
+    effect: Effect.Effect<A, E>,
+    adapter: string | undefined,
+    unchanged?: (value: A) => boolean
+  ) => Effect.Effect<A, E>
+}
+
+const synchronise = Effect.fnUntraced(function* (policy: Policy["Service"], update: Update, options: FollowOptions) {
+  const followed = options.adapter ?? Adapter.defaultName
   // Of the policy's weights; `pushed` is the one that the sampler has.
   let generation = 0
   let pushed = options.inSync === true ? 0 : -1
@@ -90,56 +106,18 @@ const follow = Effect.fnUntraced(function* (
   let held: string | undefined
   // One push at a time; nothing changes the weights between their version and their files.
   const pushing = yield* Semaphore.make(1)
-  const changing = yield* Semaphore.make(1)
+  const writing = yield* Semaphore.make(1)
+  yield* Effect.addFinalizer(() => Effect.suspend(() => (held === undefined ? Effect.void : removeFolder(held))))
 
-  const remove = (folder: string) =>
-    Effect.tryPromise(() => fs.rm(folder, { recursive: true, force: true })).pipe(
-      Effect.catch((error) =>
-        Effect.logWarning(`the weights in ${folder} could not be removed: ${String(error.cause)}`)
-      )
-    )
-  yield* Effect.addFinalizer(() => Effect.suspend(() => (held === undefined ? Effect.void : remove(held))))
-
-  /** Writes the present weights, and says what was written. Not interruptible: an engine writes on when nobody waits. */
+  /** Not interruptible: an engine writes on when nobody waits. */
   const write = (folder: string) =>
-    Effect.gen(function* () {
-      const adapters = yield* policy.adapters.list
-      const adapter = adapters.find(({ name }) => name === followed)
-      if (adapter === undefined && options.adapter !== undefined) {
-        const detail = `the policy has no adapter \`${followed}\`; add it first`
-        return yield* refused("update", { _tag: "State", detail })
-      }
-      const kind = options.kind ?? (adapter === undefined ? "model" : "adapter")
-      if (kind === "adapter" && adapter === undefined) {
-        const detail = "kind is `adapter`, but the policy trains none; set `adapter`, or leave `kind` out"
-        return yield* refused("update", { _tag: "Config", option: "kind", detail })
-      }
-      const version = adapter?.version ?? (yield* policy.version)
-      const directory = path.join(folder, `${kind}-${version}`)
-      yield* kind === "adapter"
-        ? policy.save(directory, choice)
-        : policy.exportModel(directory, { ...choice, ...(options.dtype === undefined ? {} : { dtype: options.dtype }) })
-      return { generation, weights: { directory, kind, version } satisfies WeightUpdate }
-    }).pipe(
-      Effect.uninterruptible,
-      changing.withPermit,
-      Effect.mapError((error) => refused("update", { ...error.reason, detail: error.message }))
-    )
-
-  const folder = Effect.tryPromise({
-    try: async () => {
-      if (options.directory !== undefined) await fs.mkdir(options.directory, { recursive: true })
-      return await fs.mkdtemp(path.join(options.directory ?? tmpdir(), "quintain-weights-"))
-    },
-    catch: (cause) =>
-      refused("update", {
-        _tag: "Io",
-        detail: `no folder for the weights: ${String(cause)}; choose one with \`directory\``
-      })
-  })
+    Effect.map(
+      Effect.suspend(() => writeWeights(policy, options, folder)),
+      (weights) => ({ generation, weights })
+    ).pipe(Effect.uninterruptible, writing.withPermit)
 
   const push = Effect.acquireUseRelease(
-    folder,
+    newFolder(options.directory),
     (folder) =>
       Effect.tap(write(folder), ({ generation, weights }) =>
         Effect.uninterruptibleMask((restore) =>
@@ -152,10 +130,10 @@ const follow = Effect.fnUntraced(function* (
       ),
     (folder, exit) =>
       Effect.suspend(() => {
-        if (Exit.isFailure(exit) || exit.value.weights.kind === "model") return remove(folder)
+        if (Exit.isFailure(exit) || exit.value.weights.kind === "model") return removeFolder(folder)
         const former = held
         held = folder
-        return former === undefined ? Effect.void : remove(former)
+        return former === undefined ? Effect.void : removeFolder(former)
       })
   )
 
@@ -177,13 +155,8 @@ const follow = Effect.fnUntraced(function* (
     )
   })
 
-  /** Whatever became of it, weights that may have changed are stale. */
-  const change = <A, E>(
-    effect: Effect.Effect<A, E>,
-    adapter: string | undefined,
-    unchanged: (value: A) => boolean = () => false
-  ) =>
-    changing.withPermit(
+  const change: Synchronised["change"] = (effect, adapter, unchanged = () => false) =>
+    writing.withPermit(
       Effect.onExit(effect, (exit) =>
         Effect.sync(() => {
           if ((adapter ?? Adapter.defaultName) !== followed) return
@@ -191,27 +164,30 @@ const follow = Effect.fnUntraced(function* (
         })
       )
     )
+  return { current, change } satisfies Synchronised
+})
 
-  const following: Policy["Service"] = {
-    ...policy,
-    step: (settings) => change(policy.step(settings), settings.adapter, ({ skipped }) => skipped),
-    load: (directory, which) => change(policy.load(directory, which), which?.adapter),
-    adapters: {
-      ...policy.adapters,
-      add: (name, from) => change(policy.adapters.add(name, from), name),
-      remove: (name) => change(policy.adapters.remove(name), name)
-    }
+/** The policy, whose changes make the sampler's weights stale. */
+const changing = (policy: Policy["Service"], { change }: Synchronised): Policy["Service"] => ({
+  ...policy,
+  step: (settings) => change(policy.step(settings), settings.adapter, ({ skipped }) => skipped),
+  load: (directory, which) => change(policy.load(directory, which), which?.adapter),
+  adapters: {
+    ...policy.adapters,
+    add: (name, from) => change(policy.adapters.add(name, from), name),
+    remove: (name) => change(policy.adapters.remove(name), name)
   }
-  const follower: Sampler["Service"] = {
-    name: sampler.name,
-    engine: sampler.engine,
-    weights: { _tag: "Fixed" },
-    sample: ({ adapter, ...request }) => {
-      if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
-      if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })
-      const detail = `the sampler ${sampler.name} follows \`${followed}\`, not \`${adapter}\`; name that in WeightSync's \`adapter\``
-      return Effect.fail(refused("sample", { _tag: "Config", option: "adapter", detail }))
-    }
+})
+
+/** The sampler, which takes the policy's weights before it samples. */
+const following = (sampler: Sampler["Service"], { current }: Synchronised, followed: string): Sampler["Service"] => ({
+  name: sampler.name,
+  engine: sampler.engine,
+  weights: { _tag: "Fixed" },
+  sample: ({ adapter, ...request }) => {
+    if (adapter === undefined || adapter === followed) return Effect.flatMap(current, () => sampler.sample(request))
+    if (adapter === Adapter.base) return sampler.sample({ ...request, adapter })
+    const detail = `the sampler ${sampler.name} follows \`${followed}\`, not \`${adapter}\`; name that in WeightSync's \`adapter\``
+    return Effect.fail(refused("sample", { _tag: "Config", option: "adapter", detail }))
   }
-  return Context.make(Policy, following).pipe(Context.add(Sampler, follower))
 })

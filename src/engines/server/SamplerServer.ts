@@ -36,7 +36,7 @@ import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import * as Adapter from "../../engine/Adapter.ts"
 import { check } from "./internal/check.ts"
-import { makeClient } from "./internal/client.ts"
+import { type Client, makeClient } from "./internal/client.ts"
 import { type Call, type Dialect, type Draw, drawOf, isFiltered, Unusable } from "./internal/dialect.ts"
 import { llamaCpp } from "./internal/llamaCpp.ts"
 import { type Meaning, meaningOf, PROBED } from "./internal/meaning.ts"
@@ -115,32 +115,12 @@ const bytesOf = ({ maxTokens, prompt }: Pick<Draw, "maxTokens" | "prompt">): num
 
 const failed = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
-const make = Effect.fnUntraced(function* <Body>(
-  dialect: Dialect<Body>,
-  http: HttpClient.HttpClient,
-  options: ServerOptions
-) {
-  const { concurrency = 64, deadline = 280_000, model, vocabularySize = 2 ** 31 } = options
-  for (const [name, value] of Object.entries({ concurrency, deadline, vocabularySize })) {
-    if (!(Number.isInteger(value) && value >= 1)) {
-      const detail = `${name} is ${value}; give a whole number of 1 or more`
-      return yield* failed("open", { _tag: "Config", option: name, detail })
-    }
-  }
-  const client = makeClient(http, {
-    url: options.url,
-    retries: options.retries ?? 4,
-    pause: options.pause ?? 500,
-    ...(options.apiKey === undefined ? {} : { apiKey: options.apiKey })
-  })
+type Ask<Body> = (operation: string, call: Call, bytes: number) => Effect.Effect<Body, EngineError>
+
+/** Makes a request and reads its answer in the server's form. */
+const asking = <Body>(dialect: Dialect<Body>, client: Client, deadline: number): Ask<Body> => {
   const decode = Schema.decodeUnknownEffect(dialect.decode)
-  const unsupported = (what: string, detail: string): Reason => ({
-    _tag: "Unsupported",
-    what,
-    engine: dialect.name,
-    detail
-  })
-  const ask = Effect.fnUntraced(function* (operation: string, call: Call, bytes: number) {
+  return Effect.fnUntraced(function* (operation: string, call: Call, bytes: number) {
     const text = yield* client.post(call, { operation, deadline, bytes })
     const json = yield* Effect.try({
       try: (): unknown => JSON.parse(text),
@@ -154,7 +134,20 @@ const make = Effect.fnUntraced(function* <Body>(
       })
     )
   })
+}
 
+/** Whether the server's log-probabilities are what a draw needs; probes the server if that decides it. */
+const logprobCheck = Effect.fnUntraced(function* <Body>(
+  dialect: Dialect<Body>,
+  ask: Ask<Body>,
+  model: string | undefined
+) {
+  const unsupported = (what: string, detail: string): Reason => ({
+    _tag: "Unsupported",
+    what,
+    engine: dialect.name,
+    detail
+  })
   let meaning: Meaning | undefined
   const probing = yield* Semaphore.make(1)
   const meant = (prompt: Uint32Array): Effect.Effect<Meaning, EngineError> =>
@@ -173,7 +166,6 @@ const make = Effect.fnUntraced(function* <Body>(
         return yield* failed("probe", unsupported("log-probabilities of that distribution", detail))
       })
     )
-  if (options.probe === true) yield* meant(Uint32Array.of(0))
 
   /** Undefined where the log-probabilities of such a draw are what they must be. */
   const wrong = Effect.fnUntraced(function* (
@@ -197,6 +189,30 @@ const make = Effect.fnUntraced(function* <Body>(
     }
     return undefined
   })
+  return { meant, wrong }
+})
+
+const make = Effect.fnUntraced(function* <Body>(
+  dialect: Dialect<Body>,
+  http: HttpClient.HttpClient,
+  options: ServerOptions
+) {
+  const { concurrency = 64, deadline = 280_000, model, vocabularySize = 2 ** 31 } = options
+  for (const [name, value] of Object.entries({ concurrency, deadline, vocabularySize })) {
+    if (!(Number.isInteger(value) && value >= 1)) {
+      const detail = `${name} is ${value}; give a whole number of 1 or more`
+      return yield* failed("open", { _tag: "Config", option: name, detail })
+    }
+  }
+  const client = makeClient(http, {
+    url: options.url,
+    retries: options.retries ?? 4,
+    pause: options.pause ?? 500,
+    ...(options.apiKey === undefined ? {} : { apiKey: options.apiKey })
+  })
+  const ask = asking(dialect, client, deadline)
+  const { meant, wrong } = yield* logprobCheck(dialect, ask, model)
+  if (options.probe === true) yield* meant(Uint32Array.of(0))
 
   // An update waits for the samples in flight; those that come after it wait for the update.
   const slots = yield* Semaphore.make(concurrency)
