@@ -9,7 +9,8 @@ import { readFile } from "node:fs/promises"
 import * as Verifier from "../src/score/Verifier.ts"
 import * as VerifierPool from "../src/score/VerifierPool.ts"
 import * as WorkerPool from "../src/score/WorkerPool.ts"
-import { textTrajectory } from "../rewards/testing/textTrajectory.ts"
+import { ofText, type Trajectory } from "../src/rollout/Trajectory.ts"
+import type { Task } from "../src/data/Task.ts"
 import { parseCompletion } from "./internal/completions.ts"
 import { lines, textOf, type Line } from "./internal/lines.ts"
 import { digestOf, invalidRow, lineDigest, parseRow, rowOf, type Row } from "./internal/results.ts"
@@ -84,7 +85,7 @@ export const scoreFile = Effect.fnUntraced(function* (
     }
   }
 
-  const judge = (task: Parameters<typeof textTrajectory>[1], trajectory: ReturnType<typeof textTrajectory>) => {
+  const judge = (task: Task, trajectory: Trajectory) => {
     const once =
       typeof verifier === "function"
         ? Verifier.run(verifier, { task, trajectory }, options.deadline)
@@ -104,7 +105,7 @@ export const scoreFile = Effect.fnUntraced(function* (
     const text = textOf(line)
     const parsed = "fault" in text ? text : parseCompletion(text.text, line.number)
     if ("fault" in parsed) return { line, row: invalidRow(line.number, parsed.fault, digest) }
-    const outcome = yield* judge(parsed.task, textTrajectory(parsed.text, parsed.task, 0, parsed.info))
+    const outcome = yield* judge(parsed.task, ofText(parsed.text, parsed.task, { info: parsed.info }))
     return { line, row: rowOf({ line: line.number, id: parsed.id, task: parsed.task.id, digest }, outcome) }
   })
 

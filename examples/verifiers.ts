@@ -3,13 +3,17 @@
  *
  *     npm exec node -- --conditions=quintain-source examples/verifiers.ts
  */
-import type { Task, Verifier } from "quintain"
+import { type Task, Trajectory, type Verifier } from "quintain"
 import { answer, CodeRecords, jsonSchema, Sandbox, unitTests, type UnitTestWork } from "quintain/rewards"
-import { checkVerifier, render, textTrajectory } from "quintain/rewards/testing"
+import { checkVerifier, render } from "quintain/rewards/testing"
 
 const judge = async <Data>(verifier: Verifier.VerifierFunction<Data>, data: Data, text: string) => {
   const task: Task.Task<Data> = { id: "example", prompt: "", data }
-  const verdict = await verifier({ task, trajectory: textTrajectory(text, task), signal: AbortSignal.timeout(60_000) })
+  const verdict = await verifier({
+    task,
+    trajectory: Trajectory.ofText(text, task),
+    signal: AbortSignal.timeout(60_000)
+  })
   console.log(`${JSON.stringify(text.slice(0, 60)).padEnd(64)}`, JSON.stringify(verdict))
 }
 

@@ -1,6 +1,6 @@
 /** Dense credit for text that has one right form: how far from its start the policy's text agrees with the answer. */
 import type { Tokenizer } from "../../src/text/Tokenizer.ts"
-import { Producer, type Trajectory } from "../../src/rollout/Trajectory.ts"
+import { policyIds, type Trajectory } from "../../src/rollout/Trajectory.ts"
 import type { Scored } from "../../src/score/Verifier.ts"
 
 /**
@@ -18,8 +18,7 @@ export const score = (
   const tokenScores: Array<number> = []
   let matched = 0
   let right = true
-  trajectory.tokens.forEach((token, position) => {
-    if (trajectory.producer[position] !== Producer.Policy) return
+  policyIds(trajectory).forEach((token) => {
     const before = matched
     if (right && token === tokenizer.endOfText) {
       if (options.end && matched === answer.length) matched++

@@ -11,7 +11,7 @@ import {
 } from "../internal/compare.ts"
 import { continued, dedent, extractCode } from "../internal/completion.ts"
 import { decode, encode, Opaque } from "../../src/sandbox/TypedData.ts"
-import { lastTurn } from "../internal/policyText.ts"
+import { lastText } from "../../src/rollout/Trajectory.ts"
 import * as Sandbox from "../../src/sandbox/Sandbox.ts"
 import type { Language } from "../../src/sandbox/Sandbox.ts"
 
@@ -161,7 +161,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
     if (count === 0) return Verifier.unscorable(`task ${task.id} has no unit tests`)
 
     const accepted = [options.language ?? work.language ?? "javascript"].flat()
-    const code = codeOf(options, work, task, lastTurn(trajectory), accepted)
+    const code = codeOf(options, work, task, lastText(trajectory), accepted)
     if (code.source.trim() === "")
       return verdict([{ status: "error", detail: "no code in the completion" }], count, all)
     const language = accepted.find((one) => family(one) === family(code.language)) && code.language

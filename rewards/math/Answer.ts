@@ -10,7 +10,7 @@ import * as Extract from "./internal/extractAnswer.ts"
 import { lastNumber, numbers, type Found } from "./internal/numbers.ts"
 import * as Q from "./internal/rational.ts"
 import { exactMatch, tokenF1 } from "./internal/normaliseAnswer.ts"
-import { lastTurn } from "../internal/policyText.ts"
+import { lastText } from "../../src/rollout/Trajectory.ts"
 import { equivalent } from "./MathEquivalence.ts"
 
 /**
@@ -80,7 +80,7 @@ export const answer = <Data = { readonly answer: string }>(
   return Verifier.withDeadline(QUEUE, async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
     const expected = expectedOf(task, options)
     if (typeof expected === "string") return Verifier.unscorable(expected)
-    const found = extractAnswer(lastTurn(trajectory), ways, options.choices)
+    const found = extractAnswer(lastText(trajectory), ways, options.choices)
     if ("fault" in found) return { score: 0, reason: found.fault, metrics: { extracted: 0 } }
     let best: Judged = { score: 0, reason: "" }
     for (const one of expected.several) {

@@ -12,7 +12,7 @@ import { parseJson, readJson, type Parsed } from "../internal/extractJson.ts"
 import { compile, type ErrorObject } from "./internal/compile.ts"
 import { creditOf } from "./internal/credit.ts"
 import type { Draft, LinkOptions } from "./internal/link.ts"
-import { lastTurn } from "../internal/policyText.ts"
+import { lastText } from "../../src/rollout/Trajectory.ts"
 
 /**
  * A JSON Schema document, or what can be turned into one: an effect Schema, or a schema of any library that
@@ -100,7 +100,7 @@ export const jsonSchema = <Data = any>(
         : parseJson(options.extract(text), maxCharacters)
   return ({ task, trajectory }) => {
     const judged = fixed ?? judge((schema as (task: Task<Data>) => SchemaLike)(task))
-    const parsed = read(lastTurn(trajectory))
+    const parsed = read(lastText(trajectory))
     if ("fault" in parsed) return { score: 0, reason: `no JSON: ${parsed.fault}` }
     const { errors, credit } = judged(parsed.value)
     if (errors === undefined) return { score: 0, reason: "invalid: it takes more steps to validate than are taken" }

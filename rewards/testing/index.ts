@@ -16,15 +16,13 @@ import * as Effect from "effect/Effect"
 import { isDeepStrictEqual } from "node:util"
 import { OptionError } from "../../src/OptionError.ts"
 import type { Task } from "../../src/data/Task.ts"
-import type { Trajectory } from "../../src/rollout/Trajectory.ts"
+import { ofText, type Trajectory } from "../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import * as VerifierPool from "../../src/score/VerifierPool.ts"
 import * as WorkerPool from "../../src/score/WorkerPool.ts"
-import { textTrajectory } from "./textTrajectory.ts"
 import { measureCost, type Cost } from "./verifierCost.ts"
 import { mutantsOf, mutations as standard, type Expectation, type Mutation } from "./mutations.ts"
 
-export { textTrajectory } from "./textTrajectory.ts"
 export type { Cost } from "./verifierCost.ts"
 export { mutations, type Expectation, type Mutation, type MutationInput } from "./mutations.ts"
 
@@ -134,7 +132,7 @@ export function check(
     const [low, high] = options.range ?? [0, 1]
     const accept = options.accept ?? high
     const deadline = options.deadline ?? 60_000
-    const trajectoryOf = options.trajectory ?? textTrajectory
+    const trajectoryOf = options.trajectory ?? ((text, task, index) => ofText(text, task, { index }))
     const errors: Array<Finding> = []
 
     const judge = Effect.fnUntraced(function* (task: Task<any>, trajectory: Trajectory) {
@@ -326,7 +324,8 @@ const chosen = (
 
 const inTurns =
   (turns: ReadonlyArray<string>) =>
-  (text: string, task: Task<any>, index: number): Trajectory => ({ ...textTrajectory(text, task, index), turns })
+  (text: string, task: Task<any>, index: number): Trajectory =>
+    ofText(text, task, { index, turns })
 
 /** Nothing for data that cannot be copied: then it cannot be told whether it was changed. */
 const copy = (value: unknown): unknown => {

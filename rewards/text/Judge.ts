@@ -17,11 +17,10 @@ import { createHash, randomBytes } from "node:crypto"
 import { OptionError } from "../../src/OptionError.ts"
 import { isConversation } from "../../src/text/Conversation.ts"
 import type { Task } from "../../src/data/Task.ts"
-import type { Trajectory } from "../../src/rollout/Trajectory.ts"
+import { policyText, type Trajectory } from "../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import { canonical } from "../internal/canonicalJson.ts"
 import { instructions, neutral, question, type Secrets, type Section } from "./internal/judgePrompt.ts"
-import { policyText } from "../internal/policyText.ts"
 
 /** One criterion and its share of the score. */
 export interface Criterion {

@@ -5,7 +5,7 @@
  */
 import { RE2JS } from "re2js"
 import { OptionError } from "../../src/OptionError.ts"
-import { policyTokens, Producer } from "../../src/rollout/Trajectory.ts"
+import { policyIds, policyTokens } from "../../src/rollout/Trajectory.ts"
 import type * as Verifier from "../../src/score/Verifier.ts"
 import { linearPattern } from "../internal/linearPattern.ts"
 import { byTask, type ByTask, textOf, type TextOptions } from "./textOptions.ts"
@@ -264,9 +264,7 @@ export const ngramRepetition = (options: RepetitionOptions = {}): Verifier.Verif
     })
   return ({ trajectory }) => {
     const items =
-      unit === "tokens"
-        ? Array.from(trajectory.tokens).filter((_, index) => trajectory.producer[index] === Producer.Policy)
-        : words(textOf(options, trajectory).toLowerCase())
+      unit === "tokens" ? Array.from(policyIds(trajectory)) : words(textOf(options, trajectory).toLowerCase())
     const total = items.length - n + 1
     if (total < 1) return { score: 1, reason: `fewer than ${n} ${unit}`, metrics: { repeated: 0 } }
     const distinct = new Set<string>()

@@ -1,7 +1,6 @@
 /** Options that verifiers of texts share. */
 import type { Task } from "../../src/data/Task.ts"
-import type { Trajectory } from "../../src/rollout/Trajectory.ts"
-import { policyText } from "../internal/policyText.ts"
+import { policyText, type Trajectory } from "../../src/rollout/Trajectory.ts"
 
 export interface TextOptions {
   /** The text that is judged. Default: what the policy wrote, all turns. */

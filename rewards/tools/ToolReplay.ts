@@ -7,7 +7,7 @@ import * as Verifier from "../../src/score/Verifier.ts"
 import { answerPart } from "../internal/completion.ts"
 import { parseJson, readJson } from "../internal/extractJson.ts"
 import { equals } from "../internal/compare.ts"
-import { policyText } from "../internal/policyText.ts"
+import { policyText } from "../../src/rollout/Trajectory.ts"
 
 export interface ToolCall {
   readonly name: string

@@ -18,7 +18,7 @@
  * | `tokenLevel` | reward-to-go by token minus the group's mean at that position |
  */
 import type { ScoredGroup, ScoredTrajectory } from "../score/Reward.ts"
-import { policyTokens, Producer } from "../rollout/Trajectory.ts"
+import { policyTokens, spans, tokensOf } from "../rollout/Trajectory.ts"
 
 export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
   /** Of each trajectory: a number for all its policy tokens, or one per policy token. 0 for unscorable ones. */
@@ -283,21 +283,27 @@ const prefixMeans = (
   // Trajectories fall into classes of equal prefix; each class is named by the number of the token that made it.
   const classes = new Map<string, number>()
   const members = new Map<number, { sum: number; count: number }>()
+  const longer = (prefix: number, token: number): number => {
+    const key = `${prefix} ${token}`
+    const next = classes.get(key) ?? classes.size + 1
+    classes.set(key, next)
+    return next
+  }
   const prefixes = group.trajectories.map(({ trajectory }, i) => {
     const row = returns[i]
     const own: Array<number> = []
     if (row === undefined) return own
+    const tokens = tokensOf(trajectory, 0)
     let prefix = 0
-    for (let position = trajectory.promptLength; position < trajectory.tokens.length; position++) {
-      if (trajectory.producer[position] === Producer.Policy) {
+    let position = trajectory.promptLength
+    for (const { end, start } of spans(trajectory)) {
+      for (; position < start; position++) prefix = longer(prefix, tokens[position]!)
+      for (; position < end; position++) {
         const member = members.get(prefix) ?? { sum: 0, count: 0 }
         members.set(prefix, { sum: member.sum + row[own.length]!, count: member.count + 1 })
         own.push(prefix)
+        prefix = longer(prefix, tokens[position]!)
       }
-      const key = `${prefix} ${trajectory.tokens[position]}`
-      const next = classes.get(key) ?? classes.size + 1
-      classes.set(key, next)
-      prefix = next
     }
     return own
   })

@@ -16,7 +16,7 @@ import type { Batch } from "./internal/batchTypes.ts"
 import * as Pack from "./Pack.ts"
 import type { ScoredGroup } from "../score/Reward.ts"
 import type { Drawn } from "../data/Task.ts"
-import { Producer, type Trajectory } from "../rollout/Trajectory.ts"
+import * as Trajectory from "../rollout/Trajectory.ts"
 
 export { metrics } from "./internal/batchMetrics.ts"
 export type { Batch, Dropped } from "./internal/batchTypes.ts"
@@ -197,8 +197,14 @@ export interface PackOptions extends Pack.PackOptions {
   readonly maskTruncated?: boolean
 }
 
-const isPolicy = (trajectory: Trajectory): Array<boolean> =>
-  Array.from(trajectory.producer.subarray(trajectory.promptLength), (producer) => producer === Producer.Policy)
+/** Everything after the prompt, with the policy's tokens marked. */
+const completionOf = (trajectory: Trajectory.Trajectory) => {
+  const { promptLength } = trajectory
+  const tokens = Trajectory.tokensOf(trajectory, 0).subarray(promptLength)
+  const target = new Uint8Array(tokens.length)
+  for (const { end, start } of Trajectory.spans(trajectory)) target.fill(1, start - promptLength, end - promptLength)
+  return { tokens, target }
+}
 
 /**
  * The batch as packs: targets are the tokens that the policy produced and nothing else, in numerator and denominator
@@ -212,16 +218,14 @@ export const pack = (
     batch.groups.map(({ advantages, trajectories }): Pack.PackGroup => {
       const first = trajectories[0]?.trajectory
       return {
-        prompt: first === undefined ? new Uint32Array() : first.tokens.subarray(0, first.promptLength),
+        prompt: first === undefined ? new Uint32Array() : Trajectory.promptOf(first),
         sequences: trajectories.flatMap(({ reward, trajectory }, i): ReadonlyArray<Pack.PackSequence> => {
           if (reward === undefined) return []
-          const { promptLength, stopReason } = trajectory
-          const tokens = trajectory.tokens.subarray(promptLength)
-          if (options.maskTruncated === true && (stopReason === "length" || stopReason === "context")) {
+          const { target, tokens } = completionOf(trajectory)
+          if (options.maskTruncated === true && Trajectory.isTruncated(trajectory)) {
             return [{ tokens, target: [], advantage: 0 }]
           }
-          const target = isPolicy(trajectory)
-          const samplerLogprobs = trajectory.logprobs.subarray(promptLength).filter((_, t) => target[t]!)
+          const samplerLogprobs = Trajectory.policyLogprobs(trajectory)
           return [{ tokens, target, advantage: advantages[i]!, samplerLogprobs }]
         })
       }

@@ -40,11 +40,111 @@ export interface Trajectory {
   readonly policyVersion: number
 }
 
-/** How many tokens of the trajectory the policy produced. */
-export const policyTokens = (trajectory: Trajectory): number => {
-  let count = 0
-  for (const producer of trajectory.producer) if (producer === Producer.Policy) count++
-  return count
+/** Tokens of one turn of the policy: positions `start` to `end - 1` of {@link tokensOf} its branch. */
+export interface Span {
+  readonly branch: number
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * Spans of the policy's tokens, in the order in which they were sampled. "Per policy token" means everywhere: the tokens
+ * of these spans in this order.
+ */
+export const spans = (trajectory: Trajectory): ReadonlyArray<Span> => {
+  const { producer, promptLength } = trajectory
+  const found: Array<Span> = []
+  for (let end = promptLength; end < producer.length;) {
+    const start = end++
+    if (producer[start] !== Producer.Policy) continue
+    while (end < producer.length && producer[end] === Producer.Policy) end++
+    found.push({ branch: 0, start, end })
+  }
+  return found
+}
+
+/** How many tokens the policy produced. */
+export const policyTokens = (trajectory: Trajectory): number =>
+  spans(trajectory).reduce((sum, { end, start }) => sum + end - start, 0)
+
+/** All tokens of a branch, from the first of its prompt. */
+export const tokensOf = (trajectory: Trajectory, branch: number): Uint32Array => {
+  if (branch !== 0)
+    throw new RangeError(`Trajectory.tokensOf: branch is ${branch}; expected 0. Give an index of a branch.`)
+  return trajectory.tokens
+}
+
+/** Token ids that the group was given, the first of branch 0. */
+export const promptOf = (trajectory: Trajectory): Uint32Array =>
+  tokensOf(trajectory, 0).subarray(0, trajectory.promptLength)
+
+/** Token ids that the policy produced, in the order of {@link spans}. */
+export const policyIds = (trajectory: Trajectory): Uint32Array =>
+  Uint32Array.from(
+    spans(trajectory).flatMap(({ branch, end, start }) => Array.from(tokensOf(trajectory, branch).subarray(start, end)))
+  )
+
+/** Log-probability of each policy token at its turn's temperature, in the order of {@link spans}. */
+export const policyLogprobs = (trajectory: Trajectory): Float32Array =>
+  Float32Array.from(spans(trajectory).flatMap(({ end, start }) => Array.from(trajectory.logprobs.subarray(start, end))))
+
+/** All that the policy wrote, one turn a line. What its environment said is left out. */
+export const policyText = ({ turns }: Trajectory): string => turns.join("\n")
+
+/** Text of the policy's last turn: its answer. Empty if there is no turn. */
+export const lastText = ({ turns }: Trajectory): string => turns.at(-1) ?? ""
+
+/** Whether a limit of tokens or turns, or the model's context, ended the episode. */
+export const isTruncated = ({ stopReason }: Trajectory): boolean => stopReason === "length" || stopReason === "context"
+
+/** Versions of the weights between the sampling of each policy token and `now`; 0 if there is none. */
+export const staleness = (trajectory: Trajectory, now: number): { readonly mean: number; readonly max: number } => {
+  const behind = policyTokens(trajectory) === 0 ? 0 : now - trajectory.policyVersion
+  return { mean: behind, max: behind }
+}
+
+export interface OfTextOptions {
+  /** Default 0. */
+  readonly index?: number
+  /** Default `{}`. */
+  readonly info?: Readonly<Record<string, unknown>>
+  /** Texts of the policy's turns. Default: one turn, `text`. */
+  readonly turns?: ReadonlyArray<string>
+  /** Token ids before the policy's. Default: none. */
+  readonly prompt?: Uint32Array
+  /** Token ids of the policy. Default: one, which stands for all of the text. */
+  readonly tokens?: Uint32Array
+  /** Default `stop`. */
+  readonly stopReason?: StopReason
+}
+
+/**
+ * A trajectory of text that was not sampled here, so that verifiers can judge it. Log-probabilities are 0.
+ *
+ * @example
+ * ```ts
+ * const trajectory = Trajectory.ofText("#### 42", task)
+ * const verdict = await verifier({ task, trajectory, signal: AbortSignal.timeout(5000) })
+ * ```
+ */
+export const ofText = (text: string, task: Task<any>, options: OfTextOptions = {}): Trajectory => {
+  const { prompt = new Uint32Array(0), tokens = new Uint32Array(1) } = options
+  const all = Uint32Array.from([...prompt, ...tokens])
+  return {
+    taskId: task.id,
+    index: options.index ?? 0,
+    tokens: all,
+    producer: Uint8Array.from(all, (_, at) => (at < prompt.length ? Producer.Template : Producer.Policy)),
+    logprobs: new Float32Array(all.length),
+    promptLength: prompt.length,
+    stopReason: options.stopReason ?? "stop",
+    text,
+    turns: options.turns ?? [text],
+    info: options.info ?? {},
+    metrics: {},
+    seconds: { sample: 0, environment: 0 },
+    policyVersion: 0
+  }
 }
 
 /** The G trajectories of one task: the unit on which group-relative advantages are computed. */

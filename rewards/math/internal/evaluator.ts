@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import { availableParallelism } from "node:os"
-import type { Trajectory } from "../../../src/rollout/Trajectory.ts"
+import { ofText } from "../../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
 import type * as VerifierPool from "../../../src/score/VerifierPool.ts"
 import * as WorkerPool from "../../../src/score/WorkerPool.ts"
@@ -44,21 +44,8 @@ const started = (): Promise<Pool> =>
     })
   ))
 
-const nobody: Trajectory = {
-  taskId: "",
-  index: 0,
-  tokens: new Uint32Array(0),
-  producer: new Uint8Array(0),
-  logprobs: new Float32Array(0),
-  promptLength: 0,
-  stopReason: "stop",
-  text: "",
-  turns: [],
-  info: {},
-  metrics: {},
-  seconds: { sample: 0, environment: 0 },
-  policyVersion: 0
-}
+/** The library reads the task alone. */
+const nobody = ofText("", { id: "", prompt: "", data: undefined })
 
 /** `deadline`: milliseconds of the evaluation itself, counted from when it begins. Rejects when `signal` aborts. */
 export const evaluate = async (work: Work, deadline: number, signal?: AbortSignal): Promise<Evaluated> => {

@@ -1,5 +1,5 @@
 import type { Batch } from "./batchTypes.ts"
-import { policyTokens } from "../../rollout/Trajectory.ts"
+import { isTruncated, policyTokens } from "../../rollout/Trajectory.ts"
 
 const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length
 
@@ -65,9 +65,8 @@ export const metrics = (batch: Batch): Record<string, number> => {
   for (const [name, values] of columns) out[name] = mean(values)
 
   if (scored.length > 0) {
-    const truncated = ({ stopReason }: { stopReason: string }) => stopReason === "length" || stopReason === "context"
     const lengths = scored.map(({ trajectory }) => policyTokens(trajectory))
-    const terminated = lengths.filter((_, i) => !truncated(scored[i]!.trajectory))
+    const terminated = lengths.filter((_, i) => !isTruncated(scored[i]!.trajectory))
     for (const [suffix, values] of [
       ["length", lengths],
       ["terminated_length", terminated]

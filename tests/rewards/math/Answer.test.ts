@@ -6,6 +6,7 @@ import { close } from "../../../rewards/math/internal/evaluator.ts"
 import { numbers } from "../../../rewards/math/internal/numbers.ts"
 import * as Q from "../../../rewards/math/internal/rational.ts"
 import { exactMatch, normalise, tokenF1 } from "../../../rewards/math/internal/normaliseAnswer.ts"
+import { ofText } from "../../../src/rollout/Trajectory.ts"
 import type { Scored, Unscorable } from "../../../src/score/Verifier.ts"
 import { trajectory } from "../../fixtures/trajectories.ts"
 
@@ -263,10 +264,10 @@ describe("answer", () => {
 
   it("judges the policy's last turn, not what tools said after it", async () => {
     const verify = answer<Data>({ compare: "number" })
-    const own = { ...trajectory("I say 5. Tool: 72"), turns: ["I say 72", "I say 5"] }
+    const task = { id: "t", prompt: "", data: { answer: "72" } }
     const verdict = await verify({
-      task: { id: "t", prompt: "", data: { answer: "72" } },
-      trajectory: own,
+      task,
+      trajectory: ofText("I say 5. Tool: 72", task, { turns: ["I say 72", "I say 5"] }),
       signal: new AbortController().signal
     })
     assert.strictEqual((verdict as Scored).score, 0)

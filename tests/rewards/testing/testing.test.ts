@@ -10,6 +10,7 @@ import {
   type CheckOptions,
   type Report
 } from "../../../rewards/testing/index.ts"
+import { lastText } from "../../../src/rollout/Trajectory.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
 import type { Verdict, VerifierFunction } from "../../../src/score/Verifier.ts"
 import * as WorkerPool from "../../../src/score/WorkerPool.ts"
@@ -21,8 +22,7 @@ type Data = typeof task.data
 
 /** The last number, whole, and nothing hidden: sound. */
 const sound: VerifierFunction<Data> = ({ task, trajectory }) => {
-  const text = trajectory.turns
-    .at(-1)!
+  const text = lastText(trajectory)
     .slice(-100)
     .replace(/[\s.]+$/, "")
   const last = /(?<![\p{L}\p{N}.,+-])\d{1,12}$/u.exec(text.slice(-40))

@@ -9,7 +9,7 @@ import {
   writtenInLanguage,
   writtenInScript
 } from "../../../rewards/index.ts"
-import type { Trajectory } from "../../../src/rollout/Trajectory.ts"
+import { policyTokens, type Trajectory } from "../../../src/rollout/Trajectory.ts"
 import type { Scored, VerifierFunction } from "../../../src/score/Verifier.ts"
 import { trajectory } from "../../fixtures/trajectories.ts"
 import { OptionError } from "quintain"
@@ -100,7 +100,7 @@ describe("textLength", () => {
     assert.strictEqual(judge(textLength({}), " \n.,!").metrics!["length"], 0)
     assert.strictEqual(judge(textLength({}, { unit: "characters" }), "a😀é").metrics!["length"], 3)
     const tokens = trajectory("abc")
-    const policy = tokens.producer.filter((producer) => producer === 2).length
+    const policy = policyTokens(tokens)
     assert.isAbove(policy, 0)
     assert.strictEqual(judge(textLength({}, { unit: "tokens" }), tokens).metrics!["length"], policy)
   })

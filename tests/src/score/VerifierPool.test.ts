@@ -234,7 +234,7 @@ describe("VerifierPool", () => {
         import * as Scope from "effect/Scope"
         import * as WorkerPool from ${JSON.stringify(new URL("../../../src/score/WorkerPool.ts", import.meta.url).href)}
         const verifier = { _tag: "WorkerVerifier", module: ${JSON.stringify(module.href)}, export: "default", deadline: 60_000 }
-        const ask = (pool, data) => pool.verify(verifier, { task: { id: "t-1", prompt: "", data }, trajectory: { producer: [] } })
+        const ask = (pool, data) => pool.verify(verifier, { task: { id: "t-1", prompt: "", data }, trajectory: { turns: [] } })
         const pool = await Effect.runPromise(Effect.provideService(WorkerPool.make({ workers: 1 }), Scope.Scope, Scope.makeUnsafe()))
         console.log((await Effect.runPromise(ask(pool, "pid"))).reason)
         if (process.argv.at(-1) === "loop") Effect.runFork(ask(pool, "loop"))
