@@ -30,13 +30,13 @@ export interface CallOptions extends Cancellation {
 export interface Session extends AsyncDisposable {
   /** The one given, or else the model's own. Throws where there is neither: a model made from a configuration has none. */
   readonly tokenizer: Tokenizer
-  readonly grpo: <Data, R extends VerifierPool.VerifierPool>(
-    options: Grpo.GrpoOptions<Data, R>,
+  readonly grpo: <Data, R extends VerifierPool.VerifierPool, R2 extends VerifierPool.VerifierPool>(
+    options: Grpo.GrpoOptions<Data, R, R2>,
     call?: CallOptions
   ) => Promise<Grpo.GrpoResult>
   readonly sft: (options: Sft.SftOptions, call?: CallOptions) => Promise<Sft.SftResult>
-  readonly evaluate: <Data, R extends VerifierPool.VerifierPool>(
-    options: Evaluate.EvaluateOptions<Data, R>,
+  readonly evaluate: <Data, R extends VerifierPool.VerifierPool, R2 extends VerifierPool.VerifierPool>(
+    options: Evaluate.EvaluateOptions<Data, R, R2>,
     call?: CallOptions
   ) => Promise<Evaluate.Evaluation<Data>>
   readonly sample: (request: SampleRequest, call?: CallOptions) => Promise<ReadonlyArray<Completion>>

@@ -8,7 +8,7 @@ export interface Completion {
   readonly id: string | undefined
   readonly task: Task
   readonly text: string
-  readonly info: Readonly<Record<string, unknown>>
+  readonly info: Schema.JsonObject
 }
 
 const Id = Schema.Union([Schema.String, Schema.Finite])
@@ -22,7 +22,7 @@ const Nested = Schema.Struct({
     data: Schema.optionalKey(Schema.Unknown)
   }),
   completion: Text,
-  info: Schema.optionalKey(Schema.Record(Schema.String, Schema.Unknown))
+  info: Schema.optionalKey(Schema.JsonObject)
 })
 const Flat = Schema.Struct({
   id: Schema.optionalKey(Id),

@@ -18,7 +18,7 @@
  * | `tokenLevel` | reward-to-go by token minus the group's mean at that position |
  */
 import type { ScoredGroup, ScoredTrajectory } from "../score/Reward.ts"
-import { policyTokens, spans, tokensOf } from "../rollout/Trajectory.ts"
+import { policyTokens, promptOf, spans, tokensOf } from "../rollout/Trajectory.ts"
 
 export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
   /** Of each trajectory: a number for all its policy tokens, or one per policy token. 0 for unscorable ones. */
@@ -283,7 +283,9 @@ const prefixMeans = (
   // Trajectories fall into classes of equal prefix; each class is named by the number of the token that made it.
   const classes = new Map<string, number>()
   const members = new Map<number, { sum: number; count: number }>()
-  const longer = (prefix: number, token: number): number => {
+  // A negative class is a prefix of the prompt, which the group shares: so many tokens are left of it.
+  const longer = (prefix: number, token: number, prompt: Uint32Array): number => {
+    if (prefix < 0 && prompt.at(prefix) === token) return prefix + 1
     const key = `${prefix} ${token}`
     const next = classes.get(key) ?? classes.size + 1
     classes.set(key, next)
@@ -293,17 +295,19 @@ const prefixMeans = (
     const row = returns[i]
     const own: Array<number> = []
     if (row === undefined) return own
-    const tokens = tokensOf(trajectory, 0)
-    let prefix = 0
-    let position = trajectory.promptLength
-    for (const { end, start } of spans(trajectory)) {
-      for (; position < start; position++) prefix = longer(prefix, tokens[position]!)
+    const prompt = promptOf(trajectory)
+    const reached = new Map<number, { position: number; prefix: number }>()
+    for (const { branch, end, start } of spans(trajectory)) {
+      const tokens = tokensOf(trajectory, branch)
+      let { position, prefix } = reached.get(branch) ?? { position: 0, prefix: -prompt.length }
+      for (; position < start; position++) prefix = longer(prefix, tokens[position]!, prompt)
       for (; position < end; position++) {
         const member = members.get(prefix) ?? { sum: 0, count: 0 }
         members.set(prefix, { sum: member.sum + row[own.length]!, count: member.count + 1 })
         own.push(prefix)
-        prefix = longer(prefix, tokens[position]!)
+        prefix = longer(prefix, tokens[position]!, prompt)
       }
+      reached.set(branch, { position, prefix })
     }
     return own
   })

@@ -199,7 +199,13 @@ export interface PackOptions extends Pack.PackOptions {
 
 /** Everything after the prompt, with the policy's tokens marked. */
 const completionOf = (trajectory: Trajectory.Trajectory) => {
-  const { promptLength } = trajectory
+  const { branches, promptLength } = trajectory
+  if (branches.length > 1) {
+    const which = `trajectory ${trajectory.index} of task ${trajectory.taskId}`
+    throw new RangeError(
+      `Batch.pack: ${which} has ${branches.length} branches; expected 1. Append observations to the context.`
+    )
+  }
   const tokens = Trajectory.tokensOf(trajectory, 0).subarray(promptLength)
   const target = new Uint8Array(tokens.length)
   for (const { end, start } of Trajectory.spans(trajectory)) target.fill(1, start - promptLength, end - promptLength)

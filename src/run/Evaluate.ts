@@ -11,9 +11,10 @@ import type { SamplingParameters } from "../engine/Sampler.ts"
 import type * as Task from "../data/Task.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
 
-export interface EvaluateOptions<Data, R = never> {
+/** `R`: the services of the reward; `R2`: those of the environment. */
+export interface EvaluateOptions<Data, R = never, R2 = never> {
   readonly tasks: Task.Source<Data>
-  readonly environment: Environment<Data>
+  readonly environment: Environment<Data, R2>
   readonly reward: Reward.Part<Data, R>
   readonly tokenizer: Tokenizer
   /** Tasks to evaluate, from the first. Default: all of a finite source, 256 of an infinite one. */
@@ -44,7 +45,7 @@ const fullReward = (scored: Reward.ScoredTrajectory): boolean =>
  * const { accuracy } = yield* Evaluate.run({ tasks: heldOut, environment, reward, tokenizer })
  * ```
  */
-export const run = Effect.fn("Evaluate.run")(function* <Data, R>(options: EvaluateOptions<Data, R>) {
+export const run = Effect.fn("Evaluate.run")(function* <Data, R, R2 = never>(options: EvaluateOptions<Data, R, R2>) {
   const tasks = yield* options.tasks.load
   const count = options.count ?? (Number.isFinite(tasks.length) ? tasks.length : 256)
   const scored = yield* Stream.range(0, count - 1).pipe(

@@ -24,9 +24,10 @@ import type { Tokenizer } from "../text/Tokenizer.ts"
 import * as Update from "../learn/Update.ts"
 import { VerifierPool } from "../score/VerifierPool.ts"
 
-export interface GrpoOptions<Data, R = never> {
+/** `R`: the services of the reward; `R2`: those of the environment. */
+export interface GrpoOptions<Data, R = never, R2 = never> {
   readonly tasks: Task.Source<Data>
-  readonly environment: Environment<Data>
+  readonly environment: Environment<Data, R2>
   readonly reward: Reward.Part<Data, R>
   readonly tokenizer: Tokenizer
   readonly steps: number
@@ -93,7 +94,7 @@ export interface GrpoResult {
  *   .pipe(Effect.provide(PolicyNative.layer({ model, tokenizer })), NodeRuntime.runMain)
  * ```
  */
-export const train = Effect.fn("Grpo.train")(function* <Data, R>(options: GrpoOptions<Data, R>) {
+export const train = Effect.fn("Grpo.train")(function* <Data, R, R2 = never>(options: GrpoOptions<Data, R, R2>) {
   const { environment, reward, tokenizer } = options
   const policy = yield* Policy
   const sampler = yield* Sampler
@@ -257,7 +258,7 @@ const corrected = (
 }
 
 /** What a resumed run must share with the one it continues. Functions are left to the user's honesty. */
-const describe = <Data, R>(options: GrpoOptions<Data, R>, policy: PolicyInfo): Record<string, unknown> => ({
+const describe = <Data, R, R2>(options: GrpoOptions<Data, R, R2>, policy: PolicyInfo): Record<string, unknown> => ({
   algorithm: "grpo",
   steps: options.steps,
   tasks: options.tasks.name,

@@ -267,11 +267,15 @@ const trajectoryLines = (group: RecordedGroup): ReadonlyArray<string> =>
       stopReason: trajectory.stopReason,
       text: trajectory.text,
       promptLength: trajectory.promptLength,
-      tokens: Array.from(trajectory.tokens),
-      producer: Array.from(trajectory.producer),
-      logprobs: Array.from(trajectory.logprobs),
+      branches: trajectory.branches.map(({ logprobs, parent, producer, tokens, versions }) => ({
+        parent,
+        tokens: Array.from(tokens),
+        producer: Array.from(producer),
+        logprobs: Array.from(logprobs),
+        versions: Array.from(versions)
+      })),
+      turns: trajectory.turns,
       seconds: trajectory.seconds,
-      policyVersion: trajectory.policyVersion,
       info: trajectory.info
     })}\n`
   })

@@ -25,6 +25,7 @@ import {
 import type * as Verifier from "./Verifier.ts"
 import type { VerifierLoadError, VerifierPool } from "./VerifierPool.ts"
 
+export { environment } from "./internal/turnRewards.ts"
 export { metrics } from "./internal/verdictMetrics.ts"
 export type { GroupFunction, Part, Reward, ScoredGroup, ScoredTrajectory, Term } from "./internal/term.ts"
 

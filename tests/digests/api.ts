@@ -59,25 +59,30 @@ export interface Projection {
 
 /** A line of `trajectories/step-*.jsonl`. */
 interface Line extends Pick<Projection, "task" | "index" | "stopReason" | "reward" | "advantage"> {
-  readonly tokens: ReadonlyArray<number>
-  readonly producer: ReadonlyArray<number>
-  readonly logprobs: ReadonlyArray<number>
-  readonly policyVersion: number
+  readonly branches: ReadonlyArray<
+    Readonly<Record<"tokens" | "producer" | "logprobs" | "versions", ReadonlyArray<number>>>
+  >
+  /** Spans of what the policy sampled. */
+  readonly turns: ReadonlyArray<{ readonly branch: number; readonly start: number; readonly end: number }>
 }
 
 const POLICY = 2
 
-const project = ({ logprobs, producer, tokens, ...rest }: Line): Projection => ({
-  task: rest.task,
-  index: rest.index,
-  stopReason: rest.stopReason,
-  reward: rest.reward,
-  advantage: rest.advantage,
-  version: rest.policyVersion,
-  tokens: Uint32Array.from(tokens),
-  sampled: Uint8Array.from(producer, (by) => Number(by === POLICY)),
-  logprobs: Float32Array.from(logprobs.filter((_, i) => producer[i] === POLICY))
-})
+/** Every episode of the scenarios has one branch. */
+const project = ({ branches, turns, ...rest }: Line): Projection => {
+  const { logprobs, producer, tokens, versions } = branches[0]!
+  return {
+    task: rest.task,
+    index: rest.index,
+    stopReason: rest.stopReason,
+    reward: rest.reward,
+    advantage: rest.advantage,
+    version: versions[turns[0]?.start ?? 0] ?? 0,
+    tokens: Uint32Array.from(tokens),
+    sampled: Uint8Array.from(producer, (by) => Number(by === POLICY)),
+    logprobs: Float32Array.from(logprobs.filter((_, i) => producer[i] === POLICY))
+  }
+}
 
 /** The trajectories that a run recorded: for each step all of them, in the order of the record. */
 export const readTrajectories = async (directory: string): Promise<ReadonlyArray<ReadonlyArray<Projection>>> => {

@@ -4,7 +4,7 @@ import * as Advantage from "../../../src/learn/Advantage.ts"
 import * as Overlong from "../../../src/score/Overlong.ts"
 import type { ScoredGroup } from "../../../src/score/Reward.ts"
 import { Producer } from "../../../src/rollout/Trajectory.ts"
-import { type Made, rewarded, scoredGroup } from "../../fixtures/groups.ts"
+import { type Made, rewarded, scoredGroup, split } from "../../fixtures/groups.ts"
 import golden from "../../fixtures/policy-losses.json" with { type: "json" }
 
 const flat = (advantage: Advantage.Advantage, groups: ReadonlyArray<ScoredGroup>): Array<number> =>
@@ -204,6 +204,22 @@ describe("token level", () => {
     assertClose([...(group!.advantages[1] as Float64Array)], [-0.125, -0.125, -0.125, -0.125])
     const [short] = Advantage.tokenLevel({ baseline: "prefix", gamma: 0 })([scoredGroup([right, wrongLast])])
     assertClose([...(short!.advantages[1] as Float64Array)], [0, 0, 0, -0.125])
+  })
+
+  it("compares prefixes across branches", () => {
+    const whole = scoredGroup([first, second, third, { reward: 1, tokens: [1, 2, 9] }])
+    for (const scale of ["none", "mean"] as const) {
+      const advantage = Advantage.tokenLevel({ baseline: "prefix", scale })
+      const expected = flat(advantage, [whole])
+      for (const own of [0, 1, 2]) {
+        for (const rows of [[0], [1, 3], [0, 1, 2, 3]]) {
+          const trajectories = whole.trajectories.map((scored, row) =>
+            rows.includes(row) ? { ...scored, trajectory: split(scored.trajectory, own) } : scored
+          )
+          assert.deepStrictEqual(flat(advantage, [{ ...whole, trajectories }]), expected)
+        }
+      }
+    }
   })
 
   it("without token rewards is group-relative without scale, for trajectories of equal length", () => {

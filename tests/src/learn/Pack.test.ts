@@ -3,7 +3,7 @@ import * as fc from "fast-check"
 import * as Batch from "../../../src/learn/Batch.ts"
 import * as Pack from "../../../src/learn/Pack.ts"
 import { Producer } from "../../../src/rollout/Trajectory.ts"
-import { type Made, scoredGroup } from "../../fixtures/groups.ts"
+import { type Made, scoredGroup, split, trajectory } from "../../fixtures/groups.ts"
 
 const token = fc.integer({ min: 0, max: 30 })
 const sequence = fc.array(fc.tuple(token, fc.boolean()), { minLength: 1, maxLength: 6 }).chain((tokens) => {
@@ -228,6 +228,15 @@ describe("a batch", () => {
     const [pack] = Batch.pack(batch, { aggregate: "sequence", maskTruncated: true })
     assert.deepStrictEqual([...pack!.forest.targetToken], [1, 2])
     assert.deepStrictEqual([...pack!.weights], [0.25, 0.25])
+  })
+
+  it("refuses a trajectory of several branches, which it cannot pack", () => {
+    const [scored] = batch.groups[0]!.trajectories
+    const trajectories = [{ ...scored!, trajectory: split(trajectory({}, 0, [7, 8], "task"), 1) }]
+    assert.throws(
+      () => Batch.pack({ groups: [{ ...batch.groups[0]!, trajectories }] }, { aggregate: "token" }),
+      /Batch.pack: trajectory 0 of task task has 2 branches; expected 1/
+    )
   })
 
   it("calls truncated what ended at a limit of length or at the model's context, and nothing else", () => {

@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -11,10 +12,15 @@ import { Sampler } from "../../../src/engine/Sampler.ts"
 import * as SamplerScripted from "../../../src/engines/scripted/SamplerScripted.ts"
 import * as Task from "../../../src/data/Task.ts"
 import * as Tokenizer from "../../../src/text/Tokenizer.ts"
-import { Producer } from "../../../src/rollout/Trajectory.ts"
+import { Producer, tokensOf, type Trajectory } from "../../../src/rollout/Trajectory.ts"
 import { tabular } from "../../fixtures/tabularPolicy.ts"
 
 const tokenizer = Tokenizer.bytes()
+/** Of an episode whose context only grew. */
+const only = ({ branches, turns }: Trajectory) => {
+  assert.strictEqual(branches.length, 1)
+  return { ...branches[0], texts: turns.map(({ text }) => text) }
+}
 const tasks = Task.fromArray(Array.from({ length: 6 }, (_, i) => ({ id: `t${i}`, prompt: `${i}+1=?`, data: i + 1 })))
 const draws = (options: Partial<Task.StreamOptions> = {}) =>
   Task.stream(tasks, { seed: 1, epochs: 1, shuffle: false, ...options })
@@ -63,11 +69,11 @@ describe("single turn", () => {
       )
       const second = groups[2]!.trajectories[1]!
       assert.deepStrictEqual(
-        [second.taskId, second.index, second.text, second.turns, second.stopReason],
+        [second.taskId, second.index, second.text, only(second).texts, second.stopReason],
         ["t2", 1, "a1", ["a1"], "stop"]
       )
-      assert.deepStrictEqual(second.tokens, Uint32Array.of(...tokenizer.encode("2+1=?a1"), 256))
-      assert.deepStrictEqual(second.producer, Uint8Array.of(0, 0, 0, 0, 0, 2, 2, 2))
+      assert.deepStrictEqual(tokensOf(second, 0), Uint32Array.of(...tokenizer.encode("2+1=?a1"), 256))
+      assert.deepStrictEqual(only(second).producer, Uint8Array.of(0, 0, 0, 0, 0, 2, 2, 2))
       assert.strictEqual(second.promptLength, 5)
     })
   )
@@ -140,13 +146,14 @@ describe("multi-turn", () => {
       // Half of a two-byte character: its text is U+FFFD, which would come back as three other bytes.
       const half = Uint32Array.of(0xc3, 256)
       const { group, requests } = yield* roll((request) => (request.prompt.length > 5 ? "end" : half))
-      const { text, tokens, turns, producer, info, metrics, stopReason } = group.trajectories[1]!
+      const { text, info, metrics, stopReason } = group.trajectories[1]!
+      const { producer, texts, tokens } = only(group.trajectories[1]!)
       const expected = [...tokenizer.encode("0+1=?"), 0xc3, 256, ...tokenizer.encode("<0>end"), 256]
       assert.deepStrictEqual([...tokens], expected)
       assert.deepStrictEqual([...requests[1]!.prompt], expected.slice(0, 10))
       const { Environment: E, Policy: P, Template: T } = Producer
       assert.deepStrictEqual([...producer], [T, T, T, T, T, P, P, E, E, E, P, P, P, P])
-      assert.deepStrictEqual(turns, ["\uFFFD", "end"])
+      assert.deepStrictEqual(texts, ["\uFFFD", "end"])
       assert.strictEqual(text, "\uFFFD<0>end")
       assert.deepStrictEqual([info, metrics, stopReason], [{ count: 1 }, { turns: 2 }, "environment"])
     })
@@ -170,9 +177,9 @@ describe("multi-turn", () => {
   it.effect("ends with `context` before an observation that does not fit", () =>
     Effect.gen(function* () {
       const { group } = yield* roll(() => "go", { contextLength: 11 })
-      const { stopReason, tokens } = group.trajectories[0]!
+      const { stopReason } = group.trajectories[0]!
       assert.strictEqual(stopReason, "context")
-      assert.strictEqual(tokens.length, 8)
+      assert.strictEqual(only(group.trajectories[0]!).tokens.length, 8)
     })
   )
 })
@@ -215,11 +222,11 @@ describe("a conversation with tools", () => {
       const said = [...tokenizer.encode("<call>"), END]
       const seen = [260, ...tokenizer.encode("3"), END, 259]
       assert.deepStrictEqual(text(requests[1]!.prompt), [...prompt, ...said, ...seen])
-      assert.deepStrictEqual(text(trajectory!.tokens), [...prompt, ...said, ...seen, ...said])
+      assert.deepStrictEqual(text(only(trajectory!).tokens), [...prompt, ...said, ...seen, ...said])
       const by = [prompt, said, seen, said].flatMap((part, i) =>
         part.map(() => [Producer.Template, Producer.Policy, Producer.Environment, Producer.Policy][i])
       )
-      assert.deepStrictEqual<unknown>(text(trajectory!.producer), by)
+      assert.deepStrictEqual<unknown>(text(only(trajectory!).producer), by)
     })
   )
 
@@ -229,7 +236,7 @@ describe("a conversation with tools", () => {
       const prompt = text(tokenizer.render(messages, { tools }))
       const seen = [END, 260, ...tokenizer.encode("3"), END, 259]
       assert.deepStrictEqual(text(requests[1]!.prompt), [...prompt, ...tokenizer.encode("<ca"), ...seen])
-      const producer = text(group.trajectories[0]!.producer).slice(prompt.length, prompt.length + 3 + seen.length)
+      const producer = text(only(group.trajectories[0]!).producer).slice(prompt.length, prompt.length + 3 + seen.length)
       const { Environment: environment, Policy: policy, Template: template } = Producer
       const rest = seen.slice(1).map(() => environment)
       assert.deepStrictEqual(producer, [policy, policy, policy, template, ...rest])
@@ -243,7 +250,8 @@ describe("a conversation with tools", () => {
       // The cut turn fits. Its end (of the template) and the answer (of the environment) are two pieces: 5 tokens in all.
       for (const room of [3, 4, 7, 8]) {
         const { group, requests } = yield* run(3, { contextLength: prompt.length + room })
-        const { producer, stopReason, tokens } = group.trajectories[0]!
+        const { producer, tokens } = only(group.trajectories[0]!)
+        const { stopReason } = group.trajectories[0]!
         assert.lengthOf(requests, 1)
         assert.strictEqual(stopReason, "context")
         assert.deepStrictEqual(text(tokens), [...prompt, ...said], `room for ${room}`)
@@ -251,7 +259,7 @@ describe("a conversation with tools", () => {
       }
       const { group, requests } = yield* run(3, { contextLength: prompt.length + 9 })
       assert.lengthOf(requests, 2)
-      assert.strictEqual(group.trajectories[0]!.tokens.length, prompt.length + 9)
+      assert.strictEqual(only(group.trajectories[0]!).tokens.length, prompt.length + 9)
     })
   )
 
@@ -262,6 +270,247 @@ describe("a conversation with tools", () => {
       const { continuation: _, ...plain } = tokenizer
       const { group } = yield* run(16, { tokenizer: plain })
       assert.match(group.failures![0]!.message, /bytes\(256\) has no chat template/)
+    })
+  )
+})
+
+describe("what an environment may answer", () => {
+  type Step = Parameters<typeof Environment.multiTurn<number, ReadonlyArray<Environment.Action>>>[0]["step"]
+  const roll = (
+    step: Step,
+    options: Partial<Rollout.RolloutOptions<number>> = {},
+    more: Partial<Environment.MultiTurn<number, ReadonlyArray<Environment.Action>>> = {}
+  ) => {
+    const { layer, requests } = recorded((_, index) => (index === 0 ? "first" : "second"))
+    const environment = Environment.multiTurn<number, ReadonlyArray<Environment.Action>>({
+      name: "free",
+      maxTokens: 6,
+      maxTurns: 3,
+      start: () => [],
+      step,
+      ...more
+    })
+    return draws().pipe(
+      Stream.take(1),
+      Rollout.groups({ environment, tokenizer, size: 1, seed: 1, retries: 0, ...options }),
+      Stream.runCollect,
+      Effect.provide(layer),
+      Effect.map(([group]) => ({ group: group!, requests }))
+    )
+  }
+  const prompt = [...tokenizer.encode("0+1=?")]
+  const first = [...tokenizer.encode("first"), 256]
+
+  it.effect("replaces the context: a branch that leaves the first where the contexts part", () =>
+    Effect.gen(function* () {
+      const { group, requests } = yield* roll((seen, action) =>
+        seen.length === 0
+          ? { done: false, context: "0+1=? summary", state: [action] }
+          : { done: false, observation: "!", state: seen }
+      )
+      const summary = [...tokenizer.encode(" summary")]
+      assert.deepStrictEqual(
+        requests.map(({ prompt }) => [...prompt]),
+        [prompt, [...prompt, ...summary], [...prompt, ...summary, ...first, 33]]
+      )
+      assert.deepStrictEqual(
+        requests.map(({ key }) => key.stream),
+        ["t0#0", "t0#0/1", "t0#0/2"]
+      )
+      const trajectory = group.trajectories[0]!
+      assert.deepStrictEqual(
+        trajectory.branches.map(({ parent, tokens }) => ({ parent, tokens: [...tokens] })),
+        [
+          { parent: undefined, tokens: [...prompt, ...first] },
+          { parent: { branch: 0, length: 5 }, tokens: [...summary, ...first, 33, ...first] }
+        ]
+      )
+      assert.deepStrictEqual(
+        trajectory.turns.map(({ branch, end, start }) => [branch, start, end]),
+        [
+          [0, 5, 11],
+          [1, 8, 14],
+          [1, 15, 21]
+        ]
+      )
+      assert.strictEqual(trajectory.text, " summaryfirst!first")
+      assert.strictEqual(trajectory.stopReason, "length")
+    })
+  )
+
+  it.effect("samples replaced contexts for training like others, also after a turn that filled the model's", () =>
+    Effect.gen(function* () {
+      const { group, requests } = yield* roll(
+        (seen, action) =>
+          seen.length === 0
+            ? { done: false, context: "0", state: [action] }
+            : { done: true, info: { seen: seen.length } },
+        { contextLength: 8, forTraining: true }
+      )
+      const trajectory = group.trajectories[0]!
+      assert.deepStrictEqual(
+        requests.map(({ forTraining, prompt }) => [forTraining, prompt.length]),
+        [
+          [true, 5],
+          [true, 1]
+        ]
+      )
+      assert.deepStrictEqual(
+        trajectory.turns.map(({ stopReason }) => stopReason),
+        ["context", "stop"]
+      )
+      const long = yield* roll(() => ({ done: false, context: "0123456" }), { contextLength: 7 })
+      assert.strictEqual(long.group.trajectories[0]!.stopReason, "context")
+      const none = yield* roll(() => ({ done: false, context: new Uint32Array(0) }))
+      assert.match(none.group.failures![0]!.message, /the context that a step gave has no tokens/)
+    })
+  )
+
+  it.effect("tells each action its number and whether it is the last, and each episode a seed of its own", () =>
+    Effect.gen(function* () {
+      const seen: Array<readonly [number, boolean]> = []
+      const seeds: Array<readonly [number, number]> = []
+      const run = roll(
+        (state, { last, number }) => {
+          seen.push([number, last])
+          return { done: false, observation: "", state }
+        },
+        { size: 2 },
+        {
+          start: (_, { index, seed }) => {
+            seeds.push([index, seed])
+            return []
+          }
+        }
+      )
+      yield* run
+      assert.deepStrictEqual(
+        seen.toSorted(([a], [b]) => a - b),
+        [1, 1, 2, 2, 3, 3].map((number) => [number, number === 3])
+      )
+      yield* run
+      assert.deepStrictEqual(seeds.slice(2), seeds.slice(0, 2))
+      assert.strictEqual(new Set(seeds.map(([, seed]) => seed)).size, 2)
+    })
+  )
+
+  it.effect("keeps rewards, metrics and seconds by turn, and finishes at every end before it closes", () =>
+    Effect.gen(function* () {
+      for (const [contextLength, end] of [
+        [100, "environment"],
+        [14, "context"]
+      ] as const) {
+        const ends: Array<string> = []
+        const { group } = yield* roll(
+          (seen, action) =>
+            seen.length === 0
+              ? { done: false, observation: "1234", reward: 0.25, metrics: { a: 1, b: 1 }, state: [action] }
+              : { done: true, reason: "environment", reward: 0.5, metrics: { b: 2 }, info: { who: "step", step: 2 } },
+          { contextLength, sampling: { temperature: 0.5 } },
+          {
+            finish: (seen, reason) => {
+              ends.push(`finish ${reason}`)
+              return { info: { who: "finish", seen: seen.length }, reward: 1, metrics: { c: 3 } }
+            },
+            close: () => ends.push("close")
+          }
+        )
+        const { info, metrics, seconds, stopReason, turns } = group.trajectories[0]!
+        assert.strictEqual(stopReason, end)
+        assert.deepStrictEqual(ends, [`finish ${end}`, "close"])
+        const whole = end === "environment"
+        assert.deepStrictEqual(
+          turns.map(({ reward }) => reward),
+          whole ? [0.25, 1.5] : [1.25]
+        )
+        assert.deepStrictEqual(turns[0]!.metrics, { a: 1, b: 1 })
+        assert.deepStrictEqual(metrics, { a: 1, b: whole ? 2 : 1, c: 3 })
+        assert.deepStrictEqual<unknown>(info, { who: "finish", ...(whole ? { step: 2 } : {}), seen: 1 })
+        assert.strictEqual(turns[0]!.temperature, 0.5)
+        const sum = turns.reduce((total, turn) => total + turn.seconds.sample, 0)
+        assert.strictEqual(seconds.sample, sum)
+      }
+    })
+  )
+
+  it.effect("refuses info that is not JSON, with its place", () =>
+    Effect.gen(function* () {
+      for (const state of [{ seen: new Map() }, undefined, Number.NaN, [1n], new Date(0)]) {
+        const info = { fine: [1, null, "a", { b: true }], state } as never
+        const { group } = yield* roll(() => ({ done: true, info }))
+        assert.match(group.failures![0]!.message, /free failed on task t0: info.state is not plain JSON; expected null/)
+      }
+    })
+  )
+
+  it.effect("loses an episode that cannot close or finish, and nothing else", () =>
+    Effect.gen(function* () {
+      const broken = (): never => {
+        throw new Error("broken")
+      }
+      const bare = Environment.singleTurn<number>({ name: "bare", maxTokens: 4 })
+      const { group: thrown } = yield* roll(() => ({ done: true }), { environment: { ...bare, start: broken } })
+      assert.match(thrown.failures![0]!.message, /bare failed on task t0: broken/)
+      for (const more of [{ close: broken }, { finish: broken }]) {
+        const { group } = yield* roll(() => ({ done: true }), {}, more)
+        assert.lengthOf(group.trajectories, 0)
+        assert.match(group.failures![0]!.message, /free failed on task t0: broken/)
+      }
+    })
+  )
+
+  it.effect("has services from where the rollout runs, for its prompt as well", () =>
+    Effect.gen(function* () {
+      class Host extends Context.Service<Host, { readonly greeting: string }>()("test/Host") {}
+      const asked: Array<string> = []
+      const environment = Environment.multiTurn<number, string, Host>({
+        name: "host",
+        maxTokens: 6,
+        maxTurns: 1,
+        prompt: ({ id }) => Host.use(({ greeting }) => Effect.sync(() => (asked.push(id), `${greeting} ${id}`))),
+        start: () => Host.use(({ greeting }) => Effect.succeed(greeting)),
+        step: (state) => Host.use(({ greeting }) => Effect.succeed({ done: true, info: { same: state === greeting } }))
+      })
+      const { layer, requests } = recorded(() => "x")
+      const [group] = yield* draws().pipe(
+        Stream.take(1),
+        Rollout.groups({ environment, tokenizer, size: 3, seed: 1 }),
+        Stream.runCollect,
+        Effect.provide(layer),
+        Effect.provideService(Host, { greeting: "hi" })
+      )
+      assert.deepStrictEqual(asked, ["t0"])
+      assert.deepStrictEqual([...requests[0]!.prompt], [...tokenizer.encode("hi t0")])
+      assert.deepStrictEqual<unknown>(
+        group!.trajectories.map(({ info }) => info),
+        [{ same: true }, { same: true }, { same: true }]
+      )
+    })
+  )
+
+  it.effect("fails with the engine whose completion does not fit", () =>
+    Effect.gen(function* () {
+      const layer = Layer.succeed(Sampler, {
+        name: "unversioned",
+        engine: "unversioned",
+        weights: { _tag: "Fixed" as const },
+        sample: () =>
+          Effect.succeed([
+            {
+              tokens: Uint32Array.of(1, 256),
+              logprobs: new Float32Array(2),
+              stopReason: "stop" as const,
+              versions: new Uint32Array(1)
+            }
+          ])
+      })
+      const error = yield* draws().pipe(
+        Rollout.groups({ environment: Environment.singleTurn({ maxTokens: 4 }), tokenizer, size: 1, seed: 1 }),
+        Stream.runDrain,
+        Effect.provide(layer),
+        Effect.flip
+      )
+      assert.match(error.message, /has 2 tokens, but 2 log-probabilities and 1 versions/)
     })
   )
 })
@@ -462,7 +711,7 @@ describe("the stage", () => {
             concurrency
           }),
           Stream.map(({ trajectories }) =>
-            trajectories.map(({ logprobs, text }) => ({ text, logprobs: [...logprobs] }))
+            trajectories.map((one) => ({ text: one.text, logprobs: [...only(one).logprobs] }))
           ),
           Stream.runCollect,
           Effect.provide(model.layer)

@@ -6,6 +6,7 @@ import { TestClock } from "effect/testing"
 import fc from "fast-check"
 import * as Reward from "../../../src/score/Reward.ts"
 import * as Verifier from "../../../src/score/Verifier.ts"
+import type { Turn } from "../../../src/rollout/Trajectory.ts"
 import { group } from "../../fixtures/trajectories.ts"
 
 const one = (reward: Reward.Part, options: Reward.ScoreOptions = {}) =>
@@ -237,6 +238,42 @@ describe("Reward", () => {
       assert.deepInclude(length.outcomes["score"], { kind: "verdict", reason: "1 token scores for 3 policy tokens" })
       const sum = yield* one(() => ({ score: 1, tokenScores: [1, 1, 0] }))
       assert.deepInclude(sum.outcomes["score"], { kind: "verdict" })
+    })
+  )
+
+  it.effect("takes the environment's rewards as a verifier, and never by themselves", () =>
+    Effect.gen(function* () {
+      type Span = readonly [start: number, end: number, reward?: number]
+      const made = group(undefined, ["a"])
+      const [one] = made.trajectories
+      const [turn] = one!.turns
+      const turns = (spans: ReadonlyArray<Span>) => ({
+        ...made,
+        trajectories: [
+          {
+            ...one!,
+            turns: spans.map(([start, end, reward]): Turn => ({
+              ...turn!,
+              start,
+              end,
+              ...(reward === undefined ? {} : { reward })
+            }))
+          }
+        ]
+      })
+      const of = (...spans: ReadonlyArray<Span>) =>
+        Effect.map(Reward.scoreGroup(Reward.all({ game: Reward.environment() }), turns(spans)), (scored) => {
+          const { reward, tokenRewards } = scored.trajectories[0]!
+          return [reward, tokenRewards === undefined ? undefined : [...tokenRewards]]
+        })
+      assert.deepStrictEqual(yield* of([2, 4, 0.5], [4, 5, 2]), [2.5, [0, 0.5, 2]])
+      assert.deepStrictEqual(yield* of([2, 4], [4, 5, -1]), [-1, [0, 0, -1]])
+      assert.deepStrictEqual(yield* of([2, 5]), [0, [0, 0, 0]])
+      // A turn without tokens adds to the token before it; there may be none.
+      assert.deepStrictEqual(yield* of([2, 5, 1], [5, 5, 2]), [3, [0, 0, 3]])
+      assert.deepStrictEqual(yield* of([2, 2, 1], [2, 5, 2]), [3, undefined])
+      const other = yield* Reward.scoreGroup(() => 0.25, turns([[2, 5, 1]]))
+      assert.strictEqual(other.trajectories[0]!.reward, 0.25)
     })
   )
 

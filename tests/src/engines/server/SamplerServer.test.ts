@@ -18,7 +18,8 @@ import {
   SamplerServer,
   Task,
   Tokenizer,
-  Update
+  Update,
+  Trajectory
 } from "quintain"
 import {
   type Behaviour,
@@ -748,7 +749,7 @@ describe("a pipeline of one's own", () => {
           seed: 1
         }),
         // Token 5 is what it is to say.
-        Reward.score(({ trajectory: { tokens } }) => tokens.filter((token) => token === 5).length / 4),
+        Reward.score(({ trajectory }) => Trajectory.policyIds(trajectory).filter((token) => token === 5).length / 4),
         Batch.collect({ groups: 2, advantage: Advantage.groupRelative() }),
         Update.stage({ loss, learningRate: 20 }),
         Stream.take(25)
