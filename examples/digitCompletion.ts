@@ -1,8 +1,8 @@
 /**
- * Learning from random initialisation with credit by token: the policy continues arithmetic sequences modulo 20, character
- * by character, without one demonstration. Shows reward and held-out accuracy by step and by second.
+ * Learns to continue arithmetic sequences modulo 20 with token-level advantages, where plain GRPO stalls. It starts from
+ * random weights and has no demonstrations. Prints reward and held-out accuracy every 25 steps.
  *
- *     node --conditions=quintain-source examples/digitCompletion.ts [seeds] [steps]
+ *     npm run example -- digitCompletion [seeds] [steps]
  */
 import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"
@@ -24,8 +24,8 @@ const train = (seed: number, directory: string) => {
     groups: 32,
     size: 16,
     dropConstant: false,
-    // Every character is a bandit of its own: paid for itself alone (gamma 0), compared with the samples that agree up to
-    // it, and scaled as MaxRL does, so that the policy does not settle for the digit that is right most often.
+    // Each character gets its own reward (gamma 0). It is compared with the samples that agree up to it, and scaled as in
+    // MaxRL, so that the policy does not settle on the most frequent digit.
     advantage: Advantage.tokenLevel({ gamma: 0, baseline: "prefix", scale: "mean" }),
     loss: Loss.withEntropy(Loss.clipped(), 0.01),
     update: { learningRate: 1e-3 },

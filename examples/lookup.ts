@@ -1,8 +1,8 @@
 /**
- * Learning from random initialisation, without demonstrations: ten prompts, each with a secret answer of three digits.
- * Shows the mean reward over seeds beside the curve that PyTorch draws for the same model and settings.
+ * Learns ten secret answers of three digits from the reward alone, starting from random weights. Prints the mean reward
+ * over the seeds next to the curve of the same model and settings in PyTorch. About 12 seconds a seed on two cores.
  *
- *     node --conditions=quintain-source examples/lookup.ts [seeds]
+ *     npm run example -- lookup [seeds]
  */
 import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"

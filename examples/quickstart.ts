@@ -1,10 +1,9 @@
 /**
- * From nothing to a model that calls its tools correctly: a random model of 0.8 million parameters is warmed up on
- * demonstrations of which most are wrong, then learns from verifiers: a schema gate, the replay of its calls, and unit
- * tests of the code it writes.
+ * Teaches a new model of 0.8 million parameters to call tools: SFT on demonstrations that are mostly wrong, then GRPO. The
+ * reward has a schema gate, a replay of the calls, and unit tests of the code that the model writes.
  *
  *     npm start
- *     npm start -- onnx      on ONNX Runtime: a GPU where one opens, else the processor
+ *     npm start -- onnx      on ONNX Runtime: on a GPU if one opens, else on the processor
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"

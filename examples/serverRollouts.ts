@@ -1,10 +1,10 @@
 /**
- * Rollouts from a vLLM server, updates here: a LoRA adapter of SmolLM2-135M-Instruct learns to call tools, and the server is
- * handed the adapter after every step, by its path (so it must see this machine's disk). Prints, for each step, the reward
- * and how far the server's log-probabilities are from the policy's, which the update corrects for.
+ * Samples on a vLLM server and trains here: a LoRA adapter of SmolLM2-135M-Instruct learns to call tools. After every step
+ * the server loads the new adapter by its path, so it must share this machine's disk. Prints the reward of each step, and
+ * how far the server's log-probabilities are from the policy's; the update corrects for that difference.
  *
  *     VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve HuggingFaceTB/SmolLM2-135M-Instruct --enable-lora --max-lora-rank 16
- *     node --conditions=quintain-source examples/serverRollouts.ts http://localhost:8000 [steps] [model]
+ *     npm run example -- serverRollouts http://localhost:8000 [steps] [model]
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
@@ -13,8 +13,10 @@ import { toolkit } from "quintain/envs"
 
 const [url, steps = "100", model = "HuggingFaceTB/SmolLM2-135M-Instruct"] = process.argv.slice(2)
 if (url === undefined) {
-  console.log("Give the address of a vLLM server: examples/serverRollouts.ts http://localhost:8000 [steps] [model]")
-  process.exit(0)
+  console.log(
+    "Give the address of a vLLM server: npm run example -- serverRollouts http://localhost:8000 [steps] [model]"
+  )
+  process.exit(1)
 }
 const kit = toolkit({ seed: 1, heldOut: 128 })
 const directory = `runs/server-rollouts-${new Date().toISOString().replaceAll(":", "-").slice(0, 19)}`

