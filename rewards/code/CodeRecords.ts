@@ -90,7 +90,7 @@ const decodeHumanEval = decoder("HumanEval", HumanEval)
  *
  * @example
  * ```ts
- * const task = CodeRecords.humanEval(JSON.parse(line))
+ * const task = CodeRecords.humanEval({ task_id: 0, prompt: "def one():\n", entry_point: "one", test: "def check(one): ..." })
  * const verify = unitTests<UnitTestWork>({ work: (task) => task.data })
  * ```
  * @see Chen et al., Evaluating Large Language Models Trained on Code, 2021

@@ -108,6 +108,7 @@ type Examples<Data> = Example<Data> | ReadonlyArray<Example<Data>>
  *
  * @example
  * ```ts
+ * const example = { task, gold: ['{"a":1}'], wrong: ['{"b":1}'] }
  * const report = yield* check(jsonSchema(Schema.Struct({ a: Schema.Int })), example, { expect: { "off-by-one": "either" } })
  * ```
  */

@@ -67,7 +67,7 @@ export interface JudgeOptions<in Data = any> {
  * ```ts
  * const helpful = judge({
  *   rubric: { correct: { description: "Agrees with the reference.", weight: 3 }, brief: "Says nothing that was not asked." },
- *   reference: (task: Task<{ answer: string }>) => task.data.answer,
+ *   reference: (task: Task.Task<{ answer: string }>) => task.data.answer,
  *   votes: 3
  * })
  * const reward = Reward.all({ format: Reward.gate(formatTags(["answer"])), helpful: Reward.weight(0.5, helpful) })

@@ -182,7 +182,7 @@ export interface TagOptions extends TextOptions {
  *
  * @example
  * ```ts
- * const reward = Reward.all({ format: Reward.gate(formatTags(["think", "answer"])), answer: exactAnswer })
+ * const reward = Reward.all({ format: Reward.gate(formatTags(["think", "answer"])), result: answer() })
  * ```
  */
 export const formatTags = (names: ReadonlyArray<string>, options: TagOptions = {}): Verifier.VerifierFunction => {

@@ -56,7 +56,7 @@ export interface ToolReplayOptions<Data, State = undefined> {
  * const replay = toolReplay<{ calls: Array<ToolCall> }>({ tools: { add: ({ a, b }) => Number(a) + Number(b) } })
  *
  * // with state: the order of deposits does not matter, the balance does
- * const bank = toolReplay<Data, { balance: number }>({
+ * const bank = toolReplay<{ calls: Array<ToolCall> }, { balance: number }>({
  *   state: () => ({ balance: 0 }),
  *   tools: { deposit: ({ amount }, state) => void (state.balance += Number(amount)) },
  *   expected: (task) => task.data.calls
@@ -236,7 +236,10 @@ const asCall = (item: unknown): ToolCall | { readonly fault: string } => {
  *
  * @example
  * ```ts
- * toolReplay<Data>({ tools: (task) => recordedTools(task.data.recordings), expected: (task) => task.data.recordings })
+ * toolReplay<{ recordings: Array<Recording> }>({
+ *   tools: (task) => recordedTools(task.data.recordings),
+ *   expected: (task) => task.data.recordings
+ * })
  * ```
  */
 export const recordedTools = (recordings: ReadonlyArray<Recording>): ReadonlyMap<string, Tool<any>> =>

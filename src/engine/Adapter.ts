@@ -7,8 +7,8 @@
  * @example
  * ```ts
  * const both = Effect.all([
- *   Grpo.train(tools).pipe(Effect.provide(Adapter.layer("tools"))),
- *   Grpo.train(sums).pipe(Effect.provide(Adapter.layer("sums")))
+ *   Grpo.train({ ...options, directory: "runs/tools" }).pipe(Effect.provide(Adapter.layer("tools"))),
+ *   Grpo.train({ ...options, directory: "runs/sums" }).pipe(Effect.provide(Adapter.layer("sums")))
  * ], { concurrency: "unbounded" })
  *
  * Effect.gen(function* () {

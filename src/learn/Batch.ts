@@ -124,7 +124,7 @@ const accumulator = <Data>(options: CollectOptions) => {
  * does not matter in which order the pipeline finishes them.
  *
  * ```ts
- * Task.stream(tasks, { seed, from: resumed.next }).pipe(
+ * Task.stream(tasks, { seed, from: 320 }).pipe(
  *   Batch.rounds({ groups: 16, maxDraws: 4 }, (draws) => draws.pipe(Rollout.groups(rollout), Reward.score(reward))),
  *   Update.stage({ loss: Loss.clipped(), learningRate: 1e-5 })
  * )

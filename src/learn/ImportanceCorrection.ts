@@ -7,7 +7,7 @@
  *
  * ```ts
  * const loss = Loss.withImportanceCorrection(Loss.withKl(Loss.clipped(), { coefficient: 0.01 }))
- * groups.pipe(Batch.collect({ groups: 16 }), Update.stage({ loss, learningRate: 1e-5 }))
+ * scored.pipe(Batch.collect({ groups: 16 }), Update.stage({ loss, learningRate: 1e-5 }))
  * ```
  *
  * Sources: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated, TIS); the

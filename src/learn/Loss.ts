@@ -3,7 +3,7 @@
  * to them. The engine needs nothing else, so a new algorithm is a new function:
  *
  * ```ts
- * const reinforce: Loss = ({ logprobs, advantages, weights }) => {
+ * const reinforce: Loss.Loss = ({ logprobs, advantages, weights }) => {
  *   let loss = 0
  *   const dLogprobs = new Float64Array(logprobs.length)
  *   for (let t = 0; t < logprobs.length; t++) {

@@ -176,7 +176,8 @@ const build = (groups: ReadonlyArray<PackGroup>, items: ReadonlyArray<Item>, wei
  * groups together: splitting into packs changes no gradient, splitting `groups` over several calls does.
  *
  * ```ts
- * const packs = Pack.pack([{ prompt, sequences: [{ tokens, target: [1, 1, 1], advantage: 0.7 }] }], { aggregate: "token" })
+ * const sequence = { tokens: Uint32Array.of(7, 8, 9), target: [1, 1, 1], advantage: 0.7 }
+ * const packs = Pack.pack([{ prompt: Uint32Array.of(1, 2), sequences: [sequence] }], { aggregate: "token" })
  * ```
  */
 export const pack = (groups: ReadonlyArray<PackGroup>, options: PackOptions): ReadonlyArray<Pack> => {

@@ -170,7 +170,7 @@ const evaluate = (loss: Loss, input: LossInput) => {
  *
  * ```ts
  * const updater = Update.make({ loss: Loss.clipped({ high: 0.28 }), learningRate: 1e-5 })
- * const report = yield* updater.batch(batch, step)
+ * const reports = Stream.mapEffect(batches, (batch, step) => updater.batch(batch, step))
  * ```
  */
 export const make = (settings: UpdateSettings): Updater => {

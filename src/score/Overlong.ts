@@ -5,7 +5,7 @@
  * `Batch.pack`.
  *
  * ```ts
- * Reward.all({ result, overlong: Overlong.verifier({ maxLength: 512, buffer: 128 }) })
+ * Reward.all({ result: verifier, overlong: Overlong.verifier({ maxLength: 512, buffer: 128 }) })
  * ```
  */
 import { policyTokens } from "../rollout/Trajectory.ts"

@@ -72,7 +72,7 @@ const withRole = (part: Part<any, any>, role: Term["role"], weight: number): Ter
  * @example
  * ```ts
  * const reward = Reward.all({
- *   schema: Reward.gate(jsonSchema(Call)),
+ *   schema: Reward.gate(jsonSchema({ type: "object", required: ["name", "arguments"] })),
  *   result: toolReplay({ tools }),
  *   brevity: Reward.weight(0.1, ({ trajectory }) => (trajectory.text.length < 40 ? 1 : 0)),
  *   length: Reward.metric(({ trajectory }) => trajectory.text.length)
@@ -158,7 +158,7 @@ export interface ScoreOptions {
  *
  * @example
  * ```ts
- * Rollout.groups({ environment, size: 8 })(tasks).pipe(Reward.score(reward, { concurrency: 16 }))
+ * groups.pipe(Reward.score(reward, { concurrency: 16 }))
  * ```
  */
 export const score: {

@@ -67,7 +67,10 @@ export const worker = <Data = any>(spec: {
  *
  * @example
  * ```ts
- * const slow = Verifier.withDeadline(60_000, async ({ trajectory, signal }) => (await ask(trajectory.text, signal)).score)
+ * const slow = Verifier.withDeadline(60_000, async ({ trajectory, signal }) => {
+ *   const answer = await fetch("http://localhost:8080/score", { method: "POST", body: trajectory.text, signal })
+ *   return Number(await answer.text())
+ * })
  * ```
  */
 export const withDeadline = <Data, R>(
