@@ -1,19 +1,21 @@
 /**
- * The package as others see it: the names it exports (`package.surface.txt`, written by `vitest -u`, read by a human
- * before it is committed), what `npm pack` puts in, and that the packed form works in a project of its own.
+ * The package as users get it: the exported names (`package.surface.txt`, written by `vitest -u`), the files that `npm
+ * pack` takes, and that the packed form works in a project of its own. The snippets of README, docs and docstrings are
+ * compiled there too.
  */
 import { afterAll, assert, beforeAll, describe, expect, it } from "@effect/vitest"
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
-import * as os from "node:os"
 import * as path from "node:path"
 import * as envs from "quintain/envs"
 import * as rewards from "quintain/rewards"
 import * as testing from "quintain/rewards/testing"
 import * as quintain from "quintain"
 import manifest from "../package.json" with { type: "json" }
+import * as Packed from "./fixtures/packedProject.ts"
+import * as Snippets from "./fixtures/snippets.ts"
 
-const root = path.dirname(import.meta.dirname)
+const { root, run } = Packed
 const entries = { quintain, "quintain/rewards": rewards, "quintain/rewards/testing": testing, "quintain/envs": envs }
 const targets = Object.values(manifest.exports).filter((target) => typeof target !== "string")
 
@@ -46,44 +48,13 @@ const typeNames = (file: string, prefix = ""): Array<string> => {
   return [...own, ...listed, ...spaces, ...stars]
 }
 
-const run = (program: string, args: ReadonlyArray<string>, cwd: string): string => {
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== "NODE_OPTIONS"))
-  const { status, stdout, stderr } = spawnSync(program, args, {
-    cwd,
-    env,
-    encoding: "utf8",
-    timeout: 300_000,
-    maxBuffer: 2 ** 26,
-    shell: program === "npm" && process.platform === "win32"
-  })
-  assert.strictEqual(status, 0, `${program} ${args.join(" ")}\n${stdout}\n${stderr}`)
-  return stdout
-}
-
-let scratch = ""
-let packed: ReadonlyArray<string> = []
+let packed: Packed.PackedProject
 
 beforeAll(() => {
-  scratch = fs.mkdtempSync(path.join(os.tmpdir(), "quintain-package-"))
-  run(process.execPath, ["scripts/build.mjs"], root)
-  const [{ filename, files }] = JSON.parse(
-    run("npm", ["pack", "--json", "--ignore-scripts", "--loglevel=error", "--pack-destination", scratch], root)
-  ) as [{ filename: string; files: ReadonlyArray<{ path: string }> }]
-  packed = files.map((file) => file.path)
-
-  // The consumer's project: the unpacked tarball, and the dependencies that npm would have put beside it.
-  const modules = path.join(scratch, "project/node_modules")
-  const here = path.join(modules, "quintain")
-  fs.mkdirSync(here, { recursive: true })
-  run("tar", ["-xzf", path.basename(filename), "-C", "project/node_modules/quintain", "--strip-components=1"], scratch)
-  for (const name of [...Object.keys({ ...manifest.dependencies, ...manifest.optionalDependencies }), "@types/node"]) {
-    fs.mkdirSync(path.dirname(path.join(modules, name)), { recursive: true })
-    fs.symlinkSync(path.join(root, "node_modules", name), path.join(modules, name), "junction")
-  }
-  fs.writeFileSync(path.join(scratch, "project/package.json"), '{ "type": "module", "private": true }')
+  packed = Packed.make()
 }, 600_000)
 
-afterAll(() => fs.rmSync(scratch, { recursive: true, force: true }))
+afterAll(() => Packed.remove(packed))
 
 describe("public surface", () => {
   it("is what package.surface.txt lists", async () => {
@@ -109,21 +80,21 @@ describe("package", () => {
     for (const target of targets) {
       for (const file of Object.values(target)) {
         assert.isTrue(fs.existsSync(path.join(root, file)), file)
-        assert.include(packed, file.slice(2))
+        assert.include(packed.files, file.slice(2))
       }
     }
   })
 
   it("packs the native addon, its sources and how to build it, and nothing that is not needed", () => {
-    assert.include(packed, `native/prebuilt/quintain.${process.platform}-${process.arch}.node`)
+    assert.include(packed.files, `native/prebuilt/quintain.${process.platform}-${process.arch}.node`)
     for (const file of ["LICENSE", "README.md", "scripts/build-native.mjs", "native/Cargo.toml", "native/Cargo.lock"]) {
-      assert.include(packed, file)
+      assert.include(packed.files, file)
     }
     for (const crate of ["core", "binding"]) {
-      assert.include(packed, `native/${crate}/Cargo.toml`)
-      assert.include(packed, `native/${crate}/src/lib.rs`)
+      assert.include(packed.files, `native/${crate}/Cargo.toml`)
+      assert.include(packed.files, `native/${crate}/src/lib.rs`)
     }
-    const stray = packed.filter((file) =>
+    const stray = packed.files.filter((file) =>
       /^(tests|examples|runs|native\/target|\.)|\.(log|tgz|tsbuildinfo|new)$/.test(file)
     )
     assert.deepStrictEqual(stray, [])
@@ -146,7 +117,7 @@ describe("package", () => {
       for (const name of ${JSON.stringify(names)}) out.push(Object.keys(await import(name)).toSorted())
       console.log(JSON.stringify({ out, from: import.meta.resolve("quintain") }))`
     const { from, out } = JSON.parse(
-      run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+      run(process.execPath, ["--input-type=module", "--eval", program], packed.project)
     ) as { from: string; out: unknown }
     assert.match(from, /node_modules\/quintain\/dist\/src\/index\.js$/)
     assert.deepStrictEqual(
@@ -164,7 +135,7 @@ describe("package", () => {
       }
       const info = Policy.Policy.pipe(Effect.map((policy) => policy.info), Effect.provide(PolicyNative.layer({ model })))
       console.log(JSON.stringify(await Effect.runPromise(info)))`
-    const out = run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+    const out = run(process.execPath, ["--input-type=module", "--eval", program], packed.project)
     assert.isObject(JSON.parse(out))
   })
 
@@ -179,12 +150,12 @@ describe("package", () => {
       await session.close()
       const [report] = await Effect.runPromise(PolicyOnnx.report({ model, executionProviders: ["cpu"] }))
       console.log(sample.tokens.length, report.refused ?? report.graphs.length > 0)`
-    const out = run(process.execPath, ["--input-type=module", "--eval", program], path.join(scratch, "project"))
+    const out = run(process.execPath, ["--input-type=module", "--eval", program], packed.project)
     assert.strictEqual(out.trim(), "3 true")
   })
 
   it("runs a verifier of the project in a worker, from dist", () => {
-    const project = path.join(scratch, "project")
+    const { project } = packed
     fs.writeFileSync(path.join(project, "proof.js"), "export const proof = ({ task }) => task.data.score\n")
     fs.writeFileSync(
       path.join(project, "pool.js"),
@@ -202,11 +173,30 @@ describe("package", () => {
   })
 
   it("gives a strict TypeScript project its types", () => {
-    const project = path.join(scratch, "project")
     const imports = Object.keys(entries).map((name, index) => `import * as m${index} from "${name}"`)
-    fs.writeFileSync(path.join(project, "use.ts"), `${imports.join("\n")}\nexport const all = [m0, m1, m2]\n`)
-    const tsc = path.join(root, "node_modules/typescript/bin/tsc")
-    const flags = ["--strict", "--noEmit", "--module", "nodenext", "--target", "esnext", "--types", "node"]
-    run(process.execPath, [tsc, ...flags, "--skipLibCheck", "use.ts"], project)
+    fs.writeFileSync(path.join(packed.project, "use.ts"), `${imports.join("\n")}\nexport const all = [m0, m1, m2]\n`)
+    assert.strictEqual(compile(["use.ts"]), "")
+  })
+})
+
+/** What the type checker says about files of the consumer's project. */
+const compile = (files: ReadonlyArray<string>): string => {
+  const flags =
+    "--strict --noEmit --module nodenext --target esnext --lib esnext --allowImportingTsExtensions --types node --skipLibCheck"
+  const tsc = path.join(root, "node_modules/typescript/bin/tsc")
+  const { stdout } = spawnSync(process.execPath, [tsc, ...flags.split(" "), ...files], {
+    cwd: packed.project,
+    encoding: "utf8",
+    timeout: 300_000
+  })
+  return stdout
+}
+
+describe("snippets", () => {
+  it("of README, docs and docstrings compile against the package", () => {
+    const snippets = [...Snippets.ofPages(root), ...Snippets.ofDocstrings(root, Snippets.importsOf(root))]
+    const { files, places } = Snippets.write(root, path.join(packed.project, "snippets"), snippets)
+    assert.strictEqual(places(compile(files)), "")
+    assert.isAbove(snippets.length, 100)
   })
 })
