@@ -238,42 +238,44 @@ export const score = Command.make(
     verifier: Flag.String("verifier").pipe(
       Flag.withMetavar("name | module.ts#export"),
       Flag.withDescription(
-        "A verifier of quintain/rewards by name, or an export of a module: a verifier function, or, with --options, a function from options to one. A module's runs in worker processes that its faults cannot harm."
+        "A verifier of the library by name, or an export of a module. With --options the export is a function from options to a verifier. Module verifiers run in worker processes."
       )
     ),
     options: Flag.String("options").pipe(
       Flag.withMetavar("json | @file"),
-      Flag.withDescription("The verifier's options."),
+      Flag.withDescription("Options of the verifier."),
       Flag.optional
     ),
     input: Flag.File("input", { mustExist: true }).pipe(
       Flag.withAlias("i"),
-      Flag.withDescription("Completions, one JSON object a line.")
+      Flag.withDescription("Input file: completions, one JSON object a line.")
     ),
     output: Flag.File("output").pipe(
       Flag.withAlias("o"),
       Flag.withDescription(
-        "Scores, one JSON object for each completion, in their order. Where it exists, its results are kept and the rest is added."
+        "Output file: one JSON object for each input line, in the same order. Results that it already has are kept."
       )
     ),
     concurrency: Flag.Int("concurrency").pipe(
-      Flag.withDescription("Completions judged at the same time, and worker processes of a module's verifier."),
+      Flag.withDescription(
+        "Completions scored at the same time; also the number of worker processes for a module verifier."
+      ),
       Flag.withSchema(AtLeastOne),
       Flag.withDefault(4)
     ),
     deadline: Flag.Int("deadline").pipe(
       Flag.withMetavar("milliseconds"),
-      Flag.withDescription("Longest time of one verdict; a later one is unscorable."),
+      Flag.withDescription("Time limit of one verdict. A verdict that takes longer is unscorable."),
       Flag.withSchema(AtLeastOne),
       Flag.withDefault(30_000)
     ),
     retries: Flag.Int("retries").pipe(
-      Flag.withDescription("How often an unscorable completion is tried again."),
+      Flag.withDescription("Number of times an unscorable completion is scored again."),
       Flag.withSchema(NotNegative),
       Flag.withDefault(1)
     ),
     strict: Flag.Boolean("strict").pipe(
-      Flag.withDescription("Stop at the first line that is not a completion."),
+      Flag.withDescription("Stop at the first invalid line."),
       Flag.withDefault(false)
     ),
     overwrite: Flag.Boolean("overwrite").pipe(
@@ -318,25 +320,33 @@ export const score = Command.make(
   })
 ).pipe(
   Command.withDescription(
-    `Judges completions with one verifier.
+    `Scores completions with one verifier.
 
-Input, one JSON object a line:
+Input, one JSON object a line, in one of two forms. A completion may also be a list of messages.
   {"id":"1","task":{"id":"sum","prompt":"12+7=?","data":{"answer":"19"}},"completion":"The sum is 19."}
-or flat, where the whole object is the task's data (a completion may also be a list of messages):
   {"prompt":"12+7=?","completion":"The sum is 19.","answer":"19"}
+In the second form the whole object is the task's data.
 
-Output, one for each:
+Output, one JSON object for each line:
   {"line":1,"id":"1","task":"sum","outcome":"scored","score":1,"reason":"...","metrics":{},"digest":"..."}
-outcome is "scored"; "unscorable" (the judging failed: timeout, crash, error), which is not a score of 0; or "invalid"
-(the line is not a completion). A run that was interrupted or killed continues when the same command is given again; the
-digests make sure that input, verifier and options are the same.
+outcome is one of:
+  scored       the completion has a score, with a reason
+  unscorable   the scoring failed (timeout, crash, error); this is not a score of 0
+  invalid      the line is not a completion
+
+Run the same command again to continue an interrupted run. The digests make sure that input, verifier and options are
+the same.
 
 Verifiers:
 ${listed}
 
-Exit codes: 0 every line has its result; 1 it could not start or go on; 2 a bad line under --strict; 130 interrupted.`
+Exit codes:
+  0    every line has a result
+  1    the run could not start or continue
+  2    an invalid line under --strict
+  130  interrupted`
   ),
-  Command.withShortDescription("Judge a file of completions with a verifier"),
+  Command.withShortDescription("Score a file of completions with a verifier"),
   Command.withExamples([
     {
       command: "quintain score --verifier json-schema --options @schema.json -i completions.jsonl -o scores.jsonl",
@@ -344,16 +354,16 @@ Exit codes: 0 every line has its result; 1 it could not start or go on; 2 a bad 
     },
     {
       command: `quintain score --verifier answer --options '{"compare":"number"}' -i gsm8k.jsonl -o scores.jsonl`,
-      description: "Numbers, against each row's answer"
+      description: "Compare numbers with the answer of each line"
     },
     {
       command: `quintain score --verifier unit-tests --options '{"records":"human-eval"}' -i humaneval.jsonl -o scores.jsonl`,
-      description: "Code, run in a sandbox; each line is a record with its completion"
+      description: "Run code in a sandbox; each line is a HumanEval record with a completion"
     },
     {
       command:
         "quintain score --verifier ./rewards/proof.ts#proof -i completions.jsonl -o scores.jsonl --deadline 5000",
-      description: "A verifier of your own: export const proof = ({ task, trajectory }) => 1"
+      description: "Your own verifier: export const proof = ({ task, trajectory }) => 1"
     }
   ])
 )

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs"
 import { score } from "./Score.ts"
 
 const quintain = Command.make("quintain").pipe(
-  Command.withDescription("Reinforcement learning with verifiable rewards, from the command line."),
+  Command.withDescription("Tools for reinforcement learning with verifiable rewards."),
   Command.withSubcommands([score])
 )
 

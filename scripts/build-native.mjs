@@ -40,7 +40,7 @@ const digest = () => {
   return hash.digest("hex")
 }
 
-/** What stands in the way of compiling, in words for the user, or undefined. */
+/** The reason why the addon cannot be compiled, in words for the user, or undefined. */
 const obstacle = () => {
   const rustc = spawnSync("rustc", ["--version"], { cwd: native, encoding: "utf8" })
   const cargo = spawnSync("cargo", ["--version"], { cwd: native, encoding: "utf8" })

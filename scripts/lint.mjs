@@ -34,7 +34,7 @@ const order = [
   "engines",
   "run"
 ]
-/** What may import src, lowest first. */
+/** Packages that may import src, lowest first. */
 const packages = ["rewards", "envs", "cli"]
 
 /** Where a file lies in the order: a folder of src, a file directly in src above them all, or a package above src. */
@@ -81,4 +81,28 @@ const folderOrder = {
   }
 }
 
-export default { meta: { name: "quintain" }, rules: { "no-any-value": noAnyValue, "folder-order": folderOrder } }
+/** Comments name their subject first: "Of", "What" and "Who(ever)" make a reader parse a sentence twice. */
+const plainOpening = {
+  create: (context) => ({
+    Program: () => {
+      let previous
+      for (const comment of context.sourceCode.getAllComments()) {
+        // A run of line comments is one text: only its first line opens it.
+        const goesOn =
+          comment.type === "Line" &&
+          previous?.type === "Line" &&
+          previous.loc.end.line + 1 === comment.loc.start.line &&
+          previous.loc.start.column === comment.loc.start.column
+        previous = comment
+        const word = goesOn ? undefined : /^[\s*]*(Of|What|Who|Whoever)\b/.exec(comment.value)?.[1]
+        if (word === undefined) continue
+        context.report({ node: comment, message: `A comment opens with "${word}": name its subject first.` })
+      }
+    }
+  })
+}
+
+export default {
+  meta: { name: "quintain" },
+  rules: { "no-any-value": noAnyValue, "folder-order": folderOrder, "plain-opening": plainOpening }
+}

@@ -356,7 +356,7 @@ describe("quintain score", () => {
   it("explains itself", async () => {
     const root = await run("--help")
     assert.strictEqual(root.code, 0)
-    assert.match(root.stdout, /score +Judge a file of completions with a verifier/)
+    assert.match(root.stdout, /score +Score a file of completions with a verifier/)
     const help = await run("score", "--help")
     assert.strictEqual(help.code, 0)
     for (const expected of ["--verifier", "--overwrite", "Exit codes:", "json-schema", "EXAMPLES", '"completion"'])

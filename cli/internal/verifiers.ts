@@ -80,7 +80,7 @@ const Share = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
 
 export const builtins: Readonly<Record<string, Builtin>> = {
   answer: builtin(
-    "the final answer: mathematics, or compare: exact, normalised, f1, number, choice",
+    "the final answer, compared by options.compare: math, exact, normalised, f1, number, choice",
     "answer, or options.field",
     Schema.Struct({
       compare: Schema.optionalKey(Schema.Literals(["exact", "normalised", "f1", "number", "math", "choice"])),
@@ -100,8 +100,8 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       })
   ),
   citations: builtin(
-    "citations such as [2], of given sources alone",
-    "sources: how many there are or their numbers, unless options.sources is given",
+    "citations such as [2] that name given sources",
+    "sources (their count or numbers), unless options.sources is given",
     Schema.Struct({
       sources: Schema.optionalKey(Schema.Union([Schema.Int, Schema.Array(Schema.Int)])),
       required: Schema.optionalKey(Schema.Int)
@@ -161,27 +161,27 @@ export const builtins: Readonly<Record<string, Builtin>> = {
       )
   ),
   repetition: builtin(
-    "text that does not repeat itself",
+    "text without repetition",
     "nothing",
     Schema.Struct({ n: Schema.optionalKey(Whole), allowed: Schema.optionalKey(Share) }),
     async (options) => (await import("../../rewards/text/TextVerifiers.ts")).ngramRepetition(options)
   ),
   language: builtin(
-    'text in languages, such as options.languages ["en"]',
+    'text in the languages of options.languages, such as ["en"]',
     "nothing",
     Schema.Struct({ languages: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ languages, ...options }) =>
       (await import("../../rewards/text/Language.ts")).writtenInLanguage(languages, options)
   ),
   script: builtin(
-    'text in scripts, such as options.scripts ["Cyrillic"]',
+    'text in the scripts of options.scripts, such as ["Cyrillic"]',
     "nothing",
     Schema.Struct({ scripts: Schema.Array(Schema.String), min: Schema.optionalKey(Share) }),
     async ({ scripts, ...options }) =>
       (await import("../../rewards/text/Language.ts")).writtenInScript(scripts, options)
   ),
   tags: builtin(
-    "each tag of options.names once, in that order",
+    "each tag of options.names once, in this order",
     "nothing",
     Schema.Struct({
       names: Schema.Array(Schema.String),
@@ -192,8 +192,8 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     async ({ names, ...options }) => (await import("../../rewards/text/TextVerifiers.ts")).formatTags(names, options)
   ),
   "tool-replay": builtin(
-    "tool calls that have the results of the recorded ones",
-    "recordings: [{ name, arguments, result }], and calls where others than these are expected",
+    "tool calls with the same results as recorded calls",
+    "recordings: [{ name, arguments, result }], and calls if others than these are expected",
     Schema.Struct({
       score: Schema.optionalKey(Schema.Literals(["all", "share"])),
       exact: Schema.optionalKey(Schema.Boolean),
@@ -209,8 +209,8 @@ export const builtins: Readonly<Record<string, Builtin>> = {
     }
   ),
   "unit-tests": builtin(
-    "code, run in a sandbox: options.language, or options.records human-eval, mbpp, apps",
-    "entry and cases [{ args, expect }], cases [{ stdin, stdout }], or tests (a file); or the record",
+    "code, run in a sandbox; options.language, or options.records: human-eval, mbpp, apps",
+    "entry with cases [{ args, expect }], or cases [{ stdin, stdout }], or tests (a file); or the record",
     Schema.Struct({
       records: Schema.optionalKey(Schema.Literals(["human-eval", "mbpp", "apps"])),
       entry: Schema.optionalKey(Schema.String),
