@@ -1,4 +1,4 @@
-// Trains a new model on a task and a reward of your own, in about three seconds.
+// Trains a new model on a task and a reward of your own, in a few seconds.
 // Run it with: npm run example -- firstRun
 import { Environment, Session, Task, Tokenizer } from "quintain"
 
