@@ -55,7 +55,7 @@ export interface GrpoOptions<Data, R = never, R2 = never> {
   /** Leave out groups of constant reward and draw others, up to `maxDraws` times the batch. Defaults true, 1 (draw none). */
   readonly dropConstant?: boolean
   readonly maxDraws?: number
-  /** AdamW and how the batch is walked. The learning rate has no default that fits all: 1e-6 full, 1e-5 to 1e-4 LoRA. */
+  /** AdamW and how the batch is walked. The learning rate has no default: 1e-6 for all weights, 1e-4 to 3e-4 for LoRA. */
   readonly update: Omit<Update.UpdateSettings, "loss" | "aggregate" | "temperature" | "dump">
   /** Tasks never trained on; their accuracy is measured before the first step, every `evaluateEvery` steps and at the end. */
   readonly heldOut?: Task.Source<Data>
