@@ -24,7 +24,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { base } from "../model/adapterConfig.ts"
 import { EngineError } from "./EngineError.ts"
-import { Policy } from "./Policy.ts"
+import { Policy, type PolicyInfo } from "./Policy.ts"
 import { Sampler } from "./Sampler.ts"
 
 export { AdapterConfig, base, defaultName, Lora } from "../model/adapterConfig.ts"
@@ -56,7 +56,7 @@ export const layer = (name: string): Layer.Layer<Policy | Sampler, EngineError, 
 
 const withAdapter = (policy: Policy["Service"], adapter: string, trainable: number): Policy["Service"] => ({
   ...policy,
-  info: { ...policy.info, trainable },
+  info: infoOf(policy.info, adapter, trainable),
   forward: (forest, options) => policy.forward(forest, { adapter, ...options }),
   step: (settings) => policy.step({ adapter, ...settings }),
   zeroGradients: (options) => policy.zeroGradients({ adapter, ...options }),
@@ -64,3 +64,8 @@ const withAdapter = (policy: Policy["Service"], adapter: string, trainable: numb
   load: (directory, options) => policy.load(directory, { adapter, ...options }),
   exportModel: (directory, options) => policy.exportModel(directory, { adapter, ...options })
 })
+
+const infoOf = (info: PolicyInfo, adapter: string, trainable: number): PolicyInfo => {
+  const { adapter: _, ...rest } = info
+  return { ...rest, trainable, ...(adapter === base ? {} : { adapter }) }
+}

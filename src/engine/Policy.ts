@@ -68,6 +68,10 @@ export interface StepResult {
 
 export interface PolicyInfo {
   readonly engine: string
+  /** The model that was opened: its name, and a hash of the weights that it began with. */
+  readonly model?: { readonly name: string; readonly hash: string }
+  /** The adapter that calls which name none train. Absent: they train the base. */
+  readonly adapter?: string
   readonly dtype: string
   readonly device: string
   readonly parameters: number

@@ -12,7 +12,8 @@ import type { Tokenizer } from "../../text/Tokenizer.ts"
 import { abortable } from "../../internal/abortable.ts"
 import type { Engine } from "./engine.ts"
 import { engineFailure } from "./engineFailure.ts"
-import { vocabulary } from "./openModel.ts"
+import * as ModelHash from "../../model/modelHash.ts"
+import { type Source, vocabulary } from "./openModel.ts"
 
 const decodeAdapter = Schema.decodeUnknownEffect(AdapterConfig, { errors: "all" })
 
@@ -22,12 +23,15 @@ const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, Eng
 const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, EngineError> =>
   abortable(run, (cause) => engineFailure(operation, cause))
 
-/** `location`: where the model was opened; its tokenizer goes with every whole model that is written. */
-export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, location: Checkpoint.Location | undefined) {
+/** `source`: what was opened; its tokenizer goes with every whole model that is written. */
+export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, source: Source) {
+  const { location } = source
   const facts = call("info", () => engine.facts())
-  const { contextLength, device, dtype, engine: name, parameters, trainable, vocabularySize } = yield* facts
+  const { adapters, contextLength, device, dtype, engine: name, parameters, trainable, vocabularySize } = yield* facts
+  const model = yield* call("info", () => modelOf(source))
+  const adapter = adapters.some((one) => one.name === defaultName) ? { adapter: defaultName } : {}
   const service: Policy["Service"] = {
-    info: { engine: name, dtype, device, parameters, trainable, vocabularySize, contextLength },
+    info: { engine: name, model, ...adapter, dtype, device, parameters, trainable, vocabularySize, contextLength },
     capabilities: engine.capabilities,
     version: Effect.map(facts, ({ version }) => version),
     forward: (forest, options = {}) =>
@@ -92,6 +96,12 @@ export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, locatio
   }
   return service
 })
+
+/** Random weights are known by what they are drawn from. */
+const modelOf = async ({ location, settings }: Source): Promise<NonNullable<Policy["Service"]["info"]["model"]>> =>
+  location === undefined
+    ? { name: "random", hash: ModelHash.ofConfig(settings.config ?? {}, settings.seed ?? 0) }
+    : { name: location.name, hash: await ModelHash.ofFiles(location.path) }
 
 const named = (options: { readonly adapter?: string } | undefined): { readonly adapter?: string } =>
   options?.adapter === undefined ? {} : { adapter: options.adapter }

@@ -51,7 +51,7 @@ export const layer = (options: NativeOptions): Layer.Layer<Policy | Sampler, Eng
     Effect.gen(function* () {
       const source = yield* sourceOf(options)
       const engine = yield* open(options, source)
-      return Context.make(Policy, yield* enginePolicy(engine, source.location)).pipe(
+      return Context.make(Policy, yield* enginePolicy(engine, source)).pipe(
         Context.add(Sampler, engineSampler(engine))
       )
     })

@@ -61,9 +61,7 @@ export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, Engin
         }
       })
       yield* setUp(engine, options)
-      return Context.make(Policy, yield* enginePolicy(engine, source.location)).pipe(
-        Context.add(Sampler, engineSampler(engine))
-      )
+      return Context.make(Policy, yield* enginePolicy(engine, source)).pipe(Context.add(Sampler, engineSampler(engine)))
     })
   )
 
