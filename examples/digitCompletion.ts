@@ -32,7 +32,7 @@ const train = (seed: number, directory: string) => {
     evaluateEvery: 25,
     recordEvery: 0,
     progress: Progress.silent,
-    onStep: ({ step, reward, entropy, eval_accuracy, eval_reward }) => {
+    onStep: ({ step, metrics: { reward, entropy, eval_accuracy, eval_reward } }) => {
       if (step! % 25 === 0)
         console.log(
           `seed ${seed}  step ${step}  ${((performance.now() - begun) / 1000).toFixed(0)} s  reward ${reward!.toFixed(3)} entropy ${entropy!.toFixed(3)} held-out reward ${eval_reward?.toFixed(3)}  exact ${eval_accuracy?.toFixed(3)}`

@@ -37,7 +37,7 @@ const curve = (seed: number, directory: string) => {
     update: { learningRate: 1e-3 },
     recordEvery: 0,
     progress: Progress.silent,
-    onStep: ({ reward }) => rewards.push(reward!)
+    onStep: ({ metrics }) => void rewards.push(metrics["reward"]!)
   }).pipe(
     Effect.as(rewards),
     Effect.provide(

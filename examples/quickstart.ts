@@ -69,7 +69,7 @@ const program = Effect.gen(function* () {
       update: { learningRate: 5e-4 },
       directory,
       evaluateEvery: 10,
-      onStep: (metrics) => {
+      onStep: ({ metrics }) => {
         for (const [name, value] of Object.entries(metrics)) {
           if (name.startsWith("timing_s/")) phases[name.slice(9)] = (phases[name.slice(9)] ?? 0) + value
         }

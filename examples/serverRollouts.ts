@@ -36,7 +36,7 @@ const program = Effect.gen(function* () {
     seed: 1,
     update: { learningRate: 3e-4 },
     directory,
-    onStep: (metrics) => {
+    onStep: ({ metrics }) => {
       const [reward, mean, max, masked] = [
         "reward",
         "sampling/sampling_logp_difference/mean",

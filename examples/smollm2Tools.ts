@@ -68,7 +68,7 @@ const program = Effect.gen(function* () {
       update: { learningRate: 3e-4 },
       directory,
       recordEvery: 10,
-      onStep: (metrics) => times.push(metrics["step_time"]!)
+      onStep: ({ metrics }) => void times.push(metrics["step_time"]!)
     })
     const minutes = (performance.now() - begun) / 60_000
     show("after", yield* evaluate)

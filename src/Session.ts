@@ -27,18 +27,30 @@ export interface CallOptions extends Cancellation {
   readonly adapter?: string
 }
 
+/** What a session's Effects may need. */
+export type Services = Policy | Sampler | VerifierPool.VerifierPool
+
+/** Options whose tokenizer is the session's own unless they name another. */
+export type OwnTokenizer<A extends { readonly tokenizer: Tokenizer }> = Omit<A, "tokenizer"> &
+  Partial<Pick<A, "tokenizer">>
+
 export interface Session extends AsyncDisposable {
   /** The one given, or else the model's own. Throws where there is neither: a model made from a configuration has none. */
   readonly tokenizer: Tokenizer
-  readonly grpo: <Data, R extends VerifierPool.VerifierPool, R2 extends VerifierPool.VerifierPool>(
-    options: Grpo.GrpoOptions<Data, R, R2>,
+  readonly grpo: <Data, R extends Services, R2 extends Services = never, R3 extends Services = never>(
+    options: OwnTokenizer<Grpo.GrpoOptions<Data, R, R2, R3>>,
     call?: CallOptions
   ) => Promise<Grpo.GrpoResult>
-  readonly sft: (options: Sft.SftOptions, call?: CallOptions) => Promise<Sft.SftResult>
-  readonly evaluate: <Data, R extends VerifierPool.VerifierPool, R2 extends VerifierPool.VerifierPool>(
-    options: Evaluate.EvaluateOptions<Data, R, R2>,
+  readonly sft: <R2 extends Services = never>(
+    options: OwnTokenizer<Sft.SftOptions<R2>>,
+    call?: CallOptions
+  ) => Promise<Sft.SftResult>
+  readonly evaluate: <Data, R extends Services, R2 extends Services = never>(
+    options: OwnTokenizer<Evaluate.EvaluateOptions<Data, R, R2>>,
     call?: CallOptions
   ) => Promise<Evaluate.Evaluation<Data>>
+  /** Runs any Effect on the session's engine and verifier pool: stages, a trainer, a loop of your own. */
+  readonly run: <A, E, R extends Services>(effect: Effect.Effect<A, E, R>, call?: CallOptions) => Promise<A>
   readonly sample: (request: SampleRequest, call?: CallOptions) => Promise<ReadonlyArray<Completion>>
   /** Several adapters on one base: see `Policy`. */
   readonly adapters: {
@@ -62,21 +74,20 @@ export interface SessionOptions extends EngineOptions {
  * @example
  * ```ts
  * await using session = await Session.open({ model: "HuggingFaceTB/SmolLM2-135M-Instruct@main", lora: { rank: 16 } })
- * const { tokenizer } = session
- * const { after } = await session.grpo({ tasks, environment, reward, tokenizer, steps: 100, directory: "runs/b", update: { learningRate: 1e-4 } })
+ * const { after } = await session.grpo({ tasks, environment, reward, steps: 100, directory: "runs/b", update: { learningRate: 1e-4 } })
  * ```
  */
 export const open = async (options: SessionOptions): Promise<Session> => {
   const { model, tokenizer } = await withTokenizer(options)
-  const { verifiers: _, ...own } = options
+  const { verifiers: _, ...engineOptions } = options
   const engine = layer({
-    ...own,
+    ...engineOptions,
     model,
     ...(Result.isSuccess(tokenizer) ? { tokenizer: tokenizer.success } : {})
   })
   const runtime = ManagedRuntime.make(Layer.merge(engine, WorkerPool.layer(options.verifiers)))
   await runtime.context()
-  const run = <A, E, R extends Policy | Sampler | VerifierPool.VerifierPool>(
+  const run = <A, E, R extends Services>(
     effect: Effect.Effect<A, E, R>,
     { adapter, ...cancellation }: CallOptions = {}
   ): Promise<A> =>
@@ -84,13 +95,35 @@ export const open = async (options: SessionOptions): Promise<Session> => {
       ? runtime.runPromise(effect, cancellation)
       : runtime.runPromise(Effect.provide(effect, Adapter.layer(adapter)), cancellation)
   const close = (): Promise<void> => runtime.dispose()
+  const own = (): Tokenizer => Result.getOrThrowWith(tokenizer, (error) => error)
+  const complete = <A extends { readonly tokenizer: Tokenizer }>(options: OwnTokenizer<A>): A =>
+    ({ ...options, tokenizer: options.tokenizer ?? own() }) as unknown as A
   return {
     get tokenizer() {
-      return Result.getOrThrowWith(tokenizer, (error) => error)
+      return own()
     },
-    grpo: (train, call) => run(Grpo.train(train), call),
-    sft: (train, call) => run(Sft.train(train), call),
-    evaluate: (evaluate, call) => run(Evaluate.run(evaluate), call),
+    grpo: <Data, R extends Services, R2 extends Services, R3 extends Services>(
+      options: OwnTokenizer<Grpo.GrpoOptions<Data, R, R2, R3>>,
+      call?: CallOptions
+    ) =>
+      run(
+        Effect.suspend(() => Grpo.train<Data, R, R2, R3>(complete(options))),
+        call
+      ),
+    sft: <R2 extends Services>(options: OwnTokenizer<Sft.SftOptions<R2>>, call?: CallOptions) =>
+      run(
+        Effect.suspend(() => Sft.train<R2>(complete(options))),
+        call
+      ),
+    evaluate: <Data, R extends Services, R2 extends Services>(
+      options: OwnTokenizer<Evaluate.EvaluateOptions<Data, R, R2>>,
+      call?: CallOptions
+    ) =>
+      run(
+        Effect.suspend(() => Evaluate.run<Data, R, R2>(complete(options))),
+        call
+      ),
+    run,
     sample: (request, call) =>
       run(
         Sampler.use((sampler) => sampler.sample(request)),

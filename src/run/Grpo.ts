@@ -4,28 +4,30 @@
  * {@link train} and change it.
  */
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
+import * as Pull from "effect/Pull"
+import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import * as path from "node:path"
 import * as Advantage from "../learn/Advantage.ts"
 import * as Batch from "../learn/Batch.ts"
 import type { Environment } from "../rollout/Environment.ts"
 import * as Evaluate from "./Evaluate.ts"
-import * as Loss from "../learn/Loss.ts"
+import type * as Loss from "../learn/Loss.ts"
 import type { Aggregate } from "../learn/Pack.ts"
-import { Policy, type PolicyInfo } from "../engine/Policy.ts"
+import { Policy } from "../engine/Policy.ts"
 import * as Progress from "./Progress.ts"
 import * as Reward from "../score/Reward.ts"
 import * as Rollout from "../rollout/Rollout.ts"
-import * as Run from "./Run.ts"
-import { Sampler, type SamplingParameters } from "../engine/Sampler.ts"
+import * as Record from "./Record.ts"
+import type { SamplingParameters } from "../engine/Sampler.ts"
 import * as Task from "../data/Task.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
+import * as Trainer from "./Trainer.ts"
 import * as Update from "../learn/Update.ts"
-import { VerifierPool } from "../score/VerifierPool.ts"
+import { corrected } from "./internal/corrected.ts"
+import { measured, poolMetrics } from "./internal/grpoMetrics.ts"
 
-/** `R`: the services of the reward; `R2`: those of the environment. */
-export interface GrpoOptions<Data, R = never, R2 = never> {
+/** `R`: the services of the reward; `R2`: those of the environment; `R3`: those of callbacks. */
+export interface GrpoOptions<Data, R = never, R2 = never, R3 = never> extends Trainer.Callbacks<R3> {
   readonly tasks: Task.Source<Data>
   readonly environment: Environment<Data, R2>
   readonly reward: Reward.Part<Data, R>
@@ -73,8 +75,10 @@ export interface GrpoOptions<Data, R = never, R2 = never> {
   readonly recordEvery?: number
   /** Default: a line on standard error. */
   readonly progress?: Progress.Progress
-  /** Sees every step's metrics, as they are written. */
-  readonly onStep?: (metrics: Readonly<Record<string, number>>) => void
+  /** Fields of the run's record that a resume may change, besides steps and the numbers `...Every`. */
+  readonly mayChange?: ReadonlyArray<string>
+  /** Continue a run that a callback stopped. Default false: it is done. */
+  readonly continueStopped?: boolean
 }
 
 export interface GrpoResult {
@@ -83,7 +87,21 @@ export interface GrpoResult {
   readonly before: number | undefined
   readonly after: number | undefined
   readonly directory: string
+  /** Why a callback stopped the run. */
+  readonly stopped?: string
 }
+
+/** Values of options that are left out. */
+const defaults = {
+  groups: 16,
+  size: 8,
+  seed: 0,
+  aggregate: "token",
+  dropConstant: true,
+  maxDraws: 1,
+  evaluateEvery: 10,
+  checkpointEvery: 50
+} as const
 
 /**
  * Trains the policy in context until `steps` are done, resuming what the run directory already holds.
@@ -94,187 +112,142 @@ export interface GrpoResult {
  *   .pipe(Effect.provide(PolicyNative.layer({ model, tokenizer })), NodeRuntime.runMain)
  * ```
  */
-export const train = Effect.fn("Grpo.train")(function* <Data, R, R2 = never>(options: GrpoOptions<Data, R, R2>) {
-  const { environment, reward, tokenizer } = options
-  const policy = yield* Policy
-  const sampler = yield* Sampler
-  const engines = { sampler: sampler.engine, policy: policy.info.engine }
-  const { correction, loss } = corrected(options, engines)
-  const seed = options.seed ?? 0
-  const temperature = options.sampling?.temperature ?? 1
-  const contextLength = policy.info.contextLength
+export const train = Effect.fn("Grpo.train")(function* <Data, R, R2 = never, R3 = never>(
+  given: GrpoOptions<Data, R, R2, R3>
+) {
+  const options = { ...defaults, ...given }
+  const { contextLength } = (yield* Policy).info
+  const { correction, engines, loss } = yield* corrected(options)
   const progress = options.progress ?? Progress.make({ label: "GRPO" })
-  const run = yield* Run.open({
-    directory: options.directory,
-    config: {
-      ...describe(options, policy.info),
-      // One engine needs none, and a run of one may have begun before there was any.
-      ...(engines.sampler === engines.policy && correction === "none" ? {} : { sampler: engines.sampler, correction })
-    },
-    mayChange: ["steps", "evaluateEvery", "checkpointEvery"]
-  })
-
   if (correction !== "none") {
     const rule = `${correction.mode} ${correction.level} ratios beyond ${correction.min} to ${correction.max}`
     progress.note(`samples of ${engines.sampler}, updates by ${engines.policy}: corrected (${rule})`)
   }
-
-  let position: Run.Position = run.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
-  if (loss.reference === true) {
-    // The policy that training began with is kept in the run: a resumed one must measure its distance from the same.
-    const reference = path.join(options.directory, "reference")
-    yield* run.resumed === undefined ? policy.save(reference) : policy.load(reference)
-    yield* policy.freezeReference
-  }
-  if (run.resumed !== undefined) {
-    yield* policy.load(run.resumed.weights)
-    progress.note(`resumed ${options.directory} after step ${position.step}`)
-  }
-
-  const evaluate =
-    options.heldOut === undefined
-      ? Effect.succeed(undefined)
-      : Evaluate.run({
-          tasks: options.heldOut,
-          environment,
-          reward,
-          tokenizer,
-          contextLength,
-          ...(options.evaluateCount === undefined ? {} : { count: options.evaluateCount }),
-          ...(options.correct === undefined ? {} : { correct: options.correct })
-        })
-  const before = yield* evaluate
-  let heldOut = before
-
+  let cursor = 0
+  const trainer = yield* Trainer.open({
+    directory: options.directory,
+    record: yield* recordOf(options, loss, { correction, sampler: engines.sampler, policy: engines.policy }),
+    mayChange: [...mayChange, ...(options.mayChange ?? [])],
+    participants: [
+      // The distance is measured from where training began, also by a resumed run.
+      ...(loss.reference === true ? [Trainer.reference] : []),
+      Trainer.policy,
+      Trainer.state("cursor", Schema.Int, { get: () => cursor, set: (value) => (cursor = value) })
+    ],
+    progress
+  })
+  const temperature = options.sampling?.temperature ?? 1
   const updater = Update.make({
     ...options.update,
+    learningRate: trainer.learningRate(options.update.learningRate),
     loss,
-    aggregate: options.aggregate ?? "token",
+    aggregate: options.aggregate,
     temperature,
-    dump: (dump) => run.skipped(dump.step, dump).pipe(Effect.ignore)
+    dump: trainer.dump
   })
+  const rollout = { ...options, contextLength, sampling: { ...options.sampling, temperature } }
+  const next = yield* Stream.toPull(batches(rollout, cursor))
 
-  const finish = Effect.fnUntraced(function* (batch: Batch.Batch<Data>, report: Update.StepReport, begun: number) {
-    const step = position.step + 1
-    position = { ...position, step, cursor: batch.next!, tokens: position.tokens + report.tokens.forward }
-    const last = step === options.steps
-    const evaluated = last || step % (options.evaluateEvery ?? 10) === 0
-    if (evaluated) heldOut = yield* evaluate
-    const seconds = (performance.now() - begun) / 1000
-    const metrics: Record<string, number> = {
-      step,
-      ...Batch.metrics(batch),
-      ...Reward.metrics([...batch.groups, ...batch.unused]),
-      ...(yield* poolMetrics),
-      ...report.metrics,
-      loss: report.loss,
-      grad_norm: report.gradNorm,
-      learning_rate: report.learningRate,
-      entropy: report.entropy,
-      skipped_updates: report.skipped,
-      num_tokens: position.tokens,
-      step_time: seconds,
-      ...prefixed("timing_s/", report.seconds),
-      "timing_s/rollout_and_reward": seconds - report.seconds.total,
-      ...(evaluated && heldOut !== undefined ? { eval_reward: heldOut.reward, eval_accuracy: heldOut.accuracy } : {})
-    }
-    yield* run.metrics(metrics)
-    const every = options.recordEvery ?? 1
-    if (every > 0 && (step % every === 0 || last)) yield* run.trajectories(step, [...batch.groups, ...batch.unused])
-    if (last || step % (options.checkpointEvery ?? 50) === 0) {
-      yield* run.checkpoint(position, (directory) => policy.save(directory, { optimizer: true }))
-    }
-    options.onStep?.(metrics)
-    progress.step({
-      step,
-      steps: options.steps,
-      reward: metrics["reward"] ?? Number.NaN,
-      entropy: report.entropy,
-      tokensPerSecond: report.tokens.forward / seconds,
-      ...(heldOut === undefined ? {} : { heldOut: heldOut.accuracy })
+  const result = yield* trainer.train({
+    ...options,
+    settable: ["learningRate"],
+    counters: poolMetrics,
+    ...(options.heldOut === undefined
+      ? {}
+      : { evaluate: { every: options.evaluateEvery, run: evaluation(options, options.heldOut, contextLength) } }),
+    step: Effect.fnUntraced(function* ({ phase, step }) {
+      const pulled = phase("rollout_and_reward", next).pipe(Pull.catchDone(() => Effect.undefined))
+      const batch = (yield* pulled)?.[0]
+      if (batch === undefined) return undefined
+      const report = yield* updater.batch(batch, step)
+      cursor = batch.next!
+      return measured(batch, report)
     })
   })
+  return {
+    steps: result.steps,
+    before: result.before?.["eval_accuracy"],
+    after: result.after?.["eval_accuracy"],
+    directory: options.directory,
+    ...(result.stopped === undefined ? {} : { stopped: result.stopped })
+  } satisfies GrpoResult
+}, Effect.scoped)
 
-  let begun = performance.now()
-  yield* Task.stream(options.tasks, { seed, from: position.cursor }).pipe(
+type Complete<Data, R, R2> = GrpoOptions<Data, R, R2, any> & Required<Pick<GrpoOptions<Data>, keyof typeof defaults>>
+
+/** Batches from a position of the task stream on, each drawn, sampled and scored when it is pulled. */
+const batches = <Data, R, R2>(options: Complete<Data, R, R2> & { readonly contextLength: number }, from: number) =>
+  Task.stream(options.tasks, { seed: options.seed, from }).pipe(
     Batch.rounds(
       {
-        groups: options.groups ?? 16,
+        groups: options.groups,
         advantage: options.advantage ?? Advantage.groupRelative(),
-        dropConstant: options.dropConstant ?? true,
-        maxDraws: options.maxDraws ?? 1
+        dropConstant: options.dropConstant,
+        maxDraws: options.maxDraws
       },
       (draws) =>
         draws.pipe(
           Rollout.groups({
-            environment,
-            tokenizer,
-            seed,
-            contextLength,
-            size: options.size ?? 8,
-            sampling: { ...options.sampling, temperature },
+            environment: options.environment,
+            tokenizer: options.tokenizer,
+            seed: options.seed,
+            contextLength: options.contextLength,
+            size: options.size,
+            ...(options.sampling === undefined ? {} : { sampling: options.sampling }),
             forTraining: true,
-            concurrency: options.groups ?? 16
+            concurrency: options.groups
           }),
-          Reward.score(reward)
+          Reward.score(options.reward)
         )
-    ),
-    Stream.take(Math.max(0, options.steps - position.step)),
-    Stream.runForEach(
-      Effect.fnUntraced(function* (batch) {
-        const report = yield* updater.batch(batch, position.step)
-        yield* finish(batch, report, begun)
-        begun = performance.now()
-      })
     )
   )
-  progress.end()
-  return {
-    steps: position.step,
-    before: before?.accuracy,
-    after: heldOut?.accuracy,
-    directory: options.directory
-  } satisfies GrpoResult
-}, Effect.scoped)
 
-/** Of the pool that the run's verifiers share, where there is one. */
-const poolMetrics = Effect.serviceOption(VerifierPool).pipe(
-  Effect.flatMap(Option.match({ onNone: () => Effect.succeed({}), onSome: (pool) => pool.metrics }))
-)
+const evaluation = <Data, R, R2>(options: Complete<Data, R, R2>, tasks: Task.Source<Data>, contextLength: number) =>
+  Evaluate.run({
+    tasks,
+    environment: options.environment,
+    reward: options.reward,
+    tokenizer: options.tokenizer,
+    contextLength,
+    ...(options.evaluateCount === undefined ? {} : { count: options.evaluateCount }),
+    ...(options.correct === undefined ? {} : { correct: options.correct })
+  }).pipe(Effect.map(({ accuracy, reward }) => ({ eval_reward: reward, eval_accuracy: accuracy })))
 
-const prefixed = (prefix: string, values: Readonly<Record<string, number>>): Record<string, number> =>
-  Object.fromEntries(Object.entries(values).map(([name, value]) => [prefix + name, value]))
+/** Fields that say how long and how closely a run is watched, not what it computes. */
+const mayChange = ["settings.steps", "settings.evaluateEvery", "settings.checkpointEvery"]
 
-/** The loss, and what corrects it for the distance between the engines. */
-const corrected = (
-  { correction, loss = Loss.clipped() }: Pick<GrpoOptions<never>, "correction" | "loss">,
-  engines: { readonly sampler: string; readonly policy: string }
-): { readonly loss: Loss.Loss; readonly correction: Required<Loss.ImportanceCorrection> | "none" } => {
-  const needed = engines.sampler !== engines.policy && loss.againstSampler !== true
-  const chosen = correction ?? (needed ? {} : "none")
-  if (chosen === "none") return { loss, correction: chosen }
-  const { level = "sequence", max = 3, min = 0, mode = "mask" } = chosen
-  return { loss: Loss.withImportanceCorrection(loss, chosen), correction: { level, mode, min, max } }
-}
-
-/** What a resumed run must share with the one it continues. Functions are left to the user's honesty. */
-const describe = <Data, R, R2>(options: GrpoOptions<Data, R, R2>, policy: PolicyInfo): Record<string, unknown> => ({
-  algorithm: "grpo",
-  steps: options.steps,
-  tasks: options.tasks.name,
-  heldOut: options.heldOut?.name ?? null,
-  environment: options.environment.name,
-  tokenizer: options.tokenizer.name,
-  groups: options.groups ?? 16,
-  size: options.size ?? 8,
-  seed: options.seed ?? 0,
-  sampling: options.sampling ?? {},
-  aggregate: options.aggregate ?? "token",
-  dropConstant: options.dropConstant ?? true,
-  maxDraws: options.maxDraws ?? 1,
-  update: { ...options.update, learningRate: String(options.update.learningRate) },
-  evaluateEvery: options.evaluateEvery ?? 10,
-  checkpointEvery: options.checkpointEvery ?? 50,
-  // Not the device: a run may go on elsewhere, though bit for bit only on the same kind of machine.
-  policy: { ...policy, device: undefined }
-})
+const recordOf = <Data, R, R2>(
+  options: Complete<Data, R, R2>,
+  loss: Loss.Loss,
+  {
+    correction,
+    policy,
+    sampler
+  }: { readonly correction: Schema.JsonObject | "none"; readonly policy: string; readonly sampler: string }
+) =>
+  Record.make({
+    name: "grpo",
+    loss,
+    advantage: options.advantage ?? Advantage.groupRelative(),
+    aggregate: typeof options.aggregate === "string" ? options.aggregate : { ...options.aggregate },
+    // One engine needs none.
+    ...(sampler === policy && correction === "none" ? {} : { correction: { sampler, rule: correction } }),
+    update: options.update,
+    tasks: options.tasks,
+    ...(options.heldOut === undefined ? {} : { heldOut: options.heldOut }),
+    environment: options.environment,
+    reward: options.reward,
+    tokenizer: options.tokenizer,
+    settings: {
+      steps: options.steps,
+      seed: options.seed,
+      groups: options.groups,
+      size: options.size,
+      sampling: options.sampling ?? {},
+      dropConstant: options.dropConstant,
+      maxDraws: options.maxDraws,
+      evaluateEvery: options.evaluateEvery,
+      evaluateCount: options.evaluateCount,
+      checkpointEvery: options.checkpointEvery
+    }
+  })

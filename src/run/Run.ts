@@ -1,181 +1,153 @@
 /**
  * The durable record of a run, and what resume starts from. A run directory holds
  *
- *     config.json                     what was asked for
- *     metrics.jsonl                   one line a step
- *     trajectories/step-000012.jsonl  every trajectory of a step with its scores, reasons and advantage
- *     checkpoints/step-000010/        weights, optimiser state and `state.json`, whole or absent
+ *     config.json                     the record: model, algorithm, data, settings, versions (`Record.RunRecord`)
+ *     metrics.jsonl                   one line a step; `Metrics` lists their names
+ *     trajectories/step-000012.jsonl  every trajectory of a step with its scores and advantage (`Record.readTrajectories`)
+ *     checkpoints/step-000010/        the policy's files, `state.json`, and a folder for each other participant
  *     skipped/step-000007.json        the batch of a step whose loss or gradient was not finite
+ *     reference/                      weights that training began with, if the loss measures a distance from them
  *
- * Everything is written to a temporary name and renamed; `metrics.jsonl` is appended to, and a resumed run cuts it (and
- * the trajectories) back to its checkpoint, so a killed run leaves the record that an uninterrupted one would.
+ * Everything is written to a temporary name and renamed. `metrics.jsonl` is appended to. A resumed run cuts it (and the
+ * trajectories) back to its checkpoint, so a killed run leaves the record that an uninterrupted one would.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
-import type { ScoredGroup } from "../score/Reward.ts"
-import { hasTag } from "../internal/hasTag.ts"
+import { difference, opaque } from "./internal/compare.ts"
+import { io, lock, readIfThere, sync, writeFolder, writeWhole } from "./internal/files.ts"
+import { FORMAT, type RunRecord, State } from "./internal/record.ts"
+import { RunError } from "./internal/RunError.ts"
+import { type RecordedGroup, trajectoryLines } from "./internal/trajectoryLines.ts"
 
-export class RunError extends Schema.TaggedError<RunError>()("RunError", {
-  operation: Schema.String,
-  path: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `run: ${this.operation} ${this.path}: ${this.detail}`
-  }
-}
-
-/** Everything besides the weights that the next step depends on. `custom` is for curricula and baselines: plain JSON. */
-export const Position = Schema.Struct({
-  /** Steps done. */
-  step: Schema.Int,
-  /** Tasks drawn from the source. */
-  cursor: Schema.Int,
-  /** Policy and prompt tokens seen, for `num_tokens`. */
-  tokens: Schema.Int,
-  custom: Schema.Unknown
-})
-export type Position = typeof Position.Type
-
-const decodePosition = Schema.decodeUnknownEffect(Schema.fromJsonString(Position))
+export { RunError } from "./internal/RunError.ts"
+export type { RecordedGroup } from "./internal/trajectoryLines.ts"
 
 export interface RunOptions {
   readonly directory: string
-  /** Plain JSON. A resumed run must have the same; `mayChange` names top-level fields that need not be. */
-  readonly config: Readonly<Record<string, unknown>>
+  /** A resumed run must have the same. Versions and the model's name may differ. */
+  readonly record: RunRecord
+  /** Other fields that may differ, by their names in the record: `settings.steps`, `algorithm.update`. */
   readonly mayChange?: ReadonlyArray<string>
   /** Checkpoints to keep. Default 2. */
   readonly keep?: number
 }
 
-/** A group of a step; without advantages when it was drawn but not trained on. */
-export interface RecordedGroup extends ScoredGroup {
-  readonly advantages?: ReadonlyArray<number | Float64Array>
+/** A checkpoint on the disk. */
+export interface Resumed {
+  readonly state: State
+  /** The policy's files are in it. */
+  readonly checkpoint: string
 }
 
 export interface Run {
   readonly directory: string
-  /** Where the run was left, and the directory of its weights; undefined when it is new. */
-  readonly resumed: { readonly position: Position; readonly weights: string } | undefined
+  /** Where the run was left; undefined when it is new. */
+  readonly resumed: Resumed | undefined
+  /** Parts of the record that a resume cannot compare, because they are functions without an identity. */
+  readonly opaque: ReadonlyArray<string>
   readonly metrics: (record: Readonly<Record<string, number | string>>) => Effect.Effect<void, RunError>
   readonly trajectories: (step: number, groups: ReadonlyArray<RecordedGroup>) => Effect.Effect<void, RunError>
   /** Keeps the batch of a step that was skipped. */
   readonly skipped: (step: number, batch: unknown) => Effect.Effect<void, RunError>
-  /** `save` writes the weights into the directory it is given. */
+  /** `save` fills the folder of the checkpoint, whose path is the result. */
   readonly checkpoint: <E, R>(
-    position: Position,
+    state: State,
     save: (directory: string) => Effect.Effect<void, E, R>
-  ) => Effect.Effect<void, RunError | E, R>
+  ) => Effect.Effect<string, RunError | E, R>
+  /** Replaces the state of a checkpoint that is already there. */
+  readonly amend: (state: State) => Effect.Effect<void, RunError>
+  /** A folder that is filled once, when the run is made; later it is there. */
+  readonly once: <E, R>(
+    name: string,
+    save: (directory: string) => Effect.Effect<void, E, R>
+  ) => Effect.Effect<string, RunError | E, R>
 }
+
+const decodeState = Schema.decodeUnknownEffect(Schema.fromJsonString(State))
+
+/** A release does not end a run, and the weights' hash says more than their path. */
+const mayAlwaysChange = ["versions", "model.name"]
 
 const stepName = (step: number): string => `step-${String(step).padStart(6, "0")}`
 const stepOf = (name: string): number => Number(/^step-(\d+)(\.jsonl?)?$/.exec(name)?.[1] ?? Number.NaN)
 
-const io = <A>(operation: string, file: string, f: () => Promise<A>): Effect.Effect<A, RunError> =>
-  Effect.tryPromise({
-    try: f,
-    catch: (cause) => new RunError({ operation, path: file, detail: String(cause) })
-  })
-
-const writeWhole = (file: string, text: string): Effect.Effect<void, RunError> =>
-  io("write", file, async () => {
-    await fs.writeFile(`${file}.tmp`, text)
-    await fs.rename(`${file}.tmp`, file)
-  })
-
-/** A checkpoint must be on the disk before its rename makes it the newest; the step records need not. */
-const sync = async (file: string): Promise<void> => {
-  const handle = await fs.open(file, "r")
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-const readIfThere = (file: string): Effect.Effect<string | undefined, RunError> =>
-  io("read", file, () =>
-    fs.readFile(file, "utf8").catch((cause: unknown) => {
-      if (hasTag(cause, "code", "ENOENT")) return undefined
-      throw cause
-    })
-  )
-
 /**
  * Opens a run directory: makes it, or resumes from its newest whole checkpoint. The scope holds a lock, so two processes
- * cannot write one run; the lock of a process that was killed is taken over.
+ * cannot write one run; the lock of a process that was killed is taken over. `Trainer.open` calls it.
  *
  * @example
  * ```ts
- * const run = yield* Run.open({ directory: "runs/tool-caller", config: { seed: 1 } })
- * const step = run.resumed?.position.step ?? 0
+ * const run = yield* Run.open({ directory: "runs/tool-caller", record })
+ * const step = run.resumed?.state.step ?? 0
  * ```
  */
 export const open = Effect.fn("Run.open")(function* (
   options: RunOptions
 ): Effect.fn.Return<Run, RunError, Scope.Scope> {
   const at = (...parts: ReadonlyArray<string>): string => path.join(options.directory, ...parts)
-  for (const folder of ["trajectories", "checkpoints"]) {
-    yield* io("create", at(folder), () => fs.mkdir(at(folder), { recursive: true }))
-  }
+  yield* io("create", options.directory, () => fs.mkdir(options.directory, { recursive: true }))
   yield* lock(at("lock"))
 
   const saved = yield* readIfThere(at("config.json"))
-  if (saved !== undefined) yield* sameConfig(at("config.json"), saved, options)
-  yield* writeWhole(at("config.json"), `${JSON.stringify(options.config, undefined, 2)}\n`)
+  if (saved !== undefined) yield* sameRecord(at("config.json"), saved, options)
+  for (const folder of ["trajectories", "checkpoints"]) {
+    yield* io("create", at(folder), () => fs.mkdir(at(folder), { recursive: true }))
+  }
+  yield* writeWhole(at("config.json"), `${JSON.stringify(options.record, undefined, 2)}\n`)
 
-  const checkpoints = yield* listSteps(at("checkpoints"))
-  const latest = checkpoints.at(-1)
-  const resumed =
-    latest === undefined
-      ? undefined
-      : {
-          position: yield* readPosition(at("checkpoints", stepName(latest), "state.json")),
-          weights: at("checkpoints", stepName(latest))
-        }
-  yield* cutBack(at, resumed?.position.step ?? 0)
+  const latest = (yield* listSteps(at("checkpoints"))).at(-1)
+  const resumed = latest === undefined ? undefined : yield* readCheckpoint(at("checkpoints", stepName(latest)))
+  yield* cutBack(at, resumed?.state.step ?? 0)
 
   return {
     directory: options.directory,
     resumed,
+    opaque: opaque(options.record),
     metrics: (record) =>
       io("append to", at("metrics.jsonl"), () => fs.appendFile(at("metrics.jsonl"), `${JSON.stringify(record)}\n`)),
-    trajectories: (step, groups) =>
-      writeWhole(at("trajectories", `${stepName(step)}.jsonl`), groups.flatMap(trajectoryLines).join("")),
+    trajectories: (step, groups) => writeWhole(at("trajectories", `${stepName(step)}.jsonl`), trajectoryLines(groups)),
     skipped: (step, batch) =>
       io("create", at("skipped"), () => fs.mkdir(at("skipped"), { recursive: true })).pipe(
         Effect.andThen(writeWhole(at("skipped", `${stepName(step)}.json`), JSON.stringify(batch)))
       ),
-    checkpoint: Effect.fnUntraced(function* (position, save) {
-      const final = at("checkpoints", stepName(position.step))
-      const draft = `${final}.tmp`
-      yield* io("clear", draft, () => fs.rm(draft, { recursive: true, force: true }))
-      yield* io("create", draft, () => fs.mkdir(draft, { recursive: true }))
-      yield* save(draft)
-      yield* writeWhole(path.join(draft, "state.json"), JSON.stringify(position))
-      yield* io("sync", draft, () => sync(path.join(draft, "state.json")))
-      yield* io("clear", final, () => fs.rm(final, { recursive: true, force: true }))
-      yield* io("rename", final, () => fs.rename(draft, final))
-      const steps = yield* listSteps(at("checkpoints"))
-      for (const old of steps.slice(0, -(options.keep ?? 2))) {
-        const folder = at("checkpoints", stepName(old))
-        yield* io("remove", folder, () => fs.rm(folder, { recursive: true, force: true }))
-      }
-    })
+    checkpoint: (state, save) => writeCheckpoint(at("checkpoints"), state, save, options.keep ?? 2),
+    amend: (state) => writeWhole(at("checkpoints", stepName(state.step), "state.json"), JSON.stringify(state)),
+    once: (name, save) => writeFolder(at(name), save).pipe(Effect.as(at(name)))
   }
 })
 
-const readPosition = (file: string): Effect.Effect<Position, RunError> =>
-  io("read", file, () => fs.readFile(file, "utf8")).pipe(
-    Effect.flatMap((text) =>
-      decodePosition(text).pipe(
-        Effect.mapError((error) => new RunError({ operation: "decode", path: file, detail: error.message }))
-      )
-    )
+const writeCheckpoint = Effect.fnUntraced(function* <E, R>(
+  folder: string,
+  state: State,
+  save: (directory: string) => Effect.Effect<void, E, R>,
+  keep: number
+): Effect.fn.Return<string, RunError | E, R> {
+  const final = path.join(folder, stepName(state.step))
+  yield* writeFolder(final, (draft) =>
+    Effect.gen(function* () {
+      yield* save(draft)
+      yield* writeWhole(path.join(draft, "state.json"), JSON.stringify(state))
+      yield* sync(path.join(draft, "state.json"))
+    })
   )
+  for (const old of (yield* listSteps(folder)).slice(0, -keep)) {
+    const stale = path.join(folder, stepName(old))
+    yield* io("remove", stale, () => fs.rm(stale, { recursive: true, force: true }))
+  }
+  return final
+})
+
+const readCheckpoint = Effect.fnUntraced(function* (checkpoint: string): Effect.fn.Return<Resumed, RunError> {
+  const file = path.join(checkpoint, "state.json")
+  const text = yield* io("read", file, () => fs.readFile(file, "utf8"))
+  const state = yield* decodeState(text).pipe(
+    Effect.mapError((error) => new RunError({ operation: "decode", path: file, detail: error.message }))
+  )
+  return { state, checkpoint }
+})
 
 /** Whole checkpoints only: a `.tmp` folder is what a kill left behind. */
 const listSteps = (folder: string): Effect.Effect<ReadonlyArray<number>, RunError> =>
@@ -186,23 +158,25 @@ const listSteps = (folder: string): Effect.Effect<ReadonlyArray<number>, RunErro
       .toSorted((a, b) => a - b)
   )
 
-const sameConfig = Effect.fnUntraced(function* (file: string, saved: string, options: RunOptions) {
-  const before = yield* Effect.try({
-    try: () => JSON.parse(saved) as Record<string, unknown>,
-    catch: (cause) => new RunError({ operation: "decode", path: file, detail: String(cause) })
+const sameRecord = Effect.fnUntraced(function* (file: string, saved: string, options: RunOptions) {
+  const refused = (detail: string) => new RunError({ operation: "resume", path: file, detail })
+  const was = yield* Effect.try({
+    try: () => JSON.parse(saved) as Schema.JsonObject,
+    catch: (cause) => refused(`the file is not JSON: ${String(cause)}`)
   })
-  const now = JSON.parse(JSON.stringify(options.config)) as Record<string, unknown>
-  for (const field of new Set([...Object.keys(before), ...Object.keys(now)])) {
-    if (options.mayChange?.includes(field) === true) continue
-    const [was, is] = [JSON.stringify(before[field]), JSON.stringify(now[field])]
-    if (was !== is) {
-      return yield* new RunError({
-        operation: "resume",
-        path: file,
-        detail: `\`${field}\` was ${was} and is now ${is}; restore it, or start a run in another directory`
-      })
-    }
+  if (was["format"] !== FORMAT) {
+    const format = String(was["format"] ?? 1)
+    return yield* refused(
+      `format is ${format}; expected ${FORMAT}. Finish the run with the version of quintain that made it, or start a run in another directory`
+    )
   }
+  const is = JSON.parse(JSON.stringify(options.record)) as Schema.JsonObject
+  const found = difference(was, is, [...mayAlwaysChange, ...(options.mayChange ?? [])])
+  if (found === undefined) return
+  return yield* refused(
+    `\`${found.field}\` was ${JSON.stringify(found.was)} and is now ${JSON.stringify(found.is)}; ` +
+      "restore it, name it in mayChange, or start a run in another directory"
+  )
 })
 
 /** Forgets what came after the checkpoint: it will be done again, identically. */
@@ -222,60 +196,3 @@ const cutBack = Effect.fnUntraced(function* (at: (...parts: ReadonlyArray<string
     if (!(stepOf(name) <= step)) yield* io("remove", name, () => fs.rm(at("trajectories", name), { force: true }))
   }
 })
-
-const lock = (file: string): Effect.Effect<void, RunError, Scope.Scope> =>
-  Effect.acquireRelease(
-    io("lock", file, async () => {
-      for (let attempt = 0; attempt < 2; attempt++) {
-        try {
-          await fs.writeFile(file, String(process.pid), { flag: "wx" })
-          return
-        } catch (cause) {
-          if (!hasTag(cause, "code", "EEXIST")) throw cause
-          const holder = Number(await fs.readFile(file, "utf8"))
-          if (isAlive(holder)) {
-            throw new Error(`process ${holder} is writing this run; stop it, or choose another directory`, { cause })
-          }
-          await fs.rm(file, { force: true })
-        }
-      }
-      throw new Error("another process took the lock over")
-    }),
-    () => Effect.promise(() => fs.rm(file, { force: true }))
-  )
-
-const isAlive = (pid: number): boolean => {
-  if (!Number.isInteger(pid) || pid <= 0) return false
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (cause) {
-    return hasTag(cause, "code", "EPERM")
-  }
-}
-
-const trajectoryLines = (group: RecordedGroup): ReadonlyArray<string> =>
-  group.trajectories.map(({ metrics, outcomes, reward, trajectory }, i) => {
-    const advantage = group.advantages?.[i]
-    return `${JSON.stringify({
-      task: trajectory.taskId,
-      index: trajectory.index,
-      reward: reward ?? null,
-      advantage: typeof advantage === "object" ? Array.from(advantage) : (advantage ?? null),
-      outcomes,
-      metrics: { ...trajectory.metrics, ...metrics },
-      stopReason: trajectory.stopReason,
-      text: trajectory.text,
-      promptLength: trajectory.promptLength,
-      branches: trajectory.branches.map(({ logprobs, parent, producer, tokens, versions }) => ({
-        parent,
-        tokens: Array.from(tokens),
-        producer: Array.from(producer),
-        logprobs: Array.from(logprobs),
-        versions: Array.from(versions)
-      })),
-      turns: trajectory.turns,
-      seconds: trajectory.seconds,
-      info: trajectory.info
-    })}\n`
-  })

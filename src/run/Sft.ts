@@ -4,19 +4,23 @@
  * which resumes bit for bit.
  */
 import * as Effect from "effect/Effect"
-import { createHash } from "node:crypto"
-import * as Demonstration from "../data/Demonstration.ts"
+import * as Schema from "effect/Schema"
+import type * as Demonstration from "../data/Demonstration.ts"
 import * as Loss from "../learn/Loss.ts"
-import * as Pack from "../learn/Pack.ts"
+import { encoded, meanLoss, orderOf, packsOf } from "./internal/examples.ts"
 import type { EngineError } from "../engine/EngineError.ts"
-import { Policy, type PolicyInfo } from "../engine/Policy.ts"
+import { Policy } from "../engine/Policy.ts"
 import * as Progress from "./Progress.ts"
-import * as Run from "./Run.ts"
-import { shuffled, type TaskError } from "../data/Task.ts"
+import * as Record from "./Record.ts"
+import type * as Run from "./Run.ts"
+import * as Trainer from "./Trainer.ts"
+import type { TaskError } from "../data/Task.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
 import * as Update from "../learn/Update.ts"
 
-export interface SftOptions extends Demonstration.EncodeOptions {
+export { packsOf } from "./internal/examples.ts"
+
+export interface SftOptions<R2 = never> extends Demonstration.EncodeOptions, Trainer.Callbacks<R2> {
   /** Examples to learn from, or a file of them (`Demonstration.jsonl`). */
   readonly demonstrations: ReadonlyArray<Demonstration.Demonstration> | Demonstration.Source
   readonly tokenizer: Tokenizer
@@ -39,8 +43,10 @@ export interface SftOptions extends Demonstration.EncodeOptions {
   readonly checkpointEvery?: number
   /** Default: none is shown. */
   readonly progress?: Progress.Progress
-  /** Sees every step's metrics, as they are written. */
-  readonly onStep?: (metrics: Readonly<Record<string, number>>) => void
+  /** Fields of the run's record that a resume may change, besides steps, epochs and the numbers `...Every`. */
+  readonly mayChange?: ReadonlyArray<string>
+  /** Continue a run that a callback stopped. Default false: it is done. */
+  readonly continueStopped?: boolean
 }
 
 export interface SftResult {
@@ -55,6 +61,8 @@ export interface SftResult {
   readonly examples: number
   readonly truncated: number
   readonly dropped: number
+  /** Why a callback stopped the run. */
+  readonly stopped?: string
 }
 
 /**
@@ -68,159 +76,115 @@ export interface SftResult {
  * })
  * ```
  */
-export const train = Effect.fn("Sft.train")(function* (
-  options: SftOptions
-): Effect.fn.Return<SftResult, EngineError | TaskError | Run.RunError, Policy> {
+export const train = Effect.fn("Sft.train")(function* <R2 = never>(
+  options: SftOptions<R2>
+): Effect.fn.Return<SftResult, EngineError | TaskError | Run.RunError | Trainer.CallbackError, Policy | R2> {
   return yield* Effect.scoped(body(options))
 })
 
-const body = Effect.fnUntraced(function* (options: SftOptions) {
-  const { batch = 32, epochs = 1, progress = Progress.silent, seed = 0 } = options
-  const policy = yield* Policy
-  const maxTokens = options.update.maxTokens ?? 16384
-  const encoding = { maxLength: policy.info.contextLength, ...options }
-  const sourceOf = (given: SftOptions["demonstrations"]) => ("load" in given ? given : Demonstration.fromArray(given))
-  const source = sourceOf(options.demonstrations)
-  const { dropped, examples, truncated } = yield* Demonstration.encode(source, options.tokenizer, encoding)
+/** Values of options that are left out. */
+const defaults = { epochs: 1, batch: 32, seed: 0, evaluateEvery: 50, checkpointEvery: 50 }
+const MAX_TOKENS = 16384
+
+const body = Effect.fnUntraced(function* <R2>(given: SftOptions<R2>) {
+  const options = { ...defaults, progress: Progress.silent, ...given }
+  const { contextLength } = (yield* Policy).info
+  const maxTokens = options.update.maxTokens ?? MAX_TOKENS
+  const encoding = { maxLength: contextLength, ...options }
+  const read = (data: SftOptions["demonstrations"]) => encoded(data, options.tokenizer, encoding)
+  const { dropped, examples, record: tasks, truncated } = yield* read(options.demonstrations)
   if (truncated > 0) {
-    progress.note(
+    options.progress.note(
       `${truncated} of ${examples.length + dropped} examples are cut to ${encoding.maxLength} tokens, ${dropped} of them left out`
     )
   }
-  const held =
-    options.heldOut === undefined
-      ? undefined
-      : yield* Demonstration.encode(sourceOf(options.heldOut), options.tokenizer, encoding)
+  const held = options.heldOut === undefined ? undefined : yield* read(options.heldOut)
 
-  const last = options.steps === undefined ? Math.max(1, Math.round(epochs * examples.length)) : Infinity
-  const steps = options.steps ?? Math.ceil(last / Math.min(batch, examples.length))
-  const run =
-    options.directory === undefined
-      ? undefined
-      : yield* Run.open({
-          directory: options.directory,
-          config: describe(options, source.name, examples, encoding, policy.info),
-          mayChange: ["steps", "epochs", "evaluateEvery", "checkpointEvery"]
-        })
-  let position: Run.Position = run?.resumed?.position ?? { step: 0, cursor: 0, tokens: 0, custom: null }
-  if (run?.resumed !== undefined) {
-    yield* policy.load(run.resumed.weights)
-    progress.note(`resumed ${run.directory} after step ${position.step}`)
-  }
-
-  const evaluate = held === undefined ? Effect.succeed(undefined) : meanLoss(held.examples, maxTokens)
-  const before = yield* evaluate
-  let after = before
+  let cursor = 0
+  const trainer = yield* Trainer.open({
+    ...(options.directory === undefined ? {} : { directory: options.directory }),
+    record: yield* Record.make({
+      name: "sft",
+      loss: Loss.crossEntropy,
+      update: options.update,
+      tasks,
+      ...(held === undefined ? {} : { heldOut: held.record }),
+      tokenizer: options.tokenizer,
+      settings: settingsOf(options, encoding.maxLength)
+    }),
+    mayChange: [...mayChange, ...(options.mayChange ?? [])],
+    participants: [
+      Trainer.policy,
+      Trainer.state("cursor", Schema.Int, { get: () => cursor, set: (value) => (cursor = value) })
+    ],
+    progress: options.progress
+  })
   const updater = Update.make({
     ...options.update,
+    learningRate: trainer.learningRate(options.update.learningRate),
     loss: Loss.crossEntropy,
-    ...(run === undefined ? {} : { dump: (dump) => run.skipped(dump.step, dump).pipe(Effect.ignore) })
+    dump: trainer.dump
   })
-  const exampleAt = orderOf(examples, seed)
+  const last = options.steps === undefined ? Math.max(1, Math.round(options.epochs * examples.length)) : Infinity
+  const exampleAt = orderOf(examples, options.seed)
   const losses: Array<number> = []
-  while (position.step < steps) {
-    const begun = performance.now()
-    const count = Math.min(batch, examples.length, last - position.cursor)
-    const chosen = Array.from({ length: count }, (_, i) => exampleAt(position.cursor + i))
-    const report = yield* updater.packs(packsOf(chosen, maxTokens), position.step)
-    position = {
-      step: position.step + 1,
-      cursor: position.cursor + count,
-      tokens: position.tokens + report.tokens.forward,
-      custom: null
-    }
-    const { step } = position
-    const final = step === steps
-    const evaluated = final || step % (options.evaluateEvery ?? 50) === 0
-    if (evaluated) after = yield* evaluate
-    const seconds = (performance.now() - begun) / 1000
-    const metrics: Record<string, number> = {
-      step,
-      epoch: position.cursor / examples.length,
-      loss: report.loss,
-      grad_norm: report.gradNorm,
-      learning_rate: report.learningRate,
-      entropy: report.entropy,
-      skipped_updates: report.skipped,
-      num_tokens: position.tokens,
-      step_time: seconds,
-      ...(evaluated && after !== undefined ? { eval_loss: after } : {})
-    }
-    losses.push(report.loss)
-    if (run !== undefined) {
-      yield* run.metrics(metrics)
-      if (final || step % (options.checkpointEvery ?? 50) === 0) {
-        yield* run.checkpoint(position, (directory) => policy.save(directory, { optimizer: true }))
-      }
-    }
-    options.onStep?.(metrics)
-    progress.step({ step, steps, loss: report.loss, tokensPerSecond: report.tokens.forward / seconds })
-  }
-  progress.end()
-  return { steps: position.step, losses, before, after, examples: examples.length, truncated, dropped }
-})
-
-/** The example at a place of the endless sequence of epochs, each in an order of its own. */
-const orderOf = (examples: ReadonlyArray<Demonstration.Example>, seed: number) => {
-  let epoch = -1
-  let order: ReadonlyArray<number> = []
-  return (cursor: number): Demonstration.Example => {
-    const own = Math.floor(cursor / examples.length)
-    if (own !== epoch) order = shuffled(examples.length, seed, (epoch = own))
-    return examples[order[cursor % examples.length]!]!
-  }
-}
-
-/** Packs without padding. What comes before an example's first target is its prompt, which is computed, not learnt. */
-export const packsOf = (examples: ReadonlyArray<Demonstration.Example>, maxTokens: number): ReadonlyArray<Pack.Pack> =>
-  Pack.pack(
-    examples.map(({ target, tokens }) => {
-      const start = target.indexOf(1)
-      const sequence = { tokens: tokens.subarray(start), target: target.subarray(start), advantage: 0 }
-      return { prompt: tokens.subarray(0, start), sequences: [sequence] }
-    }),
-    { aggregate: "token", maxTokens }
-  )
-
-/** Mean loss per target, in nats; nothing is learnt. */
-const meanLoss = Effect.fnUntraced(function* (
-  examples: ReadonlyArray<Demonstration.Example>,
-  maxTokens: number
-): Effect.fn.Return<number, EngineError, Policy> {
-  const policy = yield* Policy
-  let [sum, count] = [0, 0]
-  for (const { forest } of packsOf(examples, maxTokens)) {
-    const { logprobs } = yield* policy.forward(forest)
-    for (const logprob of logprobs) sum -= logprob
-    count += logprobs.length
-  }
-  return sum / count
-})
-
-/** What a resumed run must share with the one it continues. */
-const describe = (
-  options: SftOptions,
-  name: string,
-  examples: ReadonlyArray<Demonstration.Example>,
-  encoding: Demonstration.EncodeOptions,
-  policy: PolicyInfo
-): Record<string, unknown> => {
-  const hash = createHash("sha256")
-  for (const { target, tokens } of examples) hash.update(tokens).update(target)
+  const result = yield* trainer.train({
+    ...options,
+    steps: options.steps ?? Math.ceil(last / Math.min(options.batch, examples.length)),
+    settable: ["learningRate"],
+    ...(held === undefined
+      ? {}
+      : {
+          evaluate: {
+            every: options.evaluateEvery,
+            run: Effect.map(meanLoss(held.examples, maxTokens), (loss) => ({ eval_loss: loss }))
+          }
+        }),
+    step: Effect.fnUntraced(function* ({ step }) {
+      const count = Math.min(options.batch, examples.length, last - cursor)
+      const chosen = Array.from({ length: count }, (_, i) => exampleAt(cursor + i))
+      const report = yield* updater.packs(packsOf(chosen, maxTokens), step)
+      losses.push(report.loss)
+      cursor += count
+      return measured(report, cursor / examples.length)
+    })
+  })
+  const { steps, stopped } = result
   return {
-    algorithm: "sft",
-    steps: options.steps ?? null,
-    epochs: options.epochs ?? null,
-    demonstrations: name,
-    // Not the file's text: what the tokenizer and the options make of it.
-    examples: { count: examples.length, sha256: hash.digest("hex") },
-    tokenizer: options.tokenizer.name,
-    maxLength: encoding.maxLength,
-    batch: options.batch ?? 32,
-    seed: options.seed ?? 0,
-    update: { ...options.update, learningRate: String(options.update.learningRate) },
-    evaluateEvery: options.evaluateEvery ?? 50,
-    checkpointEvery: options.checkpointEvery ?? 50,
-    policy: { ...policy, device: undefined }
+    steps,
+    losses,
+    before: result.before?.["eval_loss"],
+    after: result.after?.["eval_loss"],
+    examples: examples.length,
+    truncated,
+    dropped,
+    ...(stopped === undefined ? {} : { stopped })
   }
+})
+
+/** Fields that say how long and how closely a run is watched, not what it computes. */
+const mayChange = ["settings.steps", "settings.epochs", "settings.evaluateEvery", "settings.checkpointEvery"]
+
+const settingsOf = (options: typeof defaults & Pick<SftOptions, "steps">, maxLength: number | undefined) => ({
+  steps: options.steps,
+  epochs: options.epochs,
+  maxLength,
+  batch: options.batch,
+  seed: options.seed,
+  evaluateEvery: options.evaluateEvery,
+  checkpointEvery: options.checkpointEvery
+})
+
+/** What a step shows. */
+const measured = (report: Update.StepReport, epoch: number): Trainer.Stepped => {
+  const { total: _, ...seconds } = report.seconds
+  const metrics = {
+    epoch,
+    loss: report.loss,
+    grad_norm: report.gradNorm,
+    learning_rate: report.learningRate,
+    entropy: report.entropy,
+    skipped_updates: report.skipped
+  }
+  return { metrics, tokens: report.tokens.forward, seconds, shown: { loss: report.loss } }
 }

@@ -72,7 +72,7 @@ const train = (engine: string, model: string, seed: number, directory: string) =
       update: { learningRate: 5e-4 },
       directory,
       evaluateEvery: every,
-      onStep: (metrics) => rows.push(metrics)
+      onStep: ({ metrics }) => void rows.push(metrics)
     })
     return { device, before: before ?? Number.NaN, rows, seconds: (performance.now() - begun) / 1000 } satisfies Figures
   }).pipe(Effect.provide(layer), Effect.provide(WorkerPool.layer()))

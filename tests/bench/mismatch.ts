@@ -48,7 +48,7 @@ const train = Effect.fnUntraced(function* (model: string, run: string) {
     update: { learningRate: 3e-4 },
     evaluateEvery: steps,
     directory: mkdtempSync(join(tmpdir(), "quintain-mismatch-")),
-    onStep: (metrics) => rows.push(metrics),
+    onStep: ({ metrics }) => void rows.push(metrics),
     ...(correction === undefined ? {} : { correction })
   }).pipe(Effect.provide(engine))
   return { before, after, rows }

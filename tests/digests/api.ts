@@ -4,7 +4,9 @@
  */
 import * as fs from "node:fs/promises"
 import * as path from "node:path"
-import { Engine, PolicyNative, Progress, type Sampler, WorkerPool } from "quintain"
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import { Engine, PolicyNative, Progress, Record, type Sampler, type Trainer, WorkerPool } from "quintain"
 
 /** Policy and sampler on one engine. */
 export const engine = Engine.layer
@@ -33,8 +35,8 @@ export const killedAfter = (step: number | undefined) =>
   step === undefined
     ? {}
     : {
-        onStep: (metrics: Readonly<Record<string, number>>): void => {
-          if (metrics["step"] === step) process.kill(process.pid, "SIGKILL")
+        onStep: (event: Trainer.StepEvent): void => {
+          if (event.step === step) process.kill(process.pid, "SIGKILL")
         }
       }
 
@@ -57,49 +59,42 @@ export interface Projection {
   readonly logprobs: Float32Array
 }
 
-/** A line of `trajectories/step-*.jsonl`. */
-interface Line extends Pick<Projection, "task" | "index" | "stopReason" | "reward" | "advantage"> {
-  readonly branches: ReadonlyArray<
-    Readonly<Record<"tokens" | "producer" | "logprobs" | "versions", ReadonlyArray<number>>>
-  >
-  /** Spans of what the policy sampled. */
-  readonly turns: ReadonlyArray<{ readonly branch: number; readonly start: number; readonly end: number }>
-}
-
 const POLICY = 2
 
 /** Every episode of the scenarios has one branch. */
-const project = ({ branches, turns, ...rest }: Line): Projection => {
-  const { logprobs, producer, tokens, versions } = branches[0]!
+const project = ({ advantage, branches, ...rest }: Record.TrajectoryRecord): Projection => {
+  const [{ logprobs, producer, tokens, versions }] = branches
+  const sampled = Uint8Array.from(producer, (by) => Number(by === POLICY))
   return {
     task: rest.task,
     index: rest.index,
     stopReason: rest.stopReason,
     reward: rest.reward,
-    advantage: rest.advantage,
-    version: versions[turns[0]?.start ?? 0] ?? 0,
-    tokens: Uint32Array.from(tokens),
-    sampled: Uint8Array.from(producer, (by) => Number(by === POLICY)),
-    logprobs: Float32Array.from(logprobs.filter((_, i) => producer[i] === POLICY))
+    advantage: typeof advantage === "object" && advantage !== null ? Array.from(advantage) : advantage,
+    version: versions[sampled.indexOf(1)] ?? 0,
+    tokens,
+    sampled,
+    logprobs: logprobs.filter((_, i) => sampled[i] === 1)
   }
 }
 
 /** The trajectories that a run recorded: for each step all of them, in the order of the record. */
-export const readTrajectories = async (directory: string): Promise<ReadonlyArray<ReadonlyArray<Projection>>> => {
+export const readRecords = async (
+  directory: string
+): Promise<ReadonlyArray<ReadonlyArray<Record.TrajectoryRecord>>> => {
   const folder = path.join(directory, "trajectories")
   const names = (await fs.readdir(folder)).filter((name) => name.endsWith(".jsonl")).toSorted()
   return Promise.all(
-    names.map(async (name) =>
-      (await fs.readFile(path.join(folder, name), "utf8"))
-        .split("\n")
-        .filter((line) => line !== "")
-        .map((line) => project(JSON.parse(line) as Line))
-    )
+    names.map((name) => Effect.runPromise(Stream.runCollect(Record.readTrajectories(path.join(folder, name)))))
   )
 }
 
+/** The same, as a digest sees them. */
+export const readTrajectories = async (directory: string): Promise<ReadonlyArray<ReadonlyArray<Projection>>> =>
+  (await readRecords(directory)).map((trajectories) => trajectories.map(project))
+
 /** Names that depend on the clock. */
-const CLOCK = /^step_time$|^timing_s\/|latency_p\d+$|wait_p\d+$/
+const CLOCK = /^step_time$|^timing_s\/|^busy_s\/|latency_p\d+$|wait_p\d+$/
 
 /** Names that today's expected digests do not know: a metric that is added goes here, so the others stay compared. */
 const ADDED: ReadonlySet<string> = new Set()
@@ -112,7 +107,7 @@ export const readMetrics = async (
     .trimEnd()
     .split("\n")
     .map((line) =>
-      Object.entries(JSON.parse(line) as Record<string, unknown>)
+      Object.entries(JSON.parse(line) as { readonly [name: string]: unknown })
         .filter(([name]) => !CLOCK.test(name) && !ADDED.has(name))
         .toSorted(([a], [b]) => (a < b ? -1 : 1))
     )

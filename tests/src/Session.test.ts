@@ -3,7 +3,8 @@ import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 import { lookup } from "quintain/envs"
-import { type Grpo, Loss, Progress, Session } from "quintain"
+import * as Effect from "effect/Effect"
+import { type Grpo, Loss, Policy, Progress, Sampler, Session, VerifierPool } from "quintain"
 
 const task = lookup({ seed: 2 })
 const model = {
@@ -55,7 +56,6 @@ describe("Session", () => {
       await using session = await open()
       const { losses } = await session.sft({
         demonstrations: [{ prompt: "#1=", completion: "123" }],
-        tokenizer: task.tokenizer,
         steps: 60,
         update: { learningRate: 1e-2 }
       })
@@ -96,8 +96,28 @@ describe("Session", () => {
       () => assert.fail("the run was not aborted"),
       () => assert.isTrue(abort.signal.aborted)
     )
-    const { tasks } = await session.evaluate({ ...task, tasks: task.heldOut })
+    const { environment, heldOut, reward } = task
+    const { tasks } = await session.evaluate({ environment, reward, tasks: heldOut })
     assert.strictEqual(tasks, 10)
+    const checkpoints = await fs.readdir(path.join(root, "aborted", "checkpoints"))
+    assert.deepStrictEqual(checkpoints, ["step-000001"], "the step that was done when it was aborted")
+  })
+
+  it("runs any Effect on its engine and its verifier pool", async () => {
+    await using session = await open()
+    const program = Effect.gen(function* () {
+      const { info } = yield* Policy.Policy
+      const sampler = yield* Sampler.Sampler
+      const pool = yield* VerifierPool.VerifierPool
+      return { engine: info.engine, sampler: sampler.name, metrics: yield* pool.metrics }
+    })
+    const { engine, metrics, sampler } = await session.run(program)
+    assert.deepStrictEqual([engine, sampler, metrics["verifiers/pool/calls"]], ["native", "native", 0])
+    const refused = await session.run(Effect.fail("no")).then(
+      () => "",
+      (cause: unknown) => String(cause)
+    )
+    assert.include(refused, "no")
   })
 
   it("a wrong configuration is a typed error that names the field", async () => {

@@ -173,7 +173,7 @@ describe("a run", () => {
     }).pipe(Effect.provide([engine, WorkerPool.layer()]))
     const read = (file: string) => Effect.promise(() => fs.readFile(path.join(directory, file), "utf8"))
     return {
-      config: JSON.parse(yield* read("config.json")) as Record<string, unknown>,
+      config: (JSON.parse(yield* read("config.json")) as { readonly algorithm: Record<string, unknown> }).algorithm,
       metrics: (yield* read("metrics.jsonl"))
         .trimEnd()
         .split("\n")
@@ -201,7 +201,9 @@ describe("a run", () => {
         assert.notProperty(step, "sampling/correction_share")
       }
       const asked = yield* train(policy, { correction: { level: "token", mode: "truncate" } })
-      assert.deepInclude(asked.config["correction"], { level: "token", mode: "truncate", max: 3, min: 0 })
+      assert.deepInclude(asked.config["correction"], {
+        rule: { level: "token", mode: "truncate", max: 3, min: 0 }
+      })
       assert.strictEqual(asked.metrics[0]!["sampling/correction_share"], 0)
     })
   )
@@ -211,8 +213,7 @@ describe("a run", () => {
       const { engine, server } = yield* served
       const { config, metrics } = yield* train(engine)
       assert.deepInclude(config, {
-        sampler: "vllm server",
-        correction: { level: "sequence", mode: "mask", min: 0, max: 3 }
+        correction: { sampler: "vllm server", rule: { level: "sequence", mode: "mask", min: 0, max: 3 } }
       })
       assert.lengthOf(metrics, 2)
       for (const step of metrics) {
@@ -236,7 +237,7 @@ describe("a run", () => {
       ] as const) {
         const { engine } = yield* served
         const { config, metrics } = yield* train(engine, { steps: 1, ...options })
-        assert.strictEqual(config["correction"], "none")
+        assert.deepInclude(config["correction"], { rule: "none" })
         assert.notProperty(metrics[0], "sampling/correction_share")
       }
     })

@@ -3,30 +3,36 @@ import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import * as Run from "../../../src/run/Run.ts"
+import { type Record, Run } from "quintain"
 
 const temporary = Effect.acquireRelease(
   Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), "quintain-run-"))),
   (directory) => Effect.promise(() => fs.rm(directory, { recursive: true, force: true }))
 )
 
-const position = (step: number): Run.Position => ({
-  step,
-  cursor: step * 4,
-  tokens: step * 100,
-  custom: { level: step }
+const record = (seed: number, more: Partial<Record.RunRecord> = {}): Record.RunRecord => ({
+  format: 2,
+  model: { name: "tiny", hash: "a", dtype: "f32", engine: "native" },
+  adapter: null,
+  algorithm: { name: "test", loss: { name: "clipped", settings: { low: 0.2 } } },
+  data: {},
+  settings: { seed },
+  versions: { quintain: "1", node: "24", addon: "1" },
+  ...more
 })
+
+const state = (step: number): Record.State => ({ format: 2, step, tokens: step * 100, set: { learningRate: step } })
 
 /** Opens the run, does the steps `from` to `to` with a checkpoint after the last, and closes it. */
 const steps = (directory: string, from: number, to: number) =>
   Effect.scoped(
     Effect.gen(function* () {
-      const run = yield* Run.open({ directory, config: { seed: 1 } })
+      const run = yield* Run.open({ directory, record: record(1) })
       for (let step = from; step <= to; step++) {
         yield* run.metrics({ step, reward: step / 10 })
         yield* run.trajectories(step, [])
       }
-      yield* run.checkpoint(position(to), (folder) =>
+      yield* run.checkpoint(state(to), (folder) =>
         Effect.promise(() => fs.writeFile(path.join(folder, "weights"), `weights ${to}`))
       )
       return run.resumed
@@ -44,9 +50,9 @@ describe("Run", () => {
     Effect.gen(function* () {
       const directory = yield* temporary
       assert.isUndefined(yield* steps(directory, 1, 3))
-      const run = yield* Run.open({ directory, config: { seed: 1 } })
-      assert.deepStrictEqual(run.resumed?.position, position(3))
-      const weights = path.join(run.resumed!.weights, "weights")
+      const run = yield* Run.open({ directory, record: record(1) })
+      assert.deepStrictEqual(run.resumed?.state, state(3))
+      const weights = path.join(run.resumed!.checkpoint, "weights")
       assert.strictEqual(yield* Effect.promise(() => fs.readFile(weights, "utf8")), "weights 3")
     })
   )
@@ -62,7 +68,7 @@ describe("Run", () => {
         await fs.mkdir(path.join(directory, "checkpoints", "step-000005.tmp"))
       })
       const resumed = yield* steps(directory, 4, 4)
-      assert.strictEqual(resumed?.position.step, 3)
+      assert.strictEqual(resumed?.state.step, 3)
       assert.deepStrictEqual(yield* Effect.promise(() => stepsIn(directory)), [1, 2, 3, 4])
       const kept = yield* Effect.promise(() => fs.readdir(path.join(directory, "trajectories")))
       assert.deepStrictEqual(
@@ -85,10 +91,52 @@ describe("Run", () => {
     Effect.gen(function* () {
       const directory = yield* temporary
       yield* steps(directory, 1, 1)
-      const error = yield* Effect.flip(Effect.scoped(Run.open({ directory, config: { seed: 2 } })))
-      assert.match(error.message, /`seed` was 1 and is now 2/)
-      const run = yield* Run.open({ directory, config: { seed: 2 }, mayChange: ["seed"] })
-      assert.strictEqual(run.resumed?.position.step, 1)
+      const error = yield* Effect.flip(Effect.scoped(Run.open({ directory, record: record(2) })))
+      assert.match(error.message, /`settings.seed` was 1 and is now 2; restore it, name it in mayChange/)
+      const run = yield* Run.open({ directory, record: record(2), mayChange: ["settings.seed"] })
+      assert.strictEqual(run.resumed?.state.step, 1)
+    })
+  )
+
+  it.effect("compares every part of the record, apart from versions and the model's name", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporary
+      yield* steps(directory, 1, 1)
+      const refusal = (more: Partial<Record.RunRecord>) =>
+        Run.open({ directory, record: record(1, more) }).pipe(
+          Effect.flip,
+          Effect.map(({ message }) => message),
+          Effect.scoped
+        )
+      const model = record(1).model
+      const loss = (name: string, low: number) => ({ algorithm: { name: "test", loss: { name, settings: { low } } } })
+      assert.include(yield* refusal({ model: { ...model, hash: "b" } }), '`model.hash` was "a" and is now "b"')
+      assert.include(yield* refusal(loss("clipped", 0.3)), "`algorithm.loss.settings.low` was 0.2 and is now 0.3")
+      assert.include(yield* refusal(loss("mine", 0.2)), '`algorithm.loss` was {"name":"clipped"')
+      assert.include(yield* refusal({ data: { tasks: { name: "t" } } }), "`data.tasks` was undefined")
+      const versions = { quintain: "2", node: "25", addon: "2" }
+      const again = record(1, { versions, model: { ...model, name: "moved" } })
+      assert.strictEqual((yield* Run.open({ directory, record: again })).resumed?.state.step, 1)
+    })
+  )
+
+  it.effect("refuses a directory of an earlier format by name, and leaves it as it was", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporary
+      const config = path.join(directory, "config.json")
+      yield* Effect.promise(() => fs.writeFile(config, '{"algorithm":"grpo"}'))
+      const error = yield* Effect.flip(Effect.scoped(Run.open({ directory, record: record(1) })))
+      assert.match(error.message, /format is 1; expected 2. Finish the run with the version of quintain that made it/)
+      assert.deepStrictEqual(yield* Effect.promise(() => fs.readdir(directory)), ["config.json"])
+      assert.strictEqual(yield* Effect.promise(() => fs.readFile(config, "utf8")), '{"algorithm":"grpo"}')
+    })
+  )
+
+  it.effect("names the parts that a resume cannot compare", () =>
+    Effect.gen(function* () {
+      const algorithm = { name: "test", loss: { name: "mine", settings: {}, opaque: true as const } }
+      const run = yield* Run.open({ directory: yield* temporary, record: record(1, { algorithm }) })
+      assert.deepStrictEqual(run.opaque, ["algorithm.loss (mine)"])
     })
   )
 
@@ -98,10 +146,10 @@ describe("Run", () => {
       yield* steps(directory, 1, 1)
       const lock = path.join(directory, "lock")
       yield* Effect.promise(() => fs.writeFile(lock, String(process.ppid)))
-      const error = yield* Effect.flip(Run.open({ directory, config: { seed: 1 } }))
+      const error = yield* Effect.flip(Run.open({ directory, record: record(1) }))
       assert.match(error.message, new RegExp(`process ${process.ppid} is writing this run`))
       yield* Effect.promise(() => fs.writeFile(lock, "999999999"))
-      assert.strictEqual((yield* Run.open({ directory, config: { seed: 1 } })).resumed?.position.step, 1)
+      assert.strictEqual((yield* Run.open({ directory, record: record(1) })).resumed?.state.step, 1)
     })
   )
 })

@@ -88,7 +88,13 @@ describe("Sft.train", () => {
     Effect.gen(function* () {
       const seen: Array<Readonly<Record<string, number>>> = []
       const result = yield* Sft.train(
-        settings({ steps: 60, batch: 5, heldOut: chat, evaluateEvery: 20, onStep: (metrics) => seen.push(metrics) })
+        settings({
+          steps: 60,
+          batch: 5,
+          heldOut: chat,
+          evaluateEvery: 20,
+          onStep: ({ metrics }) => void seen.push(metrics)
+        })
       )
       assert.isAbove(result.before!, 3)
       assert.isBelow(result.after!, 1)
@@ -103,7 +109,7 @@ describe("Sft.train", () => {
   it.live("passes over the demonstrations `epochs` times, no more", () =>
     Effect.gen(function* () {
       const seen: Array<Readonly<Record<string, number>>> = []
-      const { steps: _, ...rest } = settings({ epochs: 3, onStep: (metrics) => seen.push(metrics) })
+      const { steps: _, ...rest } = settings({ epochs: 3, onStep: ({ metrics }) => void seen.push(metrics) })
       const result = yield* Sft.train(rest)
       assert.strictEqual(result.steps, 8)
       assert.strictEqual(seen.at(-1)!["epoch"], 3)
@@ -144,7 +150,7 @@ describe("Sft.train", () => {
       assert.lengthOf(lines, 7)
       const error = yield* Effect.flip(run(parts, 8, { demonstrations: chat.slice(1) }))
       assert.strictEqual(error._tag, "RunError")
-      assert.match(error.message, /`examples` was/)
+      assert.match(error.message, /`data.tasks.count` was 5 and is now 4/)
     })
   )
 })
