@@ -21,6 +21,7 @@ import {
   VerifierTimeout,
   type WorkerVerifier
 } from "./VerifierPool.ts"
+import { quantile } from "../internal/statistics.ts"
 
 export interface WorkerPoolOptions {
   /** Calls at the same time. Default: the machine's cores. */
@@ -251,9 +252,7 @@ const recent = (): Recent => {
     },
     summary: (name: string): Record<string, number> => {
       if (values.length === 0) return {}
-      const sorted = values.toSorted((a, b) => a - b)
-      const at = (share: number) => sorted[Math.ceil(share * sorted.length) - 1]!
-      return { [`${name}_p50`]: at(0.5), [`${name}_p95`]: at(0.95) }
+      return { [`${name}_p50`]: quantile(values, 0.5), [`${name}_p95`]: quantile(values, 0.95) }
     }
   }
 }

@@ -22,6 +22,7 @@ import { outcome, type Outcome } from "../../src/score/Verifier.ts"
 import { duration } from "../../src/run/Progress.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 import { engines } from "./sandboxEngines.ts"
+import { quantile } from "../../src/internal/statistics.ts"
 
 interface Item {
   readonly name: string
@@ -68,9 +69,6 @@ const item = (language: Language, name: "right" | "wrong" | "loop" | "bomb"): It
     bomb: ["memory", "error", "timeout"]
   }[name]
 })
-
-const quantile = (values: ReadonlyArray<number>, share: number): number =>
-  values.toSorted((a, b) => a - b)[Math.max(0, Math.ceil(share * values.length) - 1)] ?? Number.NaN
 
 const isRight = ({ item, outcome }: Done): boolean =>
   outcome._tag === "Scored" && outcome.score === item.score && item.status.includes(outcome.reason?.split(",")[0] ?? "")

@@ -11,12 +11,11 @@ import { outcome } from "../../src/score/Verifier.ts"
 import * as Verifier from "../../src/score/Verifier.ts"
 import * as WorkerPool from "../../src/score/WorkerPool.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
+import { quantile } from "../../src/internal/statistics.ts"
 
 const module = new URL("../fixtures/verifiers.ts", import.meta.url)
 const workers = 2
 const print = (name: string, value: string): void => console.log(`${name.padEnd(46)} ${value}`)
-const quantile = (values: ReadonlyArray<number>, share: number): number =>
-  values.toSorted((a, b) => a - b)[Math.ceil(share * values.length) - 1]!
 
 /** Calls per second of a verifier that does nothing, 64 in flight. */
 const trivial = Effect.fnUntraced(function* (isolation: "process" | "thread") {

@@ -1,16 +1,6 @@
+import { deviationOrZero, least, mean, most } from "../../internal/statistics.ts"
 import type { Batch } from "./batchTypes.ts"
 import { isTruncated, policyTokens } from "../../rollout/Trajectory.ts"
-
-const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length
-
-const deviation = (values: ReadonlyArray<number>): number => {
-  if (values.length < 2) return 0
-  const center = mean(values)
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1))
-}
-
-const least = (values: ReadonlyArray<number>): number => values.reduce((a, b) => Math.min(a, b), Infinity)
-const most = (values: ReadonlyArray<number>): number => values.reduce((a, b) => Math.max(a, b), -Infinity)
 
 /**
  * What a batch shows before any update, over all groups drawn for it, dropped ones included. TRL's names: `reward`,
@@ -34,7 +24,7 @@ export const metrics = (batch: Batch): Record<string, number> => {
   const rewards = scored.flatMap(({ reward }) => (reward === undefined ? [] : [reward]))
   const deviations = groups.flatMap(({ trajectories }) => {
     const own = trajectories.flatMap(({ reward }) => (reward === undefined ? [] : [reward]))
-    return own.length === 0 ? [] : [deviation(own)]
+    return own.length === 0 ? [] : [deviationOrZero(own)]
   })
   if (rewards.length > 0) {
     out["reward"] = mean(rewards)
@@ -58,7 +48,7 @@ export const metrics = (batch: Batch): Record<string, number> => {
   for (const [name, scores] of verifiers) {
     if (scores.length > 0) {
       out[`rewards/${name}/mean`] = mean(scores)
-      out[`rewards/${name}/std`] = deviation(scores)
+      out[`rewards/${name}/std`] = deviationOrZero(scores)
     }
     out[`rewards/${name}/unscorable`] = unscorable[name]!
   }
