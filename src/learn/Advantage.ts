@@ -17,6 +17,8 @@
  * | `reinforcePlusPlus` | returns by token, whitened over all tokens of the batch |
  * | `tokenLevel` | reward-to-go by token minus the group's mean at that position |
  */
+import * as Identity from "../data/Identity.ts"
+import { deviation, mean } from "../internal/statistics.ts"
 import type { ScoredGroup, ScoredTrajectory } from "../score/Reward.ts"
 import { policyTokens, promptOf, spans, tokensOf } from "../rollout/Trajectory.ts"
 
@@ -25,17 +27,24 @@ export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
   readonly advantages: ReadonlyArray<number | Float64Array>
 }
 
+/** What an estimator looks at: each group by itself, or all groups of the batch. */
+export type Scope = "group" | "batch"
+
 export interface Advantage {
   <Data>(groups: ReadonlyArray<ScoredGroup<Data>>): ReadonlyArray<AdvantagedGroup<Data>>
+  /** Name and settings, which the record of a run keeps. Default: opaque, by the function's name. */
+  readonly identity?: Identity.Identity
+  /** Default `group`. */
+  readonly scope?: Scope
 }
 
-const mean = (values: ReadonlyArray<number>): number => values.reduce((sum, value) => sum + value, 0) / values.length
-
-/** Sample standard deviation; NaN of fewer than two values. */
-const deviation = (values: ReadonlyArray<number>): number => {
-  const center = mean(values)
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1))
-}
+/** The estimator with its name and settings. */
+const named = (
+  estimate: Advantage,
+  name: string,
+  settings: Readonly<Record<string, unknown>> = {},
+  scope: Scope = "group"
+): Advantage => Object.assign(estimate, { identity: Identity.make(name, settings), scope })
 
 const rewardsOf = (group: ScoredGroup): ReadonlyArray<number> =>
   group.trajectories.flatMap(({ reward }) => (reward === undefined ? [] : [reward]))
@@ -77,51 +86,70 @@ export interface GroupRelative {
  * ```
  */
 export const groupRelative = ({ epsilon = 1e-4, scale = "std" }: GroupRelative = {}): Advantage =>
-  byGroup((rewards, _, all) => {
-    const center = mean(rewards)
-    const divisor = scale === "none" ? 1 : deviation(scale === "std" ? rewards : all()) + epsilon
-    return (reward) => (reward - center) / divisor
-  })
+  named(
+    byGroup((rewards, _, all) => {
+      const center = mean(rewards)
+      const divisor = scale === "none" ? 1 : deviation(scale === "std" ? rewards : all()) + epsilon
+      return (reward) => (reward - center) / divisor
+    }),
+    "groupRelative",
+    { scale, epsilon },
+    scale === "batch" ? "batch" : "group"
+  )
 
 /** Leave-one-out baseline (Ahmadian et al. 2024): r minus the mean of the others, n / (n - 1) (r - mean). */
 export const rloo = (): Advantage =>
-  byGroup((rewards) => {
-    const center = mean(rewards)
-    const factor = rewards.length / (rewards.length - 1)
-    return (reward) => factor * (reward - center)
-  })
+  named(
+    byGroup((rewards) => {
+      const center = mean(rewards)
+      const factor = rewards.length / (rewards.length - 1)
+      return (reward) => factor * (reward - center)
+    }),
+    "rloo"
+  )
 
 /** MaxRL: (r - mean) / (mean + epsilon), for rewards from 0 up; a group without any reward gets 0. */
 export const maxRL = ({ epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Advantage =>
-  byGroup((rewards) => {
-    const center = mean(rewards)
-    return (reward) => (reward - center) / (center + epsilon)
-  })
+  named(
+    byGroup((rewards) => {
+      const center = mean(rewards)
+      return (reward) => (reward - center) / (center + epsilon)
+    }),
+    "maxRL",
+    { epsilon }
+  )
 
 /** OPO (Hao et al. 2025): the baseline of least variance under its assumptions, rewards weighted by length in tokens. */
 export const opo = (): Advantage =>
-  byGroup((_, group) => {
-    let weighted = 0
-    let total = 0
-    for (const { reward, trajectory } of group.trajectories) {
-      if (reward === undefined) continue
-      const length = policyTokens(trajectory)
-      weighted += length * reward
-      total += length
-    }
-    const baseline = total === 0 ? 0 : weighted / total
-    return (reward) => reward - baseline
-  })
+  named(
+    byGroup((_, group) => {
+      let weighted = 0
+      let total = 0
+      for (const { reward, trajectory } of group.trajectories) {
+        if (reward === undefined) continue
+        const length = policyTokens(trajectory)
+        weighted += length * reward
+        total += length
+      }
+      const baseline = total === 0 ? 0 : weighted / total
+      return (reward) => reward - baseline
+    }),
+    "opo"
+  )
 
 /** Pass@k (verl's `grpo_passk`): only the best trajectory is paid, by its lead over the second best. */
 export const passK = ({ epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Advantage =>
-  byGroup((rewards) => {
-    const best = Math.max(...rewards)
-    const second = rewards.toSorted((a, b) => b - a)[1]!
-    const lead = (best - second) / (deviation(rewards) + epsilon)
-    // Two best trajectories lead by nothing.
-    return (reward) => (reward === best ? lead : 0)
-  })
+  named(
+    byGroup((rewards) => {
+      const best = Math.max(...rewards)
+      const second = rewards.toSorted((a, b) => b - a)[1]!
+      const lead = (best - second) / (deviation(rewards) + epsilon)
+      // Two best trajectories lead by nothing.
+      return (reward) => (reward === best ? lead : 0)
+    }),
+    "passK",
+    { epsilon }
+  )
 
 export interface Gdpo {
   /** Weight of each verifier, by its name in the reward. */
@@ -135,9 +163,8 @@ export interface Gdpo {
  * are summed by weight, so that one of small variance is not drowned; the sums are then normalised over the batch. A
  * trajectory that one verifier could not score goes without that verifier's share.
  */
-export const gdpo =
-  ({ epsilon = 1e-4, weights }: Gdpo): Advantage =>
-  (groups) => {
+export const gdpo = ({ epsilon = 1e-4, weights }: Gdpo): Advantage => {
+  const estimate: Advantage = (groups) => {
     const sums = groups.map((group) => {
       const sum = group.trajectories.map(({ reward }) => (reward === undefined ? undefined : 0))
       for (const [name, weight] of Object.entries(weights)) {
@@ -163,6 +190,8 @@ export const gdpo =
       advantages: sums[g]!.map((sum) => (sum === undefined || all.length < 2 ? 0 : (sum - center) / divisor))
     }))
   }
+  return named(estimate, "gdpo", { weights, epsilon }, "batch")
+}
 
 /** Reward of each policy token: where it was earned if that is known, else all of it on the last one. */
 const rewardByToken = ({ reward, tokenRewards, trajectory }: ScoredTrajectory): Float64Array => {
@@ -195,9 +224,8 @@ export interface ReinforcePlusPlus {
 }
 
 /** REINFORCE++ (Hu 2025): returns by token, whitened with mean and deviation over all policy tokens of the batch. */
-export const reinforcePlusPlus =
-  ({ baseline = false, gamma = 1 }: ReinforcePlusPlus = {}): Advantage =>
-  (groups) => {
+export const reinforcePlusPlus = ({ baseline = false, gamma = 1 }: ReinforcePlusPlus = {}): Advantage => {
+  const estimate: Advantage = (groups) => {
     const returns = baseline
       ? groups.map((group) => {
           const rewards = rewardsOf(group)
@@ -220,6 +248,8 @@ export const reinforcePlusPlus =
       advantages: returns[g]!.map((row) => (row === undefined ? 0 : row.map((value) => (value - center) * factor)))
     }))
   }
+  return named(estimate, "reinforcePlusPlus", { baseline, gamma }, "batch")
+}
 
 export interface TokenLevel {
   /** Discount per policy token. Default 1. */
@@ -251,7 +281,7 @@ export interface TokenLevel {
  */
 export const tokenLevel = (options: TokenLevel = {}): Advantage => {
   const { baseline = "position", epsilon = 1e-4, gamma = 1, scale = "none" } = options
-  return (groups) => {
+  const estimate: Advantage = (groups) => {
     const returns = returnsOf(groups, gamma)
     return groups.map((group, g) => {
       const rows = returns[g]!
@@ -273,6 +303,7 @@ export const tokenLevel = (options: TokenLevel = {}): Advantage => {
       return { ...group, advantages }
     })
   }
+  return named(estimate, "tokenLevel", { baseline, scale, gamma, epsilon })
 }
 
 /** Mean return, at each policy token, over the trajectories with the same tokens before it; undefined where alone. */
