@@ -4,13 +4,13 @@
 export const mean = (values: ReadonlyArray<number>): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length
 
-/** Sample standard deviation, n - 1 in the denominator. NaN of fewer than two values. */
+/** Sample standard deviation, n - 1 in the denominator. NaN of one value. */
 export const deviation = (values: ReadonlyArray<number>): number => {
   const center = mean(values)
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1))
 }
 
-/** The same, but 0 of fewer than two values. */
+/** The same, but 0 if there are fewer than two values. */
 export const deviationOrZero = (values: ReadonlyArray<number>): number => (values.length < 2 ? 0 : deviation(values))
 
 /** Infinity if there is no value. */
