@@ -195,46 +195,69 @@ export interface PackOptions extends Pack.PackOptions {
    * still count in their group's baseline, and in B. Default false.
    */
   readonly maskTruncated?: boolean
+  /** Index in the batch of the first group given, if these are a part of one. Default 0. */
+  readonly firstGroup?: number
 }
 
-/** Everything after the prompt, with the policy's tokens marked. */
-const completionOf = (trajectory: Trajectory.Trajectory) => {
-  const { branches, promptLength } = trajectory
-  if (branches.length > 1) {
-    const which = `trajectory ${trajectory.index} of task ${trajectory.taskId}`
-    throw new RangeError(
-      `Batch.pack: ${which} has ${branches.length} branches; expected 1. Append observations to the context.`
-    )
+/** The policy's tokens, turn by turn. */
+const targetsOf = ({ branches, promptLength, turns }: Trajectory.Trajectory): Pack.Targets => {
+  const length = Trajectory.policyTokens({ turns })
+  const [branch, position, token] = [new Uint32Array(length), new Uint32Array(length), new Uint32Array(length)]
+  let n = 0
+  for (const turn of turns) {
+    const { tokens } = branches[turn.branch]!
+    // The prompt is not part of a pack's branch 0.
+    const offset = turn.branch === 0 ? promptLength : 0
+    for (let at = turn.start; at < turn.end; at++) {
+      branch[n] = turn.branch
+      position[n] = at - offset
+      token[n++] = tokens[at]!
+    }
   }
-  const tokens = Trajectory.tokensOf(trajectory, 0).subarray(promptLength)
-  const target = new Uint8Array(tokens.length)
-  for (const { end, start } of Trajectory.spans(trajectory)) target.fill(1, start - promptLength, end - promptLength)
-  return { tokens, target }
+  return { branch, position, token }
+}
+
+const sequenceOf = (
+  trajectory: Trajectory.Trajectory,
+  advantage: number | Float64Array,
+  maskTruncated: boolean
+): Pack.PackSequence => {
+  const { branches, index, promptLength, turns } = trajectory
+  const [first, ...forks] = branches
+  const tokens = first.tokens.subarray(promptLength)
+  if (maskTruncated && Trajectory.isTruncated(trajectory)) return { tokens, target: [], advantage: 0, index }
+  return {
+    tokens,
+    forks,
+    target: targetsOf(trajectory),
+    advantage,
+    samplerLogprobs: Trajectory.policyLogprobs(trajectory),
+    index,
+    temperatures: turns.map(({ temperature }) => temperature)
+  }
 }
 
 /**
  * The batch as packs: targets are the tokens that the policy produced and nothing else, in numerator and denominator
- * (TAPO). Unscorable trajectories are left out whole: they have no advantage and count nowhere.
+ * (TAPO). A trajectory is one sequence, however many branches it has. Unscorable trajectories are left out whole: they
+ * have no advantage and count nowhere.
  */
 export const pack = (
   batch: { readonly groups: ReadonlyArray<AdvantagedGroup> },
   options: PackOptions
-): ReadonlyArray<Pack.Pack> =>
-  Pack.pack(
-    batch.groups.map(({ advantages, trajectories }): Pack.PackGroup => {
+): ReadonlyArray<Pack.Pack> => {
+  const { firstGroup = 0, maskTruncated = false, ...packing } = options
+  return Pack.pack(
+    batch.groups.map(({ advantages, trajectories }, g): Pack.PackGroup => {
       const first = trajectories[0]?.trajectory
       return {
+        index: firstGroup + g,
         prompt: first === undefined ? new Uint32Array() : Trajectory.promptOf(first),
-        sequences: trajectories.flatMap(({ reward, trajectory }, i): ReadonlyArray<Pack.PackSequence> => {
-          if (reward === undefined) return []
-          const { target, tokens } = completionOf(trajectory)
-          if (options.maskTruncated === true && Trajectory.isTruncated(trajectory)) {
-            return [{ tokens, target: [], advantage: 0 }]
-          }
-          const samplerLogprobs = Trajectory.policyLogprobs(trajectory)
-          return [{ tokens, target, advantage: advantages[i]!, samplerLogprobs }]
-        })
+        sequences: trajectories.flatMap(({ reward, trajectory }, i) =>
+          reward === undefined ? [] : [sequenceOf(trajectory, advantages[i]!, maskTruncated)]
+        )
       }
     }),
-    options
+    packing
   )
+}

@@ -13,7 +13,7 @@
  * Sources: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated, TIS); the
  * masks of TRL (`sequence_mask`, cap 3: the default) and IcePop; verl's `rollout_corr_helper` (the bound of the logarithm).
  */
-import { within } from "./internal/within.ts"
+import { inherited, within } from "./internal/within.ts"
 import type { Loss, LossInput, LossOutput } from "./lossContract.ts"
 
 export interface ImportanceCorrection {
@@ -83,8 +83,5 @@ const correct = (loss: Loss, options: ImportanceCorrection): Loss => {
     const changed = weights.length === 0 ? 0 : outside / weights.length
     return { ...inner, metrics: { ...inner.metrics, "sampling/correction_share": changed } }
   }
-  return Object.assign(corrected, {
-    reference: loss.reference ?? false,
-    againstSampler: loss.againstSampler ?? false
-  })
+  return Object.assign(corrected, inherited(loss, "withImportanceCorrection", { level, mode, min, max }))
 }

@@ -19,17 +19,24 @@
  * `weights`. With one update per batch old and new log-probabilities are the same numbers, r is 1, and the value of a
  * group-relative loss is near 0 while its gradient is not: watch the reward, not the loss.
  */
-import { around } from "./internal/within.ts"
+import * as Identity from "../data/Identity.ts"
 import type { Loss, LossInput, LossOutput, Numbers } from "./lossContract.ts"
-import * as Kl from "./Kl.ts"
 
-export type { Loss, LossInput, LossOutput, Measure, Numbers } from "./lossContract.ts"
+export type { Loss, LossInput, LossOutput, Measure, Need, Numbers, Sequence, Total, Unit } from "./lossContract.ts"
+export { needs } from "./lossContract.ts"
 export type { KlEstimator } from "./Kl.ts"
 
 /** Whose log-probabilities the ratio is taken against: those at sampling, or those before this batch's updates. */
 export interface Against {
   readonly against?: "sampler" | "old"
 }
+
+/** A loss with its name and settings; `against` says what it takes its ratio against. */
+const named = (loss: Loss, name: string, settings: Readonly<Record<string, number | string>> = {}): Loss =>
+  Object.assign(loss, {
+    identity: Identity.make(name, settings),
+    againstSampler: settings["against"] === "sampler"
+  })
 
 interface Term {
   loss: number
@@ -77,7 +84,7 @@ export interface Clipped {
  */
 export const clipped = (options: Clipped = {}): Loss => {
   const { low = 0.2, high = 0.2, delta = Infinity, dualClip = Infinity } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     let lowCount = 0
     let highCount = 0
     const output = sumTargets(input, (t, out) => {
@@ -108,17 +115,18 @@ export const clipped = (options: Clipped = {}): Loss => {
       }
     }
   }
+  return named(loss, "clipped", { low, high, delta, dualClip })
 }
 
 /** REINFORCE: -A logprob (Williams 1992). The gradient of every loss here at r = 1. */
-export const reinforce: Loss = (input) =>
-  sumTargets(input, (t, out) => {
-    out.loss = -input.advantages[t]! * input.logprobs[t]!
-    out.gradient = -input.advantages[t]!
-  })
-
-const marked = (loss: Loss, against: Against["against"]): Loss =>
-  Object.assign(loss, { againstSampler: against === "sampler" })
+export const reinforce: Loss = named(
+  (input) =>
+    sumTargets(input, (t, out) => {
+      out.loss = -input.advantages[t]! * input.logprobs[t]!
+      out.gradient = -input.advantages[t]!
+    }),
+  "reinforce"
+)
 
 /** -r A without a clip, r against the sampler by default (Tinker's `importance_sampling`). */
 export const importanceSampling = (options: Against = {}): Loss => {
@@ -131,7 +139,7 @@ export const importanceSampling = (options: Against = {}): Loss => {
       out.gradient = out.loss
     })
   }
-  return marked(loss, against)
+  return named(loss, "importanceSampling", { against })
 }
 
 /**
@@ -141,10 +149,10 @@ export const importanceSampling = (options: Against = {}): Loss => {
  */
 export const gspo = (options: { readonly low?: number; readonly high?: number } = {}): Loss => {
   const { low = 3e-4, high = 4e-4 } = options
-  return (input) => {
+  const loss = (input: LossInput): LossOutput => {
     const { advantages, logprobs, oldLogprobs, sequenceStart, weights } = input
     const dLogprobs = new Float64Array(logprobs.length)
-    let loss = 0
+    let value = 0
     let lowCount = 0
     let highCount = 0
     for (let q = 0; q + 1 < sequenceStart.length; q++) {
@@ -163,22 +171,23 @@ export const gspo = (options: { readonly low?: number; readonly high?: number } 
         if (advantage > 0 && ratio > 1 + high) highCount++
         const free = -ratio * advantage
         const clip = -clippedRatio * advantage
-        loss += weights[t]! * Math.max(free, clip)
+        value += weights[t]! * Math.max(free, clip)
         if (free >= clip) slope += weights[t]! * free
       }
       dLogprobs.fill(slope / (end - start), start, end)
     }
     return {
-      loss,
+      loss: value,
       dLogprobs,
       metrics: {
-        policy_loss: { by: "sum", value: loss },
+        policy_loss: { by: "sum", value },
         "clip_ratio/low_mean": share(lowCount, input),
         "clip_ratio/high_mean": share(highCount, input),
         "clip_ratio/region_mean": share(lowCount + highCount, input)
       }
     }
   }
+  return named(loss, "gspo", { low, high })
 }
 
 /**
@@ -199,13 +208,13 @@ export const cispo = (options: { readonly low?: number; readonly high?: number }
     })
     return { ...output, metrics: { ...output.metrics, cispo_clip_ratio: share(count, input) } }
   }
-  return marked(loss, against)
+  return named(loss, "cispo", { low, high, against })
 }
 
 /** SAPO (Gao et al. 2025): -(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A; a soft gate in place of the clip. */
 export const sapo = (options: { readonly positive?: number; readonly negative?: number } = {}): Loss => {
   const { negative = 1.05, positive = 1 } = options
-  return (input) =>
+  const loss = (input: LossInput): LossOutput =>
     sumTargets(input, (t, out) => {
       const advantage = input.advantages[t]!
       out.loss = out.gradient = 0
@@ -218,6 +227,7 @@ export const sapo = (options: { readonly positive?: number; readonly negative?: 
       const slope = 4 * gate * (1 - gate)
       out.gradient = slope === 0 ? 0 : -slope * ratio * advantage
     })
+  return named(loss, "sapo", { positive, negative })
 }
 
 /**
@@ -241,7 +251,7 @@ export const dppo = (options: { readonly low?: number; readonly high?: number; r
     })
     return { ...output, metrics: { ...output.metrics, is_masked: share(dropped, input) } }
   }
-  return marked(loss, "sampler")
+  return named(loss, "dppo", { low, high, tau, against: "sampler" })
 }
 
 /** DRO (Richemond et al. 2024): -(A logprob - beta/2 (logprob - old)^2). Wants soft advantages. */
@@ -255,11 +265,11 @@ export const dro = (options: { readonly beta?: number } & Against = {}): Loss =>
       out.gradient = -input.advantages[t]! + beta * d
     })
   }
-  return marked(loss, against)
+  return named(loss, "dro", { beta, against })
 }
 
 /** Negative log-likelihood, for supervised data; advantages play no part. Metric `nll`, in nats per token. */
-export const crossEntropy: Loss = (input) => {
+export const crossEntropy: Loss = named((input) => {
   let nll = 0
   const { dLogprobs, loss } = sumTargets(input, (t, out) => {
     nll -= input.logprobs[t]!
@@ -267,72 +277,10 @@ export const crossEntropy: Loss = (input) => {
     out.gradient = -1
   })
   return { loss, dLogprobs, metrics: { nll: share(nll, input) } }
-}
+}, "crossEntropy")
 
-export interface KlOptions {
-  /** beta; TRL's and this default of a run is no KL at all. */
-  readonly coefficient: number
-  /** Default `k3`, as in GRPO. */
-  readonly estimator?: Kl.KlEstimator
-  /** Value of the estimator, gradient of `k2` (verl's suffix "+"). Default false. */
-  readonly straightThrough?: boolean
-  /** Multiply by r, the estimator then is unbiased off-policy too (TRL's `use_bias_correction_kl`). Default false. */
-  readonly biasCorrection?: boolean
-}
-
-/** Adds coefficient * KL(policy || reference) per target, which no importance correction weighs. Metric `kl`. */
-export const withKl = (loss: Loss, options: KlOptions): Loss => {
-  const { biasCorrection = false, coefficient, estimator = "k3", straightThrough = false } = options
-  const added = (input: LossInput): LossOutput => {
-    const reference = input.referenceLogprobs
-    if (reference === undefined)
-      throw new Error("Loss.withKl needs referenceLogprobs; Update computes them by `reference`")
-    const inner = loss(input)
-    const dLogprobs = Float64Array.from(inner.dLogprobs)
-    let penalty = 0
-    let kl = 0
-    for (let t = 0; t < dLogprobs.length; t++) {
-      const d = input.logprobs[t]! - reference[t]!
-      const k = Kl.value(estimator, d)
-      const slope = Kl.gradient(straightThrough ? "k2" : estimator, d)
-      const ratio = biasCorrection ? Math.exp(input.logprobs[t]! - input.oldLogprobs[t]!) : 1
-      kl += k
-      penalty += input.weights[t]! * k * ratio
-      dLogprobs[t]! += coefficient * input.weights[t]! * ratio * (slope + (biasCorrection ? k : 0))
-    }
-    return {
-      ...inner,
-      loss: inner.loss + coefficient * penalty,
-      dLogprobs,
-      metrics: { ...inner.metrics, kl: share(kl, input) }
-    }
-  }
-  return Object.assign(
-    added,
-    around(loss, true, (inner) => withKl(inner, options))
-  )
-}
-
-/** Subtracts coefficient * entropy per target: a bonus that keeps the policy exploring. No importance correction weighs it. */
-export const withEntropy = (loss: Loss, coefficient: number): Loss => {
-  const added = (input: LossInput): LossOutput => {
-    const { entropy, weights } = input
-    if (entropy === undefined) throw new Error("Loss.withEntropy needs the entropy of each target")
-    const inner = loss(input)
-    const dEntropy = inner.dEntropy === undefined ? new Float64Array(entropy.length) : Float64Array.from(inner.dEntropy)
-    let bonus = 0
-    for (let t = 0; t < entropy.length; t++) {
-      bonus += weights[t]! * entropy[t]!
-      dEntropy[t]! -= coefficient * weights[t]!
-    }
-    return { ...inner, loss: inner.loss - coefficient * bonus, dEntropy }
-  }
-  return Object.assign(
-    added,
-    around(loss, loss.reference ?? false, (inner) => withEntropy(inner, coefficient))
-  )
-}
-
+export { withEntropy, withKl } from "./internal/addedTerms.ts"
+export type { KlOptions } from "./internal/addedTerms.ts"
 export { within } from "./internal/within.ts"
 export { importanceRatios, withImportanceCorrection } from "./ImportanceCorrection.ts"
 export type { ImportanceCorrection } from "./ImportanceCorrection.ts"

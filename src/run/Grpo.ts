@@ -130,7 +130,7 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R, R2 = never, R3 
     mayChange: [...mayChange, ...(options.mayChange ?? [])],
     participants: [
       // The distance is measured from where training began, also by a resumed run.
-      ...(loss.reference === true ? [Trainer.reference] : []),
+      ...(Loss.needs(loss, "reference") ? [Trainer.reference] : []),
       Trainer.policy,
       Trainer.state("cursor", Schema.Int, { get: () => cursor, set: (value) => (cursor = value) })
     ],

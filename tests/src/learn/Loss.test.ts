@@ -3,6 +3,7 @@ import * as fc from "fast-check"
 import * as Kl from "../../../src/learn/Kl.ts"
 import type { Loss, LossInput } from "../../../src/learn/Loss.ts"
 import * as Losses from "../../../src/learn/Loss.ts"
+import { noExtras } from "../../fixtures/lossInput.ts"
 import golden from "../../fixtures/policy-losses.json" with { type: "json" }
 
 // Ten digits were written down of the gradients, all of the losses.
@@ -38,7 +39,8 @@ const select = (mask: Mask, aggregation: Aggregation, advantages: ReadonlyArray<
     entropy: new Float64Array(total).fill(1),
     advantages: Float64Array.from(kept.flatMap((row, q) => row.map(() => advantages[q]!))),
     weights: Float64Array.from(kept.flatMap((row) => row.map(() => weight(row.length)))),
-    sequenceStart: Uint32Array.from([0, kept[0]!.length, total])
+    sequenceStart: Uint32Array.from([0, kept[0]!.length, total]),
+    ...noExtras
   }
 }
 
@@ -173,7 +175,8 @@ const batch = fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength
         oldLogprobs: rest.logprobs.map((l, t) => l + toOld[t]!),
         samplerLogprobs: rest.logprobs.map((l, t) => l + toSampler[t]!),
         referenceLogprobs: rest.logprobs.map((l, t) => l + toReference[t]!),
-        sequenceStart
+        sequenceStart,
+        ...noExtras
       }
     })
 })
@@ -288,9 +291,13 @@ describe("metrics", () => {
 
   it("combinators pass on what the loss inside needs", () => {
     const withReference = Losses.withKl(Losses.clipped(), { coefficient: 0.1 })
-    assert.isTrue(Losses.withEntropy(withReference, 0.1).reference)
-    assert.isTrue(Losses.withImportanceCorrection(withReference).reference)
-    assert.isFalse(Losses.withEntropy(Losses.clipped(), 0.1).reference)
+    const pairwise: Loss = Object.assign((input: LossInput) => Losses.clipped()(input), { unit: "group" as const })
+    assert.deepStrictEqual(Losses.withEntropy(withReference, 0.1).needs, ["reference", "entropy"])
+    assert.deepStrictEqual(Losses.withImportanceCorrection(withReference).needs, ["reference"])
+    assert.deepStrictEqual(Losses.withEntropy(Losses.clipped(), 0.1).needs, ["entropy"])
+    for (const loss of [Losses.withEntropy(pairwise, 0.1), Losses.withImportanceCorrection(pairwise)]) {
+      assert.strictEqual(loss.unit, "group")
+    }
     const { referenceLogprobs: _, ...without } = select(all, "token")
     assert.throws(() => withReference(without), /referenceLogprobs/)
   })

@@ -2,8 +2,9 @@ import { assert, describe, it } from "@effect/vitest"
 import * as fc from "fast-check"
 import * as Batch from "../../../src/learn/Batch.ts"
 import * as Pack from "../../../src/learn/Pack.ts"
-import { Producer } from "../../../src/rollout/Trajectory.ts"
+import { Producer, type Trajectory } from "../../../src/rollout/Trajectory.ts"
 import { type Made, scoredGroup, split, trajectory } from "../../fixtures/groups.ts"
+import { contextOf } from "../../fixtures/forests.ts"
 
 const token = fc.integer({ min: 0, max: 30 })
 const sequence = fc.array(fc.tuple(token, fc.boolean()), { minLength: 1, maxLength: 6 }).chain((tokens) => {
@@ -12,7 +13,7 @@ const sequence = fc.array(fc.tuple(token, fc.boolean()), { minLength: 1, maxLeng
     fc.array(fc.double({ min, max, noNaN: true }), { minLength: n, maxLength: n })
   return fc
     .record({ advantage: numbers(-2, 2), sampled: numbers(-3, 0) })
-    .map(({ advantage, sampled }): Pack.PackSequence => ({
+    .map(({ advantage, sampled }): Pack.PackSequence & { readonly target: ReadonlyArray<boolean> } => ({
       tokens: Uint32Array.from(tokens, ([id]) => id),
       target: tokens.map(([, target]) => target),
       advantage: Float64Array.from(advantage),
@@ -28,19 +29,6 @@ const groups = fc.array(
 )
 const aggregates: ReadonlyArray<Pack.Aggregate> = ["token", "sequence", "sum", { constant: 6 }]
 
-/** The tokens that a forest position sees, from the root down to itself. */
-const contextOf = ({ segmentLength, segmentParent, segmentStart, tokens }: Pack.Pack["forest"], position: number) => {
-  let s = segmentStart.findIndex((start, i) => position >= start && position < start + segmentLength[i]!)
-  let end = position + 1
-  const context: Array<number> = []
-  while (s !== -1) {
-    context.unshift(...tokens.subarray(segmentStart[s]!, end))
-    s = segmentParent[s]!
-    if (s !== -1) end = segmentStart[s]! + segmentLength[s]!
-  }
-  return context
-}
-
 describe("every target", () => {
   it("is predicted from exactly what came before it, in order, whatever the packs", () => {
     fc.assert(
@@ -53,17 +41,17 @@ describe("every target", () => {
               if (!target[i]) return []
               const numbers = { advantage: (advantage as Float64Array)[n], sampled: samplerLogprobs![n] }
               n++
-              return [{ group, sequence, context: [...prompt, ...tokens.subarray(0, i)], id, ...numbers }]
+              return [{ group, index: sequence, context: [...prompt, ...tokens.subarray(0, i)], id, ...numbers }]
             })
           })
         )
         const actual = packs.flatMap((pack) =>
-          pack.sequences.flatMap(({ group, sequence }, q) =>
+          pack.sequences.flatMap(({ group, index }, q) =>
             Array.from({ length: pack.sequenceStart[q + 1]! - pack.sequenceStart[q]! }, (_, i) => {
               const n = pack.sequenceStart[q]! + i
               return {
                 group,
-                sequence,
+                index,
                 context: contextOf(pack.forest, pack.forest.targetPosition[n]!),
                 id: pack.forest.targetToken[n],
                 advantage: pack.advantages[n],
@@ -187,15 +175,15 @@ describe("packs", () => {
             aggregate: "sum"
           }
         )
-    assert.throws(of({}, []), /prompt is empty/)
-    assert.throws(of({ advantage: new Float64Array(2) }), /advantage of sequence 0 of group 0 has 2 numbers for 1/)
+    assert.throws(of({}, []), /sequence 0 of group 0, length of the prompt is 0/)
+    assert.throws(of({ advantage: new Float64Array(2) }), /sequence 0 of group 0, length of advantage is 2; expected 1/)
     assert.throws(of({ samplerLogprobs: new Float32Array() }), /samplerLogprobs/)
     assert.throws(
       () =>
         Pack.pack([{ prompt: tokens, sequences: [{ tokens, target: [1], advantage: 0 }] }], {
           aggregate: { constant: 0 }
         }),
-      /longest completion/
+      /aggregate.constant is 0; .*longest completion/
     )
   })
 })
@@ -230,12 +218,23 @@ describe("a batch", () => {
     assert.deepStrictEqual([...pack!.weights], [0.25, 0.25])
   })
 
-  it("refuses a trajectory of several branches, which it cannot pack", () => {
+  it("packs an episode in two branches as it packs the same in one", () => {
+    const whole = trajectory({ tokens: [1, 2, 3, 4], logprobs: [-1, -2, -3, -4] }, 0, [7, 8], "task")
+    const packsOf = (one: Trajectory) => {
+      const group = { ...batch.groups[0]!, trajectories: [{ trajectory: one, reward: 1, outcomes: {}, metrics: {} }] }
+      return Batch.pack({ groups: [group] }, { aggregate: "token" })
+    }
+    for (const own of [1, 2, 3]) assert.deepStrictEqual(packsOf(split(whole, own)), packsOf(whole))
+  })
+
+  it("refuses turns of several temperatures", () => {
     const [scored] = batch.groups[0]!.trajectories
-    const trajectories = [{ ...scored!, trajectory: split(trajectory({}, 0, [7, 8], "task"), 1) }]
+    const { trajectory } = scored!
+    const turns = trajectory.turns.map((turn, i) => ({ ...turn, temperature: i === 0 ? 1 : 0.5 }))
+    const trajectories = [{ ...scored!, trajectory: { ...trajectory, turns } }]
     assert.throws(
       () => Batch.pack({ groups: [{ ...batch.groups[0]!, trajectories }] }, { aggregate: "token" }),
-      /Batch.pack: trajectory 0 of task task has 2 branches; expected 1/
+      /temperature is "1 and 0.5"; expected one/
     )
   })
 

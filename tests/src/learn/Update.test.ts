@@ -102,7 +102,7 @@ describe("gradient", () => {
           entropy: true,
           temperature: 0.8
         })
-        return loss({ ...pack!, logprobs, oldLogprobs: logprobs, entropy }).loss
+        return loss({ ...pack!, logprobs, oldLogprobs: logprobs, entropy, constants: {} }).loss
       })
       const differences = yield* Effect.forEach(Array.from(own.weights.keys()), (i) =>
         Effect.gen(function* () {
@@ -226,6 +226,185 @@ describe("several updates", () => {
         .pipe(Effect.provide(own.layer))
       assert.notInclude(own.calls, "forward policy")
       assert.isTrue(inputs.every(({ oldLogprobs, samplerLogprobs }) => oldLogprobs === samplerLogprobs))
+    })
+  )
+})
+
+describe("what a loss is given", () => {
+  /** Collects the inputs of a loss. */
+  const watched = (more: Partial<Pick<Loss.Loss, "unit" | "needs">> = {}) => {
+    const inputs: Array<Loss.LossInput> = []
+    const loss: Loss.Loss = (input) => {
+      inputs.push(input)
+      return Loss.clipped()(input)
+    }
+    return { inputs, loss: Object.assign(loss, more) }
+  }
+
+  it.effect("names every sequence by its group in the batch, and counts the whole update, however it is cut", () =>
+    Effect.gen(function* () {
+      for (const maxTokens of [1, 4, 1000]) {
+        const { inputs, loss } = watched()
+        yield* Update.make({ ...plain, loss, maxTokens })
+          .batch(batch, 0)
+          .pipe(Effect.provide(model().layer))
+        assert.deepStrictEqual(
+          inputs.flatMap(({ sequences }) => sequences),
+          [
+            { group: 0, index: 0 },
+            { group: 0, index: 1 },
+            { group: 1, index: 0 },
+            { group: 1, index: 1 },
+            { group: 1, index: 2 }
+          ]
+        )
+        for (const { total } of inputs) assert.deepStrictEqual(total, { groups: 2, sequences: 5, targets: 9 })
+      }
+      const { inputs, loss } = watched()
+      yield* Update.make({ ...plain, loss, minibatches: 2 })
+        .batch(batch, 0)
+        .pipe(Effect.provide(model().layer))
+      assert.deepStrictEqual(
+        inputs.map(({ sequences, total }) => [sequences[0]!.group, total]),
+        [
+          [0, { groups: 1, sequences: 2, targets: 5 }],
+          [1, { groups: 1, sequences: 3, targets: 4 }]
+        ]
+      )
+    })
+  )
+
+  it.effect("has the columns and constants of the settings, made once of the prepared batch", () =>
+    Effect.gen(function* () {
+      const { inputs, loss } = watched({ needs: ["reference"] })
+      const seen: Array<Update.Prepared> = []
+      const own = model()
+      yield* Update.make({
+        ...plain,
+        loss,
+        epochs: 2,
+        maxTokens: 4,
+        credit: (prepared) => {
+          seen.push(prepared)
+          return prepared.updates.map((packs) =>
+            packs.map(({ old, pack, reference }) => ({
+              distance: Float64Array.from(old!, (logprob, t) => logprob - reference![t]!),
+              advantages: new Float64Array(pack.weights.length).fill(3)
+            }))
+          )
+        },
+        constants: (prepared) =>
+          Effect.sync(() => {
+            seen.push(prepared)
+            return { packs: prepared.updates.flat().length }
+          })
+      })
+        .batch(batch, 0)
+        .pipe(Effect.provide(own.layer))
+      assert.strictEqual(seen.length, 2)
+      // The second hook sees what the first one made.
+      assert.isDefined(seen[1]!.updates[0]![0]!.pack.columns["distance"])
+      assert.strictEqual(inputs.length, 2 * seen[0]!.updates.flat().length)
+      for (const { advantages, columns, constants, oldLogprobs, referenceLogprobs } of inputs) {
+        assert.deepStrictEqual(constants, { packs: inputs.length / 2 })
+        assert.isTrue(advantages.every((value) => value === 3))
+        assert.deepStrictEqual(Object.keys(columns), ["distance"])
+        assert.deepStrictEqual(
+          [...columns["distance"]!],
+          Array.from(oldLogprobs, (logprob, t) => logprob - referenceLogprobs![t]!)
+        )
+      }
+    })
+  )
+
+  it.effect("keeps groups whole, and refuses a batch that must not be cut", () =>
+    Effect.gen(function* () {
+      const grouped = watched({ unit: "group" })
+      yield* Update.make({ ...plain, loss: grouped.loss, maxTokens: 1 })
+        .batch(batch, 0)
+        .pipe(Effect.provide(model().layer))
+      assert.deepStrictEqual(
+        grouped.inputs.map(({ sequences }) => sequences.length),
+        [2, 3]
+      )
+      const whole = watched({ unit: "batch" })
+      const updater = Update.make({ ...plain, loss: whole.loss, maxTokens: 1 })
+      const error = yield* updater.batch(batch, 0).pipe(Effect.provide(model().layer), Effect.flip)
+      assert.strictEqual(error._tag, "OptionError")
+      assert.match(error.message, /maxTokens is 1; expected at least 7/)
+      assert.strictEqual(whole.inputs.length, 0)
+    })
+  )
+
+  it.effect("refuses a column of another length, by name", () =>
+    Effect.gen(function* () {
+      const updater = Update.make({ ...plain, credit: () => [[{ returns: new Float64Array(2) }]] })
+      const error = yield* updater.batch(batch, 0).pipe(Effect.provide(model().layer), Effect.flip)
+      assert.match(error.message, /length of column returns is 2; expected 9/)
+    })
+  )
+})
+
+describe("prepare, credit and apply", () => {
+  it.effect("one after the other are what batch does", () =>
+    Effect.gen(function* () {
+      const settings = { ...plain, epochs: 2, loss: Loss.withKl(Loss.clipped(), { coefficient: 0.1 }) }
+      const [whole, parts] = [model(), model()]
+      const updater = Update.make(settings)
+      const expected = yield* updater.batch(batch, 2).pipe(Effect.provide(whole.layer))
+      const report = yield* Effect.gen(function* () {
+        const prepared = yield* updater.prepare(batch)
+        assert.deepStrictEqual(parts.calls, ["forward policy", "forward reference"])
+        assert.strictEqual(prepared.passes, 2)
+        return yield* updater.apply(yield* updater.credit(prepared), 2)
+      }).pipe(Effect.provide(parts.layer))
+      assert.deepStrictEqual(parts.weights, whole.weights)
+      assert.deepStrictEqual({ ...report, seconds: 0 }, { ...expected, seconds: 0 })
+    })
+  )
+})
+
+describe("the engine", () => {
+  it.effect("is asked for entropy only if it has it or the loss needs it", () =>
+    Effect.gen(function* () {
+      const own = model()
+      const asked: Array<boolean | undefined> = []
+      const policy: Policy["Service"] = {
+        ...own.policy,
+        capabilities: { ...own.policy.capabilities, outputs: [] },
+        forward: (forest, options) => {
+          asked.push(options?.entropy)
+          return own.policy.forward(forest, options)
+        }
+      }
+      const run = (loss: Loss.Loss) =>
+        Update.make({ ...plain, loss })
+          .batch(batch, 0)
+          .pipe(Effect.provideService(Policy, policy))
+      const report = yield* run(Loss.clipped())
+      assert.isNaN(report.entropy)
+      assert.isFinite((yield* run(Loss.withEntropy(Loss.clipped(), 0.1))).entropy)
+      assert.deepStrictEqual(asked, [false, true])
+    })
+  )
+
+  it.effect("says which forwards took the activations of sampling: the share is reported", () =>
+    Effect.gen(function* () {
+      const own = model()
+      let calls = 0
+      const policy: Policy["Service"] = {
+        ...own.policy,
+        forward: (forest, options) =>
+          Effect.map(own.policy.forward(forest, options), (forward) => ({ ...forward, recorded: ++calls <= 1 }))
+      }
+      const report = yield* Update.make({ ...plain, minibatches: 2, epochs: 2, old: "sampler" })
+        .batch(batch, 0)
+        .pipe(Effect.provideService(Policy, policy))
+      assert.strictEqual(report.recordedShare, 1 / 4)
+      assert.strictEqual(report.metrics["update/recorded_share"], 1 / 4)
+      const empty = yield* Update.make(plain).batch(batchOf([]), 0).pipe(Effect.provideService(Policy, policy))
+      assert.isNaN(empty.recordedShare)
+      assert.notProperty(empty.metrics, "update/recorded_share")
     })
   )
 })

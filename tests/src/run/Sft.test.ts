@@ -5,6 +5,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { Demonstration, LearningRate, Loss, Policy, PolicyNative, Progress, Sft, type Task, Tokenizer } from "quintain"
 import gold from "../../fixtures/sft.json" with { type: "json" }
+import { noExtras } from "../../fixtures/lossInput.ts"
 
 const tokenizer = Tokenizer.bytes()
 const tiny = {
@@ -164,7 +165,8 @@ describe("Loss.crossEntropy", () => {
       entropy: Float32Array.of(0, 0),
       advantages: Float64Array.of(0, 0),
       weights: Float64Array.of(0.5, 0.5),
-      sequenceStart: Uint32Array.of(0, 2)
+      sequenceStart: Uint32Array.of(0, 2),
+      ...noExtras
     })
     assert.strictEqual(output.loss, 2)
   })
