@@ -8,6 +8,7 @@ import * as Schema from "effect/Schema"
 import type * as Demonstration from "../data/Demonstration.ts"
 import * as Loss from "../learn/Loss.ts"
 import { encoded, meanLoss, orderOf, packsOf } from "./internal/examples.ts"
+import type { OptionError } from "../OptionError.ts"
 import type { EngineError } from "../engine/EngineError.ts"
 import { Policy } from "../engine/Policy.ts"
 import * as Progress from "./Progress.ts"
@@ -78,7 +79,11 @@ export interface SftResult {
  */
 export const train = Effect.fn("Sft.train")(function* <R2 = never>(
   options: SftOptions<R2>
-): Effect.fn.Return<SftResult, EngineError | TaskError | Run.RunError | Trainer.CallbackError, Policy | R2> {
+): Effect.fn.Return<
+  SftResult,
+  EngineError | OptionError | TaskError | Run.RunError | Trainer.CallbackError,
+  Policy | R2
+> {
   return yield* Effect.scoped(body(options))
 })
 
