@@ -127,6 +127,7 @@ export const train = Effect.fn("Grpo.train")(function* <Data, R, R2 = never, R3 
   const trainer = yield* Trainer.open({
     directory: options.directory,
     record: yield* recordOf(options, loss, { correction, sampler: engines.sampler, policy: engines.policy }),
+    needs: loss.needs ?? [],
     mayChange: [...mayChange, ...(options.mayChange ?? [])],
     participants: [
       // The distance is measured from where training began, also by a resumed run.

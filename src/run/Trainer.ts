@@ -6,8 +6,13 @@
  * if due or stopping; `onCheckpoint`. A stop by a callback is evaluated before its metrics are written.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as path from "node:path"
+import * as Capabilities from "../engine/Capabilities.ts"
+import { EngineError } from "../engine/EngineError.ts"
+import { Policy } from "../engine/Policy.ts"
+import type { Need } from "../learn/lossContract.ts"
 import { LoopControl } from "./internal/loop.ts"
 import type { CallbackError } from "./internal/callbacks.ts"
 import { loadAll, type Participant } from "./internal/participants.ts"
@@ -31,6 +36,8 @@ export interface OpenOptions<P extends Participant<any, any>> {
   readonly mayChange?: ReadonlyArray<string>
   /** What checkpoints hold, in the order in which it is saved and loaded. */
   readonly participants: ReadonlyArray<P>
+  /** Needs of the loss, checked against the policy in context before anything is sampled. Default: none. */
+  readonly needs?: ReadonlyArray<Need>
   /** Checkpoints to keep. Default 2. */
   readonly keep?: number
   /** Default: none is shown. */
@@ -81,16 +88,28 @@ export interface Trainer<out EP = never> {
  */
 export const open = <P extends Participant<any, any>>(
   options: OpenOptions<P>
-): Effect.Effect<Trainer<ErrorOf<P>>, ErrorOf<P> | Run.RunError, ServicesOf<P> | Scope.Scope> =>
+): Effect.Effect<Trainer<ErrorOf<P>>, ErrorOf<P> | EngineError | Run.RunError, ServicesOf<P> | Scope.Scope> =>
   opened<ErrorOf<P>, ServicesOf<P>>(options)
 
 type ErrorOf<P> = P extends Participant<infer E, any> ? E : never
 type ServicesOf<P> = P extends Participant<any, infer R> ? R : never
 
+/** Fails if the policy in context cannot compute what the loss needs. */
+const checkNeeds = Effect.fnUntraced(function* (needs: ReadonlyArray<Need>) {
+  const policy = yield* Effect.serviceOption(Policy)
+  const engine = Option.isSome(policy) ? policy.value.info.engine : "none"
+  const lacking = Option.isSome(policy) ? Capabilities.missing(policy.value.capabilities, needs) : needs
+  if (lacking.length === 0) return
+  const what = lacking.join(" and ")
+  const detail = `the loss needs ${what}, which the engine "${engine}" does not have; choose another engine or loss`
+  return yield* new EngineError({ operation: "open", reason: { _tag: "Unsupported", what, engine, detail } })
+})
+
 const opened = Effect.fn("Trainer.open")(function* <E, R>(
   options: OpenOptions<Participant<E, R>>
-): Effect.fn.Return<Trainer<E>, E | Run.RunError, R | Scope.Scope> {
+): Effect.fn.Return<Trainer<E>, E | EngineError | Run.RunError, R | Scope.Scope> {
   const { directory, mayChange, participants, progress = Progress.silent, record } = options
+  yield* checkNeeds(options.needs ?? [])
   const context = yield* Effect.context<R>()
   const run =
     directory === undefined

@@ -8,7 +8,8 @@ import * as Schema from "effect/Schema"
 import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
-import { type Record, Trainer } from "quintain"
+import { Policy, type Record, Trainer } from "quintain"
+import { tabular } from "../../fixtures/tabularPolicy.ts"
 
 const folder = Effect.acquireRelease(
   Effect.promise(() => fs.mkdtemp(path.join(os.tmpdir(), "quintain-trainer-"))),
@@ -288,5 +289,27 @@ describe("Trainer", () => {
       const step = () => Effect.succeed({ metrics: {}, tokens: 1 })
       assert.deepStrictEqual(yield* trainer.train({ steps: 2, step }), { steps: 2 })
     }).pipe(Effect.scoped)
+  )
+})
+
+describe("needs of a loss", () => {
+  const open = (directory: string, needs: ReadonlyArray<"reference" | "entropy">) =>
+    Effect.scoped(Trainer.open({ directory, record, participants: [], needs }))
+
+  it.effect("are checked against the policy before a run exists", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* folder, "run")
+      const { policy } = tabular(4)
+      const without = { ...policy, capabilities: { ...policy.capabilities, gradients: [], reference: false } }
+      const error = yield* open(directory, ["reference", "entropy"]).pipe(
+        Effect.provideService(Policy.Policy, without),
+        Effect.flip
+      )
+      assert.strictEqual(error._tag, "EngineError")
+      assert.include(error.message, 'the loss needs reference and entropy, which the engine "tabular" does not have')
+      assert.deepStrictEqual(yield* Effect.promise(() => fs.readdir(path.dirname(directory))), [])
+      yield* open(directory, ["reference", "entropy"]).pipe(Effect.provideService(Policy.Policy, policy))
+      assert.strictEqual((yield* Effect.flip(open(directory, ["entropy"])))._tag, "EngineError")
+    })
   )
 })
