@@ -27,7 +27,7 @@ export interface CallOptions extends Cancellation {
   readonly adapter?: string
 }
 
-/** What a session's Effects may need. */
+/** Services that a session's Effects may need. */
 export type Services = Policy | Sampler | VerifierPool.VerifierPool
 
 /** Options whose tokenizer is the session's own unless they name another. */
@@ -35,7 +35,7 @@ export type OwnTokenizer<A extends { readonly tokenizer: Tokenizer }> = Omit<A, 
   Partial<Pick<A, "tokenizer">>
 
 export interface Session extends AsyncDisposable {
-  /** The one given, or else the model's own. Throws where there is neither: a model made from a configuration has none. */
+  /** The given tokenizer, or the model's own. Throws if there is neither: a model made from a configuration has none. */
   readonly tokenizer: Tokenizer
   readonly grpo: <Data, R extends Services, R2 extends Services = never, R3 extends Services = never>(
     options: OwnTokenizer<Grpo.GrpoOptions<Data, R, R2, R3>>,
@@ -145,7 +145,7 @@ export const open = async (options: SessionOptions): Promise<Session> => {
   }
 }
 
-/** What is wrong with a model's own tokenizer is said where it is asked for: training on token ids needs none. */
+/** Defers the errors of a model's own tokenizer until it is read: training on token ids needs none. */
 const withTokenizer = async ({ hub, model, tokenizer }: SessionOptions) => {
   if (tokenizer !== undefined) return { model, tokenizer: Result.succeed(tokenizer) }
   if (typeof model !== "string") {

@@ -23,11 +23,11 @@ import type { ScoredGroup, ScoredTrajectory } from "../score/Reward.ts"
 import { policyTokens, promptOf, spans, tokensOf } from "../rollout/Trajectory.ts"
 
 export interface AdvantagedGroup<out Data = unknown> extends ScoredGroup<Data> {
-  /** Of each trajectory: a number for all its policy tokens, or one per policy token. 0 for unscorable ones. */
+  /** The advantage of each trajectory: a number for all its policy tokens, or one per policy token. 0 if unscorable. */
   readonly advantages: ReadonlyArray<number | Float64Array>
 }
 
-/** What an estimator looks at: each group by itself, or all groups of the batch. */
+/** The groups that an estimator compares: each by itself, or all of the batch. */
 export type Scope = "group" | "batch"
 
 export interface Advantage {
@@ -255,9 +255,9 @@ export interface TokenLevel {
   /** Discount per policy token. Default 1. */
   readonly gamma?: number
   /**
-   * What is subtracted from the reward-to-go at token t: the mean over the group at the same count of policy tokens
+   * The baseline of the reward-to-go at token t: the mean over the group at the same count of policy tokens
    * (`position`; a trajectory that has ended is worth 0 there), or over the trajectories that agree with it in every
-   * token before t (`prefix`; where there is no other, the position's). Default `position`.
+   * token before t (`prefix`; if there is no other, the position's). Default `position`.
    */
   readonly baseline?: "position" | "prefix"
   /**
@@ -276,7 +276,7 @@ export interface TokenLevel {
  * this package's own: a critic-free form of reward-to-go with a time-dependent baseline (Williams 1992; Greensmith et
  * al. 2004). A token is not paid for what was earned before it, so a dense reward, such as the share of an answer that
  * is right from the start, teaches the token that went wrong and not the ones before it. Needs verifiers that give
- * `tokenScores`; where they do not, the whole reward sits on the last token and this is `groupRelative` without scale
+ * `tokenScores`; if they do not, the whole reward sits on the last token and this is `groupRelative` without scale
  * for groups of equal length.
  */
 export const tokenLevel = (options: TokenLevel = {}): Advantage => {

@@ -35,7 +35,7 @@ export interface CollectOptions {
   /** Most groups drawn for a batch, as a multiple of `groups`. Default 10, as TAPO's `max_num_gen_batches`. */
   readonly maxDraws?: number
   /**
-   * What becomes of a batch that is not full when the bound is reached: false goes on with what it has, true fills it up
+   * The rule for a batch that is not full at the bound: false continues with what it has, true fills it up
    * with the constant groups drawn (verl's TAPO recipe). Default false. A batch may be empty; an update then does nothing.
    */
   readonly fill?: boolean

@@ -18,7 +18,7 @@ import type { Loss, LossInput, LossOutput } from "./lossContract.ts"
 
 export interface ImportanceCorrection {
   /**
-   * Of what the ratio w = exp(old logprob - sampler logprob) is taken: a `token`, the `sequence` (product over its
+   * The level of the ratio w = exp(old logprob - sampler logprob): a `token`, the `sequence` (product over its
    * tokens), or `geometric` (their geometric mean, only to judge a sequence by: kept ones weigh 1). Default `sequence`.
    */
   readonly level?: "token" | "sequence" | "geometric"

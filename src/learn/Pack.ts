@@ -1,5 +1,5 @@
 /**
- * What one forward and backward computes: a forest of token segments with its targets, and for each target what a loss
+ * One forward and backward as data: a forest of token segments with its targets, and for each target what a loss
  * needs. Aggregation is folded into `weights`, so a loss is a plain sum over targets and the gradient of a batch does not
  * depend on how it is cut into packs.
  */

@@ -1,4 +1,4 @@
-/** What a loss takes and gives. */
+/** The contract of a loss: its input, its output, and what it says about itself. */
 import type { Identity } from "../data/Identity.ts"
 
 export type Numbers = Float32Array | Float64Array
@@ -28,7 +28,7 @@ export interface LossInput {
   readonly logprobs: Numbers
   /** [N] of the policy before this batch's updates; the same numbers as `logprobs` when there is one update per batch. */
   readonly oldLogprobs: Numbers
-  /** [N] at sampling; NaN where there was no sampler. */
+  /** [N] at sampling; NaN if there was no sampler. */
   readonly samplerLogprobs: Numbers
   /** [N] of the frozen reference; present if the loss needs `reference`. */
   readonly referenceLogprobs?: Numbers
@@ -46,7 +46,7 @@ export interface LossInput {
   readonly constants: Readonly<Record<string, number>>
   /** [Q] */
   readonly sequences: ReadonlyArray<Sequence>
-  /** Of the whole update, not of the pack. */
+  /** Counts of the whole update, not of the pack. */
   readonly total: Total
 }
 
@@ -79,7 +79,7 @@ export interface Loss {
   readonly identity?: Identity
   /** Inputs that must be there. Default: none. */
   readonly needs?: ReadonlyArray<Need>
-  /** What must not be cut into packs. Default `sequence`. */
+  /** The part that packs must not cut. Default `sequence`. */
   readonly unit?: Unit
   /**
    * For a loss that adds a term to another: the same with `wrap` around the other alone. An importance correction goes

@@ -1,4 +1,4 @@
-/** What is packed, and what a pack holds. */
+/** The input of the packer, and the packs it gives. */
 import type { Forest } from "../engine/Forest.ts"
 import type { Numbers, Sequence, Total, Unit } from "./lossContract.ts"
 
@@ -66,7 +66,7 @@ export interface Pack {
   readonly forest: Forest
   /** [N] */
   readonly advantages: Float64Array
-  /** [N] log-probabilities at sampling; NaN where there was no sampler. */
+  /** [N] log-probabilities at sampling; NaN if there was no sampler. */
   readonly samplerLogprobs: Float32Array
   /** [N] the aggregation's share of each target. */
   readonly weights: Float64Array
@@ -76,7 +76,7 @@ export interface Pack {
   readonly sequenceStart: Uint32Array
   /** [Q] */
   readonly sequences: ReadonlyArray<Sequence>
-  /** Of everything that was packed together. */
+  /** Counts of everything that was packed together. */
   readonly total: Total
 }
 
@@ -85,7 +85,7 @@ export interface PackOptions {
   /** Most forest tokens in a pack; one unit longer than that still gets a pack of its own. Default: no limit. */
   readonly maxTokens?: number
   /**
-   * What is never cut: a `sequence`; a `group`; the whole `batch`, which is refused if it exceeds `maxTokens`. Default
+   * The part that is never cut: a `sequence`; a `group`; the whole `batch`, which is refused if it exceeds `maxTokens`. Default
    * `sequence`, which leaves out sequences without a target. The others keep them: `sequenceStart[q]` is
    * `sequenceStart[q + 1]`.
    */

@@ -1,4 +1,4 @@
-/** What an update is given, and what it reports. */
+/** Settings, steps and reports of an update. */
 import type * as Effect from "effect/Effect"
 import type { OptionError } from "../OptionError.ts"
 import type { EngineError } from "../engine/EngineError.ts"
@@ -29,7 +29,7 @@ export interface Prepared {
   readonly batch?: Batch
 }
 
-/** What a skipped update was computed from. */
+/** The input of an update that was skipped. */
 export interface Dump {
   readonly step: number
   readonly reason: string
@@ -76,7 +76,7 @@ export type Phase = "pack" | "old" | "reference" | "forward" | "loss" | "backwar
 /** NaN stands for a number that was not computed: there was nothing to update, or all of it was skipped. */
 export interface StepReport {
   readonly step: number
-  /** Of several updates the mean. */
+  /** The mean over updates. */
   readonly loss: number
   /** Before clipping; of several updates the mean. */
   readonly gradNorm: number
@@ -100,7 +100,7 @@ export interface StepReport {
   /** Tokens that went through forward and backward in all updates, and targets among them. */
   readonly tokens: { readonly forward: number; readonly trained: number }
   readonly seconds: Readonly<Record<Phase, number>>
-  /** Of the weights after the update; absent when there was none. */
+  /** Version of the weights after the update; absent if there was none. */
   readonly version?: number
 }
 

@@ -1,6 +1,6 @@
 /**
  * Held-out evaluation: every task of a source once, with the same environment and reward as in training, greedily. A run
- * shows it beside the training reward, because a reward that rises while accuracy falls is being gamed.
+ * shows it beside the training reward, because a reward that rises while accuracy falls is being exploited.
  */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"

@@ -46,7 +46,7 @@ export interface GrpoOptions<Data, R = never, R2 = never, R3 = never> extends Tr
   /** Default `Loss.clipped()`: 0.2 both ways, no KL. */
   readonly loss?: Loss.Loss
   /**
-   * What makes up for a sampler that is not the policy's own engine, whose log-probabilities differ. Default: TRL's (whole
+   * Importance-sampling correction for a sampler that is not the policy's own engine, whose log-probabilities differ. Default: TRL's (whole
    * sequences, those of a ratio above 3 left out) where `Sampler.engine` is not `Policy.info.engine` and the loss takes its
    * ratio against the old policy; else `none`. KL and entropy are never weighed. The step's `sampling/*` metrics tell the
    * distance.

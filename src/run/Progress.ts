@@ -1,4 +1,4 @@
-/** What a person sees while a run goes on: one rewritten line on a terminal, a plain line per step elsewhere. */
+/** Progress output of a run: one rewritten line on a terminal, a plain line per step elsewhere. */
 
 import { duration } from "../internal/amounts.ts"
 

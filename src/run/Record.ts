@@ -1,5 +1,5 @@
 /**
- * What a run leaves behind, as schemas: the record of its parts (`config.json`), where it was left (`state.json`), and its
+ * The files of a run as schemas: the record of its parts (`config.json`), its position (`state.json`), and its
  * trajectories. Parts have an {@link Identity}: a name and settings. A resume with another part is refused by name.
  */
 import * as Effect from "effect/Effect"
@@ -155,7 +155,7 @@ const tokenizerOf = (tokenizer: Tokenizer): Identity.Identity => {
 
 let known: RunRecord["versions"] | undefined
 
-/** Of this package, Node and the addon, which is the package's own. */
+/** Versions of this package, Node and the addon, which is the package's own. */
 const versions = (): RunRecord["versions"] =>
   (known ??= { quintain: packageVersion(), node: process.version, addon: packageVersion() })
 

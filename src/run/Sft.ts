@@ -31,7 +31,7 @@ export interface SftOptions<R2 = never> extends Demonstration.EncodeOptions, Tra
   readonly epochs?: number
   /** Examples per step. Default 32. */
   readonly batch?: number
-  /** Orders the examples; every epoch anew. Default 0. */
+  /** Orders the examples; again in every epoch. Default 0. */
   readonly seed?: number
   readonly update: Omit<Update.UpdateSettings, "loss" | "aggregate" | "temperature" | "dump" | "epochs" | "minibatches">
   /** Demonstrations never trained on; their loss is measured before the first step, every `evaluateEvery` and at the end. */
@@ -180,7 +180,7 @@ const settingsOf = (options: typeof defaults & Pick<SftOptions, "steps">, maxLen
   checkpointEvery: options.checkpointEvery
 })
 
-/** What a step shows. */
+/** The metrics of a step. */
 const measured = (report: Update.StepReport, epoch: number): Trainer.Stepped => {
   const { total: _, ...seconds } = report.seconds
   const metrics = {

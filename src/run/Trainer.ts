@@ -34,7 +34,7 @@ export interface OpenOptions<P extends Participant<any, any>> {
   readonly record: RunRecord
   /** Fields of the record that a resume may change. Versions and the model's name always may. */
   readonly mayChange?: ReadonlyArray<string>
-  /** What checkpoints hold, in the order in which it is saved and loaded. */
+  /** The parts of a checkpoint, in the order in which they are saved and loaded. */
   readonly participants: ReadonlyArray<P>
   /** Needs of the loss, checked against the policy in context before anything is sampled. Default: none. */
   readonly needs?: ReadonlyArray<Need>
@@ -50,7 +50,7 @@ export interface Trainer<out EP = never> {
   readonly run: Run.Run | undefined
   /** Steps done before. */
   readonly step: number
-  /** What callbacks have set so far. */
+  /** Values that callbacks have set so far. */
   readonly set: () => Readonly<Record<string, number>>
   /** A learning rate for `Update.make` that callbacks may replace, under the name `learningRate`. */
   readonly learningRate: (scheduled: number | ((step: number) => number)) => (step: number) => number

@@ -10,7 +10,7 @@ import { type Gather, gather } from "./gather.ts"
 import { timed } from "./prepare.ts"
 import { measureSampler } from "./samplerMismatch.ts"
 
-/** What the updates of one batch share. */
+/** State that the updates of one batch share. */
 interface Work {
   readonly policy: Policy["Service"]
   readonly settings: UpdateSettings

@@ -3,7 +3,7 @@ import type { Batch } from "./batchTypes.ts"
 import { isTruncated, policyTokens } from "../../rollout/Trajectory.ts"
 
 /**
- * What a batch shows before any update, over all groups drawn for it, dropped ones included. TRL's names: `reward`,
+ * Metrics of a batch before any update, over all groups drawn for it, dropped ones included. TRL's names: `reward`,
  * `reward_std` (mean of the groups' deviations), `frac_reward_zero_std`, `completions/{mean,min,max}_length` and
  * `_terminated_length`, `completions/clipped_ratio`, `rewards/{verifier}/{mean,std}`. Beside them
  * `rewards/{verifier}/unscorable` (a count), `rewards/{verifier}/{metric}`, `env/{metric}`, `stop/{reason}` (shares), and

@@ -23,7 +23,7 @@ export interface Batch<out Data = unknown> {
   /** Groups drawn for this batch, used or not. */
   readonly drawn: number
   readonly dropped: Dropped
-  /** Of the groups used, how many teach nothing because their rewards are all the same. */
+  /** Groups that were used though their rewards are all the same, so that they teach nothing. */
   readonly constant: number
   /** Cursor of the first task not yet drawn: where a resumed run continues. Present in batches made by `rounds`. */
   readonly next?: number

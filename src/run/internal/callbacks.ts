@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
-/** What a callback may ask. It is part of the next checkpoint, so a resumed run knows it. */
+/** The requests that a callback may return. The next checkpoint holds them, so a resumed run has them. */
 export interface Control {
   /** Ends the run after this step, with this reason. */
   readonly stop?: string

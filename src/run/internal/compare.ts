@@ -1,4 +1,4 @@
-/** What a resume compares: the record of a run against the record that it was made with. */
+/** Compares the record of a run with the record that it was made with, when it is resumed. */
 import type * as Schema from "effect/Schema"
 import type { RunRecord } from "./record.ts"
 

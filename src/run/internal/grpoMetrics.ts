@@ -1,4 +1,4 @@
-/** What a step of group-relative optimisation measures. */
+/** Metrics of a step of group-relative optimisation. */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Batch from "../../learn/Batch.ts"
@@ -7,7 +7,7 @@ import * as Reward from "../../score/Reward.ts"
 import { VerifierPool } from "../../score/VerifierPool.ts"
 import type { Stepped } from "./trainOptions.ts"
 
-/** What a step shows and records. */
+/** The metrics and the record of a step. */
 export const measured = (batch: Batch.Batch, report: StepReport): Stepped => {
   const groups = [...batch.groups, ...batch.unused]
   const metrics: Record<string, number> = {
@@ -38,7 +38,7 @@ const busy = (groups: ReadonlyArray<Reward.ScoredGroup>): Record<string, number>
   }
 }
 
-/** Of the pool that the run's verifiers share, where there is one. */
+/** Metrics of the pool that the run's verifiers share, if there is one. */
 export const poolMetrics = Effect.serviceOption(VerifierPool).pipe(
   Effect.flatMap(
     Option.match({

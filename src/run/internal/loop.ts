@@ -16,7 +16,7 @@ type Numbers = Readonly<Record<string, number>>
 interface Parts<E, R> {
   readonly run: Run | undefined
   readonly participants: ReadonlyArray<Participant<E, R>>
-  /** What participants need. */
+  /** Services that participants need. */
   readonly context: Context.Context<R>
   readonly progress: Progress
   readonly phases: Phases

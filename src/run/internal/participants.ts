@@ -1,4 +1,4 @@
-/** What takes part in a run's checkpoints. */
+/** Participants of a run's checkpoints. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as fs from "node:fs/promises"

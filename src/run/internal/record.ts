@@ -11,20 +11,20 @@ const Hash = Schema.String
 export const DataRecord = Schema.Struct({
   name: Schema.String,
   count: Schema.optionalKey(Schema.Int),
-  /** Of ids and prompts, or of the encoded examples. */
+  /** SHA-256 of ids and prompts, or of the encoded examples. */
   sha256: Schema.optionalKey(Hash)
 })
 export type DataRecord = typeof DataRecord.Type
 
 /**
- * What a run was asked for, and with which parts: `config.json`. A resume with other parts is refused, apart from fields that
+ * The options and parts of a run: `config.json`. A resume with other parts is refused, except for fields that
  * may change.
  */
 export const RunRecord = Schema.Struct({
   format: Schema.Literal(FORMAT),
   model: Schema.Struct({
     name: Schema.String,
-    /** Of the weights that training began with. */
+    /** Hash of the weights that training began with. */
     hash: Hash,
     dtype: Schema.String,
     engine: Schema.String
@@ -62,7 +62,7 @@ export const State = Schema.Struct({
   step: Schema.Int,
   /** Policy and prompt tokens seen, for `num_tokens`. */
   tokens: Schema.Int,
-  /** What callbacks set, by name. */
+  /** Values that callbacks set, by name. */
   set: Schema.Record(Schema.String, Schema.Finite),
   /** Why a callback ended the run here. */
   stopped: Schema.optionalKey(Schema.String),

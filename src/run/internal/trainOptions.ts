@@ -1,19 +1,19 @@
-/** What the loop of a trainer takes and gives. */
+/** Options and results of a trainer's loop. */
 import type * as Effect from "effect/Effect"
 import type { Callback, CheckpointEvent, EvaluateEvent, StepEvent } from "./callbacks.ts"
 import type { RunPhase } from "./phases.ts"
 import type { ProgressStep } from "../Progress.ts"
 import type { RecordedGroup } from "./trajectoryLines.ts"
 
-/** What a step is told. */
+/** The input of a step. */
 export interface StepContext {
   /** Counts from 0. */
   readonly step: number
-  /** Measures a part of the step as `timing_s/{name}`. Only for the fiber of the step: what overlaps is no phase. */
+  /** Measures a part of the step as `timing_s/{name}`. Only for the fiber of the step: what overlaps is not a phase. */
   readonly phase: RunPhase
 }
 
-/** What a step gives. */
+/** The result of a step. */
 export interface Stepped {
   readonly metrics: Readonly<Record<string, number>>
   /** Tokens that went through the model, for `num_tokens` and tokens per second. */

@@ -42,7 +42,7 @@ const BranchRecord = Schema.Struct({
   producer: Base64.Uint8,
   /** At the sampling temperature; 0 at tokens that were not sampled. */
   logprobs: Base64.Float32,
-  /** Of the weights that sampled each token; 0 at others. */
+  /** Version of the weights that sampled each token; 0 at others. */
   versions: Versions
 })
 
@@ -84,7 +84,7 @@ export const TrajectoryRecord = Schema.Struct({
   index: Count,
   /** Null: unscorable. */
   reward: Schema.NullOr(Schema.Number),
-  /** Of the trajectory, or one number per policy token. Null: drawn, not trained on. */
+  /** The trajectory's advantage, or one number per policy token. Null if it was drawn but not trained on. */
   advantage: Schema.NullOr(Schema.Union([Schema.Number, Base64.Float64])),
   /** One number per policy token; sums to `reward`. */
   tokenRewards: Schema.optionalKey(Base64.Float64),
