@@ -5,14 +5,14 @@ import * as Schema from "effect/Schema"
 const SHOWN = 100
 
 export class OptionError extends Schema.TaggedError<OptionError>()("OptionError", {
-  /** Who was given the option: `Reward.weight`, `toolkit`. */
+  /** The function that was given the option: `Reward.weight`, `toolkit`. */
   module: Schema.String,
-  /** Its name, with a path if it lies deeper: `tolerance.relative`. */
+  /** The option's name, with a path if it lies deeper: `tolerance.relative`. */
   option: Schema.String,
   value: Schema.Unknown,
-  /** The values that are allowed. */
+  /** Values that are allowed. */
   expected: Schema.String,
-  /** What to do, as a sentence without its full stop. */
+  /** A sentence that says what to do, without its full stop. */
   remedy: Schema.String
 }) {
   override get message(): string {
@@ -30,7 +30,7 @@ const textOf = (value: unknown): string => {
   try {
     return JSON.stringify(value)
   } catch {
-    // A circle, or deeper than the stack.
+    // The value is circular, or nested deeper than the stack allows.
     return "a value that is not JSON"
   }
 }

@@ -1,8 +1,9 @@
 /**
- * Adapters: the settings of one, and the policy and sampler of one of several that share a base. The base
- * is held once; each adapter has its own weights, gradients, optimiser and version, in PEFT's format on disk.
+ * Settings of adapters, and a layer that selects one of several adapters on a base.
  *
- * {@link layer} gives whatever trains or samples in its scope another adapter, so a whole run can be about one of them:
+ * The base is held once. Each adapter has its own weights, gradients, optimiser and version, in PEFT's format on disk.
+ * {@link layer} selects the adapter for everything that trains or samples in its scope, so a whole run can train one of
+ * them:
  *
  * @example
  * ```ts
@@ -30,8 +31,10 @@ import { Sampler } from "./Sampler.ts"
 export { AdapterConfig, base, defaultName, Lora } from "../model/adapterConfig.ts"
 
 /**
- * Policy and sampler with the adapter `name` in place of the default one: it is what is sampled, trained, saved and
- * loaded, unless a call names another. The adapter must be there; its base stays shared.
+ * Selects the adapter `name` as the default of policy and sampler.
+ *
+ * Calls sample, train, save and load this adapter unless they name another. Fails with reason `State` if there is no
+ * such adapter. The base stays shared.
  */
 export const layer = (name: string): Layer.Layer<Policy | Sampler, EngineError, Policy | Sampler> =>
   Layer.effectContext(

@@ -1,21 +1,23 @@
-/** What an engine can compute, stated by the engine and checked before a run samples anything. */
+/** Capabilities of an engine: stated by the engine, and checked before a run samples anything. */
 import type { AdapterConfig } from "../model/adapterConfig.ts"
 
 export interface Capabilities {
-  /** What a forward can return besides log-probabilities. */
+  /** Outputs that a forward can return besides log-probabilities. */
   readonly outputs: ReadonlyArray<"entropy">
-  /** The outputs whose gradient a backward takes, besides log-probabilities. */
+  /** Outputs besides log-probabilities whose gradient a backward takes. */
   readonly gradients: ReadonlyArray<"entropy">
   /** Kinds of adapters, as PEFT's `peft_type` names them. */
   readonly adapters: ReadonlyArray<AdapterConfig["kind"]>
-  /** A forward can compute with the weights that training began with. */
+  /** Whether a forward can use the weights that training began with. */
   readonly reference: boolean
 }
 
 /**
- * The needs of a loss that an engine does not meet, in their order; empty if it meets all of them.
+ * Lists the needs of a loss that an engine does not meet.
  *
- * @param needs `reference`, or an output (`entropy`), which a loss needs together with its gradient
+ * The order is that of `needs`. The list is empty if the engine meets all of them.
+ *
+ * @param needs `reference`, or an output (`entropy`) that a loss needs together with its gradient
  *
  * @example
  * ```ts

@@ -1,9 +1,9 @@
-/** What engines fail with, whatever they are: a kernel in this process, a runtime on a device, a server. */
+/** Failures of every engine: a kernel in this process, a runtime on a device, a server. */
 import * as Schema from "effect/Schema"
 
 const detail = Schema.String
 
-/** Why a call failed. `detail` says what is wrong and what to do. */
+/** Reason why a call failed. `detail` names the fault and what to do. */
 export const Reason = Schema.TaggedUnion({
   /** Arguments do not fit each other or the model. */
   Shape: { detail },
@@ -11,31 +11,34 @@ export const Reason = Schema.TaggedUnion({
   Config: { option: Schema.optionalKey(Schema.String), detail },
   /** The operating system refused a file operation. */
   Io: { path: Schema.optionalKey(Schema.String), detail },
-  /** A file or an answer was read, but does not hold what it should. */
+  /** A file or an answer was read, but its content is invalid. */
   Format: { path: Schema.optionalKey(Schema.String), detail },
   /** The caller ended the call, or closed the engine. */
   Aborted: { detail },
-  /** A number is infinite or not a number. */
+  /** A number is infinite or NaN. */
   NonFinite: { detail },
   /** A memory bound would be exceeded. The engine stays as it was. */
   OutOfMemory: { detail },
-  /** The call is legal, but not now. */
+  /** The call is legal, but not in the present state. */
   State: { detail },
   /** A fault of the engine itself. */
   Internal: { detail },
-  /** The engine lacks what was asked for. */
+  /** The engine lacks what the call needs. */
   Unsupported: { what: Schema.String, engine: Schema.String, detail },
-  /** The engine cannot be reached: no addon, no execution provider, a lost device or worker, a server that is away. */
+  /**
+   * The engine cannot be reached. It lacks the addon or an execution provider, a device or worker is lost, or a server
+   * is down.
+   */
   Unavailable: { detail },
-  /** No answer within the time that the options allow. */
+  /** The engine gave no answer within the time that the options allow. */
   Deadline: { milliseconds: Schema.Finite, detail },
-  /** A server refused the request, in its own words. */
+  /** A server refused the request; `detail` quotes it. */
   Rejected: { status: Schema.optionalKey(Schema.Int), detail }
 })
 export type Reason = typeof Reason.Type
 
 /**
- * The one error of policies and samplers. `reason` tells the kinds apart:
+ * The error of every policy and sampler. `reason` tells its kinds apart:
  *
  * @example
  * ```ts

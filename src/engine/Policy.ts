@@ -1,6 +1,8 @@
 /**
- * The trainable model, as four verbs: `forward`, `backward`, `step`, `save` (and `load`). The loss is TypeScript: a pure
- * function of the log-probabilities that returns their gradient, so a new algorithm needs no change of the engine.
+ * The trainable model: `forward`, `backward`, `step`, `save` and `load`.
+ *
+ * The loss is TypeScript: a pure function of the log-probabilities that returns their gradient. A new algorithm needs
+ * no change of the engine.
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
@@ -11,19 +13,22 @@ import type { Forest } from "./Forest.ts"
 
 export type { Forest } from "./Forest.ts"
 
-/** Which adapter a call is about, by name; `base` is the model without any. Default: the one that the option `adapter` made, if any. */
+/**
+ * Names the adapter that a call uses; `base` is the model without adapters. Default: the adapter that the option
+ * `adapter` made, if any.
+ */
 export interface AdapterChoice {
   readonly adapter?: string
 }
 
 export interface ForwardOptions extends AdapterChoice {
-  /** Logits are divided by it before log-softmax. Default 1. */
+  /** Divides the logits before log-softmax. Default 1. */
   readonly temperature?: number
   /** Whether to return the entropy at each target's position. Default false. */
   readonly entropy?: boolean
-  /** Keep what `backward` needs; the result's `id` then names it. Default false. */
+  /** Whether to keep what `backward` needs; the result's `id` then names it. Default false. */
   readonly keep?: boolean
-  /** `reference`: the frozen weights that training began with; of an adapter, the base. Default `policy`. */
+  /** `reference` means the frozen weights that training began with; for an adapter, the base. Default `policy`. */
   readonly weights?: "policy" | "reference"
 }
 
@@ -32,13 +37,13 @@ export interface Forward {
   readonly id: number
   /** [N] */
   readonly logprobs: Float32Array
-  /** [N], if it was asked for. */
+  /** [N], if requested. */
   readonly entropy?: Float32Array
-  /** The engine took activations that sampling had kept, and computed no layer again. */
+  /** Whether the engine reused activations that sampling had kept, and computed no layer again. */
   readonly recorded: boolean
 }
 
-/** d loss / d of each value of a {@link Forward}. */
+/** Derivatives of the loss by each value of a {@link Forward}. */
 export interface Gradients {
   /** [N] */
   readonly logprobs: Float32Array
@@ -46,21 +51,25 @@ export interface Gradients {
   readonly entropy?: Float32Array
 }
 
-/** AdamW with decoupled weight decay; betas default to .9/.95, epsilon to 1e-8, decay to 0, gradient norm to 1. */
+/**
+ * Settings of AdamW with decoupled weight decay.
+ *
+ * Defaults: betas 0.9 and 0.95, epsilon 1e-8, weight decay 0, gradient norm 1.
+ */
 export interface StepSettings extends AdapterChoice {
   readonly learningRate: number
   readonly beta1?: number
   readonly beta2?: number
   readonly epsilon?: number
   readonly weightDecay?: number
-  /** Global norm to which the gradient is clipped; 0 leaves it as it is. */
+  /** Global norm to which the gradient is clipped; 0 disables clipping. */
   readonly maxGradNorm?: number
 }
 
 export interface StepResult {
   /** Before clipping. */
   readonly gradNorm: number
-  /** The gradient was not finite: nothing was updated, the gradient was dropped. */
+  /** Whether the gradient was not finite. The step then updated nothing and dropped the gradient. */
   readonly skipped: boolean
   /** Version of the weights from now on. */
   readonly version: number
@@ -75,7 +84,7 @@ export interface PolicyInfo {
   readonly dtype: string
   readonly device: string
   readonly parameters: number
-  /** Those that calls which name no adapter train. */
+  /** Parameters that calls without an adapter's name train. */
   readonly trainable: number
   readonly vocabularySize: number
   readonly contextLength: number
@@ -93,29 +102,29 @@ export interface AdapterInfo {
   readonly steps: number
   /** Bytes of its weights in memory. */
   readonly bytes: number
-  /** Most tokens of a string under it: the model's, less what the adapter itself takes. */
+  /** Most tokens of a sequence under the adapter: the model's, less what the adapter itself takes. */
   readonly contextLength: number
 }
 
 export interface ExportOptions extends AdapterChoice {
-  /** What weights are rounded to. Default f32. */
+  /** Type to which weights are rounded. Default f32. */
   readonly dtype?: "f32" | "bf16" | "f16"
-  /** Most bytes of weights in a file. Default 5e9. */
+  /** Most bytes of weights in one file. Default 5e9. */
   readonly shardBytes?: number
 }
 
-/** Bytes held, by category. */
+/** Bytes held in memory, by category. */
 export interface Memory {
-  /** The base, however many adapters share it. */
+  /** Bytes of the base, which all adapters share. */
   readonly weights: number
-  /** The weights of all adapters. */
+  /** Bytes of the weights of all adapters. */
   readonly adapters: number
   readonly reference: number
   readonly gradients: number
   readonly moments: number
   readonly activations: number
   readonly buffers: number
-  /** The sampler's key-value cache, as far as it was ever used. */
+  /** Largest size that the sampler's key-value cache has reached. */
   readonly cache: number
   readonly total: number
 }
@@ -125,7 +134,7 @@ export class Policy extends Context.Service<
   {
     readonly info: PolicyInfo
     readonly capabilities: Capabilities
-    /** Counts changes of the weights that calls which name no adapter train. */
+    /** Counts changes of the weights that calls without an adapter's name train. */
     readonly version: Effect.Effect<number, EngineError>
     /** The log-probability of each target, and more if `options` ask for it. */
     readonly forward: (forest: Forest, options?: ForwardOptions) => Effect.Effect<Forward, EngineError>
@@ -136,28 +145,31 @@ export class Policy extends Context.Service<
     /** Updates the weights of an adapter (or of the base) with their accumulated gradient, then clears it. */
     readonly step: (settings: StepSettings) => Effect.Effect<StepResult, EngineError>
     readonly zeroGradients: (options?: AdapterChoice) => Effect.Effect<void, EngineError>
-    /** Keeps a frozen copy of the present weights (under LoRA: nothing to keep, the adapter is left out). */
+    /** Keeps a frozen copy of the present weights. An adapter needs none: its reference is the base. */
     readonly freezeReference: Effect.Effect<void, EngineError>
     /**
-     * Writes an adapter in PEFT's format, or all weights as a Hugging Face folder, with the optimiser's state when asked;
-     * files appear whole or not at all.
+     * Writes an adapter in PEFT's format, or all weights as a Hugging Face folder. Adds the optimiser's state if
+     * requested. Each file appears whole or not at all.
      */
     readonly save: (
       directory: string,
       options?: { readonly optimizer?: boolean } & AdapterChoice
     ) => Effect.Effect<void, EngineError>
-    /** Reads what {@link save} wrote into an adapter (or a base) of the same shape, and goes on from there. */
+    /** Loads what {@link save} wrote into an adapter (or a base) of the same shape, and continues from there. */
     readonly load: (directory: string, options?: AdapterChoice) => Effect.Effect<void, EngineError>
     /**
-     * Writes a Hugging Face folder that every tool opens: the base with the adapter merged into it, or (`adapter: "base"`)
-     * without.
+     * Writes a Hugging Face folder that every tool opens. It holds the base with the adapter merged into it, or the
+     * base alone if `adapter` is `base`.
      */
     readonly exportModel: (directory: string, options?: ExportOptions) => Effect.Effect<void, EngineError>
     /** The adapters that share the base. */
     readonly adapters: {
-      /** Adds one: fresh from settings, which changes nothing until it is trained, or from a folder in PEFT's format. */
+      /**
+       * Adds an adapter from settings, or from a folder in PEFT's format. A fresh adapter changes nothing until it is
+       * trained.
+       */
       readonly add: (name: string, from: AdapterConfig | string) => Effect.Effect<void, EngineError>
-      /** Drops one with its gradients and its optimiser; samples under way with it fail. */
+      /** Removes an adapter with its gradients and its optimiser. Samples in flight with it fail. */
       readonly remove: (name: string) => Effect.Effect<void, EngineError>
       readonly list: Effect.Effect<ReadonlyArray<AdapterInfo>, EngineError>
     }

@@ -1,7 +1,8 @@
 /**
- * A policy of one engine and a sampler of another that follows its weights: an inference server, a quantised engine. After
- * every step the sampler's weights are stale; the next sample first hands it the new ones, as files, once for all requests
- * that wait for it.
+ * Keeps a sampler of one engine in step with the policy of another.
+ *
+ * The sampler may be an inference server or a quantised engine. After every step its weights are stale. The next sample
+ * first pushes the new weights as files, once for all requests that wait for them.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -15,34 +16,39 @@ import { type ExportOptions, Policy } from "./Policy.ts"
 import { Sampler, type WeightUpdate } from "./Sampler.ts"
 
 export interface WeightSyncOptions<E1 = never, R1 = never, E2 = never, R2 = never> {
-  /** The engine that trains; a sampler that comes with it is not used. */
+  /** The engine that trains. If it brings a sampler, that sampler is not used. */
   readonly policy: Layer.Layer<Policy, E1, R1>
-  /** One whose weights are Updatable. */
+  /** A sampler whose `weights` are Updatable. */
   readonly sampler: Layer.Layer<Sampler, E2, R2>
-  /** The adapter to follow. Default: the one that the option `adapter` made, or all weights if there is none. */
+  /** The adapter to follow. Default: the adapter that the option `adapter` made, or all weights if there is none. */
   readonly adapter?: string
   /**
-   * What is handed over: the adapter alone, or a whole model (of a policy that trains an adapter: with the adapter merged
-   * into it, for samplers that know no adapters). Default: `adapter` where there is one.
+   * Weights that are pushed: the adapter alone, or a whole model. If the policy trains an adapter, `model` merges it
+   * into the base, for samplers that cannot load adapters. Default: `adapter` if there is one.
    */
   readonly kind?: WeightUpdate["kind"]
-  /** What the weights of a whole model are rounded to on the way. Default f32: what the policy has. */
+  /** Rounds the weights of a whole model. Default f32, which the policy has. */
   readonly dtype?: Exclude<ExportOptions["dtype"], undefined>
   /**
-   * Where the files are put, each time in a folder of its own that is removed when the sampler has no more need of it. A
+   * Folder for the pushed files. Each push gets its own folder, which is removed once the sampler no longer needs it. A
    * server must be able to read it under the same path. Default: the system's folder for temporary files.
    */
   readonly directory?: string
-  /** The sampler has opened the very weights that the policy begins with: the first push waits for a step. Default false. */
+  /**
+   * Whether the sampler opened the weights that the policy begins with. If so, the first push waits for a step. Default
+   * false.
+   */
   readonly inSync?: boolean
 }
 
 /**
- * Policy and sampler, the sampler following the policy. Completions carry the policy's version. A push that fails, or is
- * interrupted, fails the requests that waited for it with a {@link EngineError}; the next request tries again.
+ * Builds a policy, and a sampler that follows its weights.
  *
- * A request may name the followed adapter, or `base` beside an adapter; others are refused with `Config`, for the names of
- * a server's adapters are not the policy's.
+ * Completions carry the policy's version. A push that fails or is interrupted fails the requests that waited for it
+ * with an {@link EngineError}. The next request tries again.
+ *
+ * A request may name the followed adapter, or `base` if an adapter is followed. Any other name is refused with
+ * `Config`, because a server's adapters have names of their own.
  *
  * @example
  * ```ts
@@ -85,9 +91,9 @@ const follow = Effect.fnUntraced(function* (
 })
 
 interface Synchronised {
-  /** Done when the sampler has the policy's present weights. */
+  /** Completes once the sampler has the policy's present weights. */
   readonly current: Effect.Effect<unknown, EngineError>
-  /** Runs what changes an adapter's weights. Whatever became of it, weights that may have changed are stale. */
+  /** Runs a change of an adapter's weights. Weights that may have changed are stale, even if the change failed. */
   readonly change: <A, E>(
     effect: Effect.Effect<A, E>,
     adapter: string | undefined,
@@ -97,7 +103,7 @@ interface Synchronised {
 
 const synchronise = Effect.fnUntraced(function* (policy: Policy["Service"], update: Update, options: FollowOptions) {
   const followed = options.adapter ?? Adapter.defaultName
-  // Of the policy's weights; `pushed` is the one that the sampler has.
+  // Counts changes of the policy's weights; `pushed` is the generation that the sampler has.
   let generation = 0
   let pushed = options.inSync === true ? 0 : -1
   let failures = 0
@@ -109,7 +115,7 @@ const synchronise = Effect.fnUntraced(function* (policy: Policy["Service"], upda
   const writing = yield* Semaphore.make(1)
   yield* Effect.addFinalizer(() => Effect.suspend(() => (held === undefined ? Effect.void : removeFolder(held))))
 
-  /** Not interruptible: an engine writes on when nobody waits. */
+  /** Not interruptible, because an engine continues to write after its caller has gone. */
   const write = (folder: string) =>
     Effect.map(
       Effect.suspend(() => writeWeights(policy, options, folder)),
@@ -137,7 +143,7 @@ const synchronise = Effect.fnUntraced(function* (policy: Policy["Service"], upda
       })
   )
 
-  /** Those who waited for a push that failed share its error; who comes later tries again. */
+  /** Requests that waited for a failed push share its error; later requests try again. */
   const current = Effect.suspend(() => {
     if (pushed === generation) return Effect.void
     const seen = failures
@@ -167,7 +173,7 @@ const synchronise = Effect.fnUntraced(function* (policy: Policy["Service"], upda
   return { current, change } satisfies Synchronised
 })
 
-/** The policy, whose changes make the sampler's weights stale. */
+/** A policy whose changes make the sampler's weights stale. */
 const changing = (policy: Policy["Service"], { change }: Synchronised): Policy["Service"] => ({
   ...policy,
   step: (settings) => change(policy.step(settings), settings.adapter, ({ skipped }) => skipped),
@@ -179,7 +185,7 @@ const changing = (policy: Policy["Service"], { change }: Synchronised): Policy["
   }
 })
 
-/** The sampler, which takes the policy's weights before it samples. */
+/** A sampler that takes the policy's weights before it samples. */
 const following = (sampler: Sampler["Service"], { current }: Synchronised, followed: string): Sampler["Service"] => ({
   name: sampler.name,
   engine: sampler.engine,

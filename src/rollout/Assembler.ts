@@ -1,7 +1,8 @@
 /**
- * Puts a trajectory together from calls of a sampler. A call states its whole context, and the assembler finds what earlier
- * calls already hold of it: a context that continues a branch is appended to it, any other leaves the branch that it shares
- * the most tokens with. Token ids are compared exactly and never decoded.
+ * Assembles a trajectory from calls of a sampler.
+ *
+ * Each call states its whole context. A context that continues a branch is appended to that branch. Any other context
+ * forks from the branch that shares the most tokens with it. Token ids are compared exactly and never decoded.
  *
  * @example
  * ```ts
@@ -19,18 +20,18 @@ import type { ToolCall } from "../text/Conversation.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
 import { type Branch, make, Producer, type StopReason, type Trajectory, type Turn } from "./Trajectory.ts"
 
-/** What a completion does not say of its call. */
+/** Facts of a call that its completion does not state. */
 export interface Sampled {
   /** Temperature of the log-probabilities. */
   readonly temperature: number
   /** Seconds that the call took. */
   readonly seconds: number
   readonly calls?: ReadonlyArray<ToolCall>
-  /** {@link Producer} of the context's last tokens. Other tokens that no branch has are the environment's. */
+  /** {@link Producer} of the context's last tokens. Other tokens that no branch has belong to the environment. */
   readonly producers?: Uint8Array
 }
 
-/** What the environment said to a turn. */
+/** The environment's answer to a turn. */
 export interface Answered {
   readonly reward?: number
   readonly metrics?: Readonly<Record<string, number>>
@@ -44,7 +45,7 @@ export interface End {
   readonly reward?: number
   /** Default `{}`. */
   readonly info?: JsonObject
-  /** Of the whole episode. Default `{}`. */
+  /** Metrics of the whole episode. Default `{}`. */
   readonly metrics?: Readonly<Record<string, number>>
   /** Seconds that the environment took outside of turns. Default 0. */
   readonly seconds?: number
@@ -52,7 +53,7 @@ export interface End {
 
 export interface Assembler {
   /**
-   * Takes one call: the completion of `context`.
+   * Records one call: the completion of `context`.
    *
    * @returns the number of the turn, from 0, for {@link Assembler.answered}
    */
@@ -73,7 +74,7 @@ const concat = <Numbers extends Uint32Array | Uint8Array | Float32Array>(
   return into
 }
 
-/** `branch` with tokens that were given and tokens that were sampled after them. */
+/** Extends `branch` with given tokens, then with sampled tokens. */
 const grown = (branch: Branch, given: Uint32Array, producers: Uint8Array, completion: Completion): Branch => {
   const { length } = completion.tokens
   const size = branch.tokens.length + given.length + length
@@ -89,7 +90,7 @@ const grown = (branch: Branch, given: Uint32Array, producers: Uint8Array, comple
   }
 }
 
-/** How many of `tokens` stand in `context` from `offset` on. */
+/** Counts the leading `tokens` that equal those of `context` from `offset` on. */
 const common = (tokens: Uint32Array, context: Uint32Array, offset: number): number => {
   const most = Math.min(tokens.length, context.length - offset)
   let length = 0
@@ -97,7 +98,10 @@ const common = (tokens: Uint32Array, context: Uint32Array, offset: number): numb
   return length
 }
 
-/** Tokens that the context shares with each branch from the start. A parent's prefix is compared once for all its children. */
+/**
+ * Counts the leading tokens that the context shares with each branch. A parent's prefix is compared once for all
+ * children.
+ */
 const sharedWith = (branches: ReadonlyArray<Branch>, context: Uint32Array): ReadonlyArray<number> => {
   const shared: Array<number> = []
   for (const { parent, tokens } of branches) {
@@ -108,7 +112,7 @@ const sharedWith = (branches: ReadonlyArray<Branch>, context: Uint32Array): Read
   return shared
 }
 
-/** The branch to append to, or how a new one begins; and how much of the context is there already. */
+/** Finds the branch to append to, or the place where a new branch forks. */
 const placeOf = (
   branches: ReadonlyArray<Branch>,
   context: Uint32Array
@@ -119,7 +123,7 @@ const placeOf = (
   branches.forEach(({ parent, tokens }, branch) => {
     const length = shared[branch]!
     if (length === (parent?.length ?? 0) + tokens.length && (whole < 0 || length > shared[whole]!)) whole = branch
-    // Among equals the first: the tokens are its own, and the others inherit them.
+    // The first of equals wins: it owns the tokens that the others inherit.
     if (length > shared[nearest]!) nearest = branch
   })
   if (whole >= 0) return { append: whole, length: shared[whole]! }

@@ -1,7 +1,8 @@
 /**
- * How an episode of a task runs: single turn, multi-turn, with tools. An episode is single-use: `start` makes a fresh
- * one for every trajectory, and its scope ends with the episode. `singleTurn` and `multiTurn` cover the common shapes;
- * anything else implements {@link Environment} itself.
+ * How an episode of a task runs: single turn, multi-turn, or with tools.
+ *
+ * An episode is single-use: `start` makes a fresh one for every trajectory, and its scope ends with the episode.
+ * `singleTurn` and `multiTurn` cover the common shapes. Implement {@link Environment} for any other.
  */
 import * as Effect from "effect/Effect"
 import type { JsonObject } from "effect/Schema"
@@ -12,64 +13,68 @@ import type { StopReason } from "./Trajectory.ts"
 
 export { EnvironmentError } from "./internal/EnvironmentError.ts"
 
-/** What the policy did in one turn. */
+/** The policy's move in one turn. */
 export interface Action {
   readonly text: string
   readonly tokens: Uint32Array
   readonly stopReason: "stop" | "length" | "context"
-  /** Which turn of the episode this is, from 1. */
+  /** Number of the turn in the episode, from 1. */
   readonly number: number
-  /** The limit of turns is reached: whatever the answer, there is no other turn. */
+  /** Whether the limit of turns is reached. No turn follows, whatever the answer. */
   readonly last: boolean
 }
 
 /**
- * What the policy reads before its next turn: text or token ids, as they are; or messages (of a tool, of the user), which
- * the tokenizer's chat template renders, the end of the policy's own turn included where it was cut off.
+ * Content that the policy reads before its next turn: text, token ids or messages.
+ *
+ * Text and token ids are used as they are. The tokenizer's chat template renders messages (of a tool, of the user). It
+ * also renders the end of the policy's turn if that turn was cut off.
  */
 export type Observation = string | Uint32Array | ReadonlyArray<Message>
 
-/** What an answer may hold besides. */
+/** Optional fields of every answer. */
 export interface Answered {
-  /** Data of the turn. A verifier makes it part of a reward: see `Reward.environment`. */
+  /** Reward of the turn. It is data until a verifier uses it: see `Reward.environment`. */
   readonly reward?: number
-  /** Of the turn, and of the episode unless a later answer has the same name. */
+  /** Metrics of the turn. The episode has them too, unless a later answer uses the same name. */
   readonly metrics?: Readonly<Record<string, number>>
 }
 
-/** The end of the episode. */
+/** An answer that ends the episode. */
 export interface Done extends Answered {
   readonly done: true
   /**
    * `stop`: the policy ended its turn and there is nothing to add. `environment`: the environment cut the episode
-   * short. A turn that was cut off itself keeps its own reason. Default `stop`.
+   * short. A turn that was itself cut off keeps its own reason. Default `stop`.
    */
   readonly reason?: "stop" | "environment"
   /** Plain JSON for the verifiers. */
   readonly info?: JsonObject
 }
 
-/** An observation: it is appended to the context. */
+/** An answer that appends an observation to the context. */
 export interface Observed extends Answered {
   readonly done: false
   readonly observation: Observation
 }
 
 /**
- * Another context: the next turn is sampled after `context` alone. The prefix that it shares with earlier contexts is found
- * by token ids. A turn that filled the model's context may be answered so, and the episode continues.
+ * An answer that replaces the context: the next turn is sampled after `context` alone.
+ *
+ * The prefix shared with earlier contexts is found by token ids. After a turn that filled the model's context, such an
+ * answer lets the episode continue.
  */
 export interface Replaced extends Answered {
   readonly done: false
   readonly context: Prompt
 }
 
-/** What the environment answers to a turn. */
+/** The environment's answer to a turn. */
 export type Step = Done | Observed | Replaced
 
-/** What is known at the end of an episode. */
+/** Facts that are known at the end of an episode. */
 export interface Finished extends Answered {
-  /** Joined with the last answer's, over fields of the same name. */
+  /** Joined with the last answer's `info`. Fields of the same name override it. */
   readonly info?: JsonObject
 }
 
@@ -77,32 +82,35 @@ export interface Finished extends Answered {
 export interface Episode {
   readonly step: (action: Action) => Effect.Effect<Step, EnvironmentError>
   /**
-   * Called at every end but a failure, before the scope closes: what verifiers are to see. Its reward is added to the last
-   * turn's.
+   * Tells verifiers what they need, at every end except a failure, before the scope closes. Its reward is added to the
+   * last turn's.
    */
   readonly finish?: (stopReason: StopReason) => Effect.Effect<Finished, EnvironmentError>
 }
 
-/** Tells an episode from others of its task. */
+/** Distinguishes an episode from others of its task. */
 export interface EpisodeKey {
   /** Position of the trajectory within its group, from 0. */
   readonly index: number
-  /** For the environment's random numbers, from 0 to 2^32 - 1: another for every episode, the same after a retry or a resume. */
+  /**
+   * Seed of the environment's random numbers, from 0 to 2^32 - 1. Each episode has another; a retry or a resume has the
+   * same.
+   */
   readonly seed: number
 }
 
-/** `R`: the services that `prompt` and `start` need. An episode needs none: `start` gives it what it has. */
+/** A kind of episode. `R` are the services that `prompt` and `start` need; an episode itself needs none. */
 export interface Environment<in Data = unknown, out R = never> {
   readonly name: string
   /** Everything that changes results, for the run's record. Default: none. */
   readonly settings?: JsonObject
-  /** Policy tokens per turn. */
+  /** Most policy tokens per turn. */
   readonly maxTokens: number
   /** Turns after which the episode ends with `length`. Default 1. */
   readonly maxTurns?: number
   /** Strings that end a turn, besides the tokenizer's end of text. */
   readonly stop?: ReadonlyArray<string>
-  /** The prompt that the policy sees, once for each group. Default: the task's own. */
+  /** Makes the prompt that the policy sees, once for each group. Default: the task's own. */
   readonly prompt?: (task: Task<Data>) => Prompt | Effect.Effect<Prompt, EnvironmentError, R>
   readonly start: (task: Task<Data>, episode: EpisodeKey) => Effect.Effect<Episode, EnvironmentError, R | Scope.Scope>
 }
@@ -114,11 +122,11 @@ export type Awaitable<A, R = never> = A | Promise<A> | Effect.Effect<A, unknown,
 export interface EnvironmentOptions<Data, R = never> {
   /** Everything that changes results, for the run's record. Default: none. */
   readonly settings?: JsonObject
-  /** Policy tokens per turn. */
+  /** Most policy tokens per turn. */
   readonly maxTokens: number
   /** Strings that end a turn, besides the tokenizer's end of text. */
   readonly stop?: ReadonlyArray<string>
-  /** The prompt that the policy sees, once for each group. Default: the task's own. */
+  /** Makes the prompt that the policy sees, once for each group. Default: the task's own. */
   readonly prompt?: (task: Task<Data>) => Awaitable<Prompt, R>
 }
 
@@ -150,13 +158,13 @@ const promptOf = <Data, R>(
 
 const finished: Episode = { step: () => Effect.succeed({ done: true }) }
 
-/** One prompt, one completion: the policy's first turn is its last. */
+/** Makes an environment of one prompt and one completion. */
 export const singleTurn = <Data = unknown, R = never>(options: SingleTurn<Data, R>): Environment<Data, R> => {
   const { name = "single turn", prompt, ...rest } = options
   return { name, ...rest, ...promptOf(name, prompt), maxTurns: 1, start: () => Effect.succeed(finished) }
 }
 
-/** What a multi-turn episode answers to a turn, and the state that it continues with. */
+/** A multi-turn episode's answer to a turn, and the state that it continues with. */
 export type Answer<State> = Step & { readonly state?: State }
 
 export interface MultiTurn<Data, State, R = never> extends EnvironmentOptions<Data, R> {
@@ -164,16 +172,18 @@ export interface MultiTurn<Data, State, R = never> extends EnvironmentOptions<Da
   readonly maxTurns: number
   readonly start: (task: Task<Data>, episode: EpisodeKey) => Awaitable<State, R>
   readonly step: (state: State, action: Action, task: Task<Data>) => Awaitable<Answer<State>, R>
-  /** Called at every end but a failure: what verifiers are to see. */
+  /** Tells verifiers what they need, at every end except a failure. */
   readonly finish?: (state: State, stopReason: StopReason, task: Task<Data>) => Awaitable<Finished, R>
   /** Cleans up at every end, failures and interruption included. */
   readonly close?: (state: State, task: Task<Data>) => Awaitable<unknown, R>
 }
 
 /**
- * Turns against a state: `start` makes it, `step` answers each turn with an observation, another context or the end, and the
- * next state (the same one when left out). Each may be sync, async or an Effect with services. If one throws or fails, the
- * episode is lost, retried by the rollout, and counted.
+ * Makes an environment of several turns that share a state.
+ *
+ * `start` makes the state. `step` answers each turn with an observation, another context or the end, and with the next
+ * state. Without a next state the present one stays. Each function may be sync, async or an Effect with services. If
+ * one throws or fails, the episode is lost, retried by the rollout, and counted.
  *
  * @example
  * ```ts

@@ -1,15 +1,16 @@
 /**
- * Tasks into groups of trajectories: the stage that lets the policy act.
+ * Turns tasks into groups of trajectories: the stage in which the policy acts.
  *
- * A group's first turn is one request to the sampler, its prompt computed once for all; later turns are requests of
- * their own. An `Assembler` puts them together by token ids, so what the policy wrote is never encoded again. The random
- * numbers of a trajectory are keyed by the run's seed, the task, its draw and its index. Its tokens therefore do not depend
- * on what else is in flight, and a resumed run repeats them. Groups leave in the order of their draws, whichever is done
- * first, since an update must see the same batch after a resume.
+ * A group's first turn is one request to the sampler, so its prompt is computed once. Later turns are requests of their
+ * own. An `Assembler` joins them by token ids, so the policy's text is never encoded again.
  *
- * A bad episode is data, not a crash: when an environment fails, the trajectory is tried again from a fresh episode
- * (with the same random numbers), then left out and recorded in the group's `failures`; its siblings go on. Only when
- * {@link MAX_LOST_GROUPS} groups in a row lose every trajectory is something broken: the stream then fails.
+ * The run's seed, the task, its draw and its index key a trajectory's random numbers. Its tokens therefore do not
+ * depend on what else is in flight, and a resumed run repeats them. Groups leave in the order of their draws, not of
+ * completion, because an update must see the same batch after a resume.
+ *
+ * A bad episode is data, not a crash. If an environment fails, the trajectory is tried again from a fresh episode with
+ * the same random numbers. If that fails too, it is left out and recorded in the group's `failures`, and its siblings
+ * continue. The stream fails only if {@link MAX_LOST_GROUPS} groups in a row lose every trajectory.
  */
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
@@ -31,24 +32,29 @@ export interface RolloutOptions<in Data, out R = never> {
   /** Trajectories per group (G). Default 8. */
   readonly size?: number
   readonly seed: number
-  /** Temperature and the like. Default: temperature 1, nothing cut off. */
+  /** Settings of the sampler. Default: temperature 1, without top-k, top-p or min-p. */
   readonly sampling?: Omit<SamplingParameters, "maxTokens" | "stop" | "stopTokens">
-  /** An update of the present weights will read the samples ({@link SampleRequest.forTraining}). Default false. */
+  /**
+   * Whether an update of the present weights will read the samples ({@link SampleRequest.forTraining}). Default false.
+   */
   readonly forTraining?: boolean
-  /** Groups in flight. Default 16. */
+  /** Most groups in flight. Default 16. */
   readonly concurrency?: number
-  /** Fresh episodes tried after an environment failed, before the trajectory is left out. Default 1. */
+  /** Fresh episodes that are tried after an environment failed, before the trajectory is left out. Default 1. */
   readonly retries?: number
-  /** Milliseconds that an environment may take to start or to answer a turn. Default 60,000. */
+  /** Most milliseconds that an environment may take to start or to answer a turn. Default 60,000. */
   readonly deadline?: number
-  /** Tokens the model has room for; an episode that reaches it ends with `context`. Default: the sampler's word. */
+  /**
+   * Tokens that the model has room for; an episode that reaches it ends with `context`. Default: the sampler's own
+   * limit.
+   */
   readonly contextLength?: number
 }
 
-/** Groups in a row without a single surviving trajectory, after which a rollout gives up. */
+/** Groups in a row without any surviving trajectory after which a rollout fails. */
 export const MAX_LOST_GROUPS = 8
 
-/** A completion whose arrays do not fit, or that is missing, is the engine's fault. */
+/** Rejects a completion that is missing, or whose arrays do not fit: it is the engine's fault. */
 const checked = (completions: ReadonlyArray<Completion>, count: number, task: string) => {
   const fail = (detail: string) => new EngineError({ operation: "sample", reason: { _tag: "Shape", detail } })
   if (completions.length !== count) {
@@ -82,7 +88,7 @@ const samplerOf = <Data, R>(options: RolloutOptions<Data, R>, sampler: Sampler["
       stopTokens: stopTokensOf(tokenizer),
       ...(environment.stop === undefined ? {} : { stop: environment.stop })
     })
-    // The limit that was hit is the model's, not the environment's.
+    // The model's limit was hit, not the environment's.
     const short = room < environment.maxTokens
     return (yield* checked(completions, count, task)).map((completion) =>
       short && completion.stopReason === "length" ? { ...completion, stopReason: "context" } : completion
@@ -90,7 +96,7 @@ const samplerOf = <Data, R>(options: RolloutOptions<Data, R>, sampler: Sampler["
   })
 }
 
-/** An environment is the user's code: whatever it does wrong, and for however long, costs its own episode only. */
+/** Confines a fault of the environment, which is the user's code, or its delay to its own episode. */
 const guard =
   (deadline: number, lost: (cause: unknown) => EnvironmentError): Setting<never, never>["guarded"] =>
   (run, awaited) =>
@@ -102,7 +108,7 @@ const guard =
       })
     )
 
-/** The group's prompt, as the environment asks it. */
+/** Makes the group's prompt, as the environment defines it. */
 const promptOf = <Data, R>(
   { contextLength = Infinity, environment, retries = 1, tokenizer }: RolloutOptions<Data, R>,
   task: Drawn<Data>["task"],
@@ -123,7 +129,7 @@ const promptOf = <Data, R>(
     )
   )
 
-/** Rolls out one task. Succeeds even when every trajectory was lost; fails only with the sampler. */
+/** Rolls out one task. Succeeds even if every trajectory was lost; fails only with the sampler. */
 export const group = Effect.fnUntraced(function* <Data, R>(
   options: RolloutOptions<Data, R>,
   { cursor, task }: Drawn<Data>
@@ -149,7 +155,7 @@ export const group = Effect.fnUntraced(function* <Data, R>(
     contextLength,
     temperature: options.sampling?.temperature ?? 1,
     given: { asked, tokens, producers: new Uint8Array(tokens.length).fill(Producer.Template) },
-    // A turn has a stream of its own: numbers are drawn by position within a completion, and would repeat.
+    // Each turn has its own random stream: numbers are drawn by position within a completion, and would repeat.
     sample: (context, turns, index) =>
       Effect.map(sample(context, { seed, stream: `${stream}/${turns}`, index }, 1), ([completion]) => completion!),
     lost,
@@ -178,7 +184,9 @@ const episodeSeed = (seed: number, stream: string, index: number): number =>
   randomStream(`environment ${seed} ${index} ${stream}`)()
 
 /**
- * The stage. At most `concurrency` groups are in flight; interruption ends them and the sampler's work for them.
+ * Rolls out a stream of tasks.
+ *
+ * At most `concurrency` groups are in flight. Interruption ends them and the sampler's work for them.
  *
  * ```ts
  * Task.stream(tasks, { seed: 1 }).pipe(

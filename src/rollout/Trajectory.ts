@@ -1,9 +1,9 @@
 /**
- * What happened in one episode: branches of tokens, and the turns in which the policy wrote some of them. An episode whose
- * context only grows has one branch. A context that was replaced begins another, which shares a prefix with an earlier one.
+ * A trajectory: the branches of tokens of one episode, and the policy's turns in them.
  *
- * The tokens of turns are the only targets of training; `producer` is provenance. Text is derived from token ids, never the
- * reverse. Read trajectories through the functions of this module.
+ * An episode whose context only grows has one branch. A replaced context begins another branch, which shares a prefix
+ * with an earlier one. The tokens of turns are the only targets of training; `producer` is provenance. Text is derived
+ * from token ids, never the reverse. Read trajectories through the functions of this module.
  */
 import type * as Arr from "effect/Array"
 import type { JsonObject } from "effect/Schema"
@@ -12,21 +12,25 @@ import type { ToolCall } from "../text/Conversation.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
 import type { EnvironmentError } from "./internal/EnvironmentError.ts"
 
-/** Who produced a token. */
+/** Producer of a token. */
 export const Producer = { Template: 0, Environment: 1, Policy: 2 } as const
 export type Producer = (typeof Producer)[keyof typeof Producer]
 
 /**
- * Why an episode ended: the policy ended its turn (`stop`) and the environment had nothing to add, a turn or token
- * limit (`length`), the model's context was full (`context`), the environment ended it (`environment`).
+ * Reason why an episode ended.
+ *
+ * `stop`: the policy ended its turn and the environment had nothing to add. `length`: a limit of turns or tokens.
+ * `context`: the model's context was full. `environment`: the environment ended it.
  */
 export type StopReason = "stop" | "length" | "context" | "environment"
 
-/** A token string, or the part of one that no earlier branch has. */
+/** A token sequence, or the part of one that no earlier branch has. */
 export interface Branch {
-  /** The earlier branch that this one leaves after `length` tokens of its whole string. Absent: it begins by itself. */
+  /**
+   * The earlier branch that this one leaves, after `length` tokens of its whole sequence. Absent: it begins by itself.
+   */
   readonly parent?: { readonly branch: number; readonly length: number }
-  /** Own tokens, which come after the parent's. */
+  /** Own tokens, which follow the parent's. */
   readonly tokens: Uint32Array
   /** {@link Producer} of each own token. */
   readonly producer: Uint8Array
@@ -46,7 +50,7 @@ export interface Turn {
   readonly stopReason: "stop" | "length" | "context"
   /** Log-probabilities are those of the distribution at this temperature. */
   readonly temperature: number
-  /** What the environment gave for it. It is data: only `Reward.environment` makes it part of a reward. */
+  /** Reward that the environment gave for the turn. It is data: only `Reward.environment` makes it part of a reward. */
   readonly reward?: number
   readonly calls?: ReadonlyArray<ToolCall>
   readonly metrics?: Readonly<Record<string, number>>
@@ -55,34 +59,34 @@ export interface Turn {
 
 export interface Trajectory {
   readonly taskId: string
-  /** Position within its group, 0 to G-1; with the task and the run's seed it keys the random numbers. */
+  /** Position within the group, 0 to G-1. Together with the task and the run's seed it keys the random numbers. */
   readonly index: number
   readonly branches: Arr.NonEmptyReadonlyArray<Branch>
-  /** In the order in which they were sampled. "Per policy token" means everywhere: the turns' tokens in this order. */
+  /** Turns in the order in which they were sampled. "Per policy token" always means the turns' tokens in this order. */
   readonly turns: ReadonlyArray<Turn>
-  /** The first `promptLength` tokens of branch 0 were given, and are shared by the whole group. */
+  /** Number of tokens of branch 0 that were given. The whole group shares them. */
   readonly promptLength: number
   readonly stopReason: StopReason
   /** Text after the prompt of the branch that holds the last turn. */
   readonly text: string
-  /** What the environment wants its verifiers to see, for instance the final state. */
+  /** Data that the environment passes to verifiers, for instance the final state. */
   readonly info: JsonObject
   readonly metrics: Readonly<Record<string, number>>
   readonly seconds: { readonly sample: number; readonly environment: number }
 }
 
-/** The G trajectories of one task: the unit on which group-relative advantages are computed. */
+/** The G trajectories of one task, on which group-relative advantages are computed. */
 export interface Group<out Data = unknown> {
   readonly task: Task<Data>
-  /** In the order of their index; fewer than asked for when an environment failed. */
+  /** Trajectories in the order of their index. There are fewer than requested if an environment failed. */
   readonly trajectories: ReadonlyArray<Trajectory>
-  /** Which draw of the task stream this is: a task drawn again has another cursor, hence other random numbers. */
+  /** Draw of the task stream. A task drawn again has another cursor, hence other random numbers. */
   readonly cursor?: number
-  /** Why trajectories are missing: their environment failed, retries included. */
+  /** Failures of environments, retries included, that explain missing trajectories. */
   readonly failures?: ReadonlyArray<EnvironmentError>
 }
 
-/** Position of a branch's first own token in its whole string. */
+/** Position of a branch's first own token in its whole sequence. */
 const offsetOf = ({ parent }: Branch): number => parent?.length ?? 0
 
 const branchAt = ({ branches }: Pick<Trajectory, "branches">, branch: number, caller: string): Branch => {
@@ -94,7 +98,7 @@ const branchAt = ({ branches }: Pick<Trajectory, "branches">, branch: number, ca
   )
 }
 
-/** All tokens of a branch, its parents' included. */
+/** Returns all tokens of a branch, its parents' included. */
 export const tokensOf = (trajectory: Pick<Trajectory, "branches">, branch: number): Uint32Array => {
   let part = branchAt(trajectory, branch, "tokensOf")
   if (part.parent === undefined) return part.tokens
@@ -109,7 +113,7 @@ export const tokensOf = (trajectory: Pick<Trajectory, "branches">, branch: numbe
   }
 }
 
-/** How much of a branch's whole string comes before what was said in the episode. */
+/** Counts the tokens of a branch's whole sequence that precede the episode's own text. */
 const promptEnd = (trajectory: Omit<Trajectory, "text">, branch: number): number => {
   if (branch === 0) return trajectory.promptLength
   const { parent } = trajectory.branches[branch]!
@@ -166,7 +170,7 @@ const checkTurn = (turn: Turn, index: number, branches: ReadonlyArray<Branch>, u
   used[turn.branch] = end
 }
 
-/** Throws unless the parts hold together. */
+/** Throws if the parts contradict each other. */
 const check = ({ branches, promptLength, turns }: Omit<Trajectory, "text">): void => {
   const lengths: Array<number> = []
   branches.forEach((branch, index) => {
@@ -175,7 +179,7 @@ const check = ({ branches, promptLength, turns }: Omit<Trajectory, "text">): voi
   })
   const [first] = branches
   if (first.parent !== undefined) refuse("branches[0].parent", "given", "none")
-  // The tokens that the group shares come before everything that the policy wrote.
+  // Tokens that the group shares precede everything that the policy wrote.
   const used = branches.map((_, index) => (index === 0 ? promptLength : 0))
   if (!isIndex(promptLength, first.tokens.length)) {
     refuse("promptLength", String(promptLength), `0 to ${first.tokens.length}, the tokens of branch 0`)
@@ -184,10 +188,10 @@ const check = ({ branches, promptLength, turns }: Omit<Trajectory, "text">): voi
 }
 
 /**
- * A trajectory of its parts, with the text that its tokens stand for.
+ * Makes a trajectory from its parts, and decodes its text.
  *
- * @throws RangeError if the parts do not hold together: a parent that is not an earlier branch or too short, spans that
- * overlap or descend, a token of a span that the policy did not produce.
+ * @throws RangeError if the parts contradict each other: a parent that is later or too short, spans that overlap or
+ * descend, or a token of a span that the policy did not produce.
  */
 export const make = (parts: Omit<Trajectory, "text">, tokenizer: Tokenizer): Trajectory => {
   check(parts)
@@ -203,14 +207,14 @@ export interface Span {
   readonly end: number
 }
 
-/** Spans of the turns, in the order in which they were sampled. A turn without tokens has an empty one. */
+/** Lists the spans of the turns, in sampling order. A turn without tokens has an empty span. */
 export const spans = ({ branches, turns }: Pick<Trajectory, "branches" | "turns">): ReadonlyArray<Span> =>
   turns.map(({ branch, end, start }) => {
     const offset = offsetOf(branches[branch]!)
     return { branch, start: offset + start, end: offset + end }
   })
 
-/** How many tokens the policy produced: those of all turns. */
+/** Counts the tokens that the policy produced, over all turns. */
 export const policyTokens = ({ turns }: Pick<Trajectory, "turns">): number =>
   turns.reduce((sum, { end, start }) => sum + end - start, 0)
 
@@ -230,11 +234,11 @@ const gather = <Numbers extends Uint32Array | Float32Array>(
 
 const ids = (length: number): Uint32Array => new Uint32Array(length)
 
-/** Token ids that the policy produced, turn by turn. */
+/** Returns the token ids that the policy produced, turn by turn. */
 export const policyIds = (trajectory: Trajectory): Uint32Array =>
   gather<Uint32Array>(trajectory, ({ tokens }) => tokens, ids)
 
-/** Log-probability of each policy token at its turn's temperature, turn by turn. */
+/** Returns the log-probability of each policy token at its turn's temperature, turn by turn. */
 export const policyLogprobs = (trajectory: Trajectory): Float32Array =>
   gather<Float32Array>(
     trajectory,
@@ -242,24 +246,24 @@ export const policyLogprobs = (trajectory: Trajectory): Float32Array =>
     (length) => new Float32Array(length)
   )
 
-/** Version of the weights that sampled each policy token, turn by turn. */
+/** Returns the version of the weights that sampled each policy token, turn by turn. */
 export const policyVersions = (trajectory: Trajectory): Uint32Array =>
   gather<Uint32Array>(trajectory, ({ versions }) => versions, ids)
 
-/** Token ids that the group was given: the first of branch 0. */
+/** Returns the token ids that the group was given: the first `promptLength` of branch 0. */
 export const promptOf = ({ branches, promptLength }: Trajectory): Uint32Array =>
   branches[0].tokens.subarray(0, promptLength)
 
-/** All that the policy wrote, one turn a line. What its environment said is left out. */
+/** Joins the texts of the policy's turns with line breaks. Observations are left out. */
 export const policyText = ({ turns }: Trajectory): string => turns.map(({ text }) => text).join("\n")
 
-/** Text of the policy's last turn: its answer. Empty if there is no turn. */
+/** Returns the text of the policy's last turn, or an empty string if there is no turn. */
 export const lastText = ({ turns }: Trajectory): string => turns.at(-1)?.text ?? ""
 
-/** Whether a limit of tokens or turns, or the model's context, ended the episode. */
+/** Tells whether a limit of tokens or turns, or the model's context, ended the episode. */
 export const isTruncated = ({ stopReason }: Trajectory): boolean => stopReason === "length" || stopReason === "context"
 
-/** How many versions of the weights came between the sampling of the policy's tokens and `now`; 0 if there are none. */
+/** Counts the versions of the weights between the sampling of the policy's tokens and `now`; 0 if it wrote none. */
 export const staleness = (trajectory: Trajectory, now: number): { readonly mean: number; readonly max: number } => {
   const versions = policyVersions(trajectory)
   let sum = 0
@@ -278,16 +282,18 @@ export interface OfTextOptions {
   readonly info?: JsonObject
   /** Texts of the policy's turns. Default: one turn, `text`. */
   readonly turns?: ReadonlyArray<string>
-  /** Token ids before the policy's. Default: none. */
+  /** Token ids that precede the policy's. Default: none. */
   readonly prompt?: Uint32Array
-  /** Token ids of the policy, which the last turn holds. Default: one, which stands for all of the text. */
+  /** Token ids of the policy, which the last turn holds. Default: one token that stands for all of the text. */
   readonly tokens?: Uint32Array
   /** Default `stop`. */
   readonly stopReason?: StopReason
 }
 
 /**
- * A trajectory of text that was not sampled here, so that verifiers can judge it. Log-probabilities are 0.
+ * Makes a trajectory from text that was not sampled, so that verifiers can judge it.
+ *
+ * Log-probabilities are 0.
  *
  * @example
  * ```ts

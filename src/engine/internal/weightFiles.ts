@@ -1,4 +1,4 @@
-/** A policy's weights as files, on their way to the sampler that follows it. */
+/** Files that carry a policy's weights to the sampler that follows it. */
 import * as Effect from "effect/Effect"
 import * as fs from "node:fs/promises"
 import { tmpdir } from "node:os"
@@ -16,11 +16,11 @@ export interface FileOptions {
 
 const refused = (reason: Reason) => new EngineError({ operation: "update", reason })
 
-/** An error of the policy, told as one of the update. */
+/** Reports an error of the policy as an error of the update. */
 const asUpdate = <A>(effect: Effect.Effect<A, EngineError>): Effect.Effect<A, EngineError> =>
   Effect.mapError(effect, ({ message, reason }) => refused({ ...reason, detail: message }))
 
-/** Writes the policy's present weights into a folder, and says what was written. */
+/** Writes the policy's present weights into a folder, and returns what was written. */
 export const writeWeights = Effect.fnUntraced(function* (
   policy: Policy["Service"],
   { adapter: asked, dtype, kind: wanted }: FileOptions,
@@ -48,7 +48,7 @@ export const writeWeights = Effect.fnUntraced(function* (
   return { directory, kind, version } satisfies WeightUpdate
 })
 
-/** A new folder in `directory`. */
+/** Makes a new folder in `directory`. */
 export const newFolder = (directory: string | undefined): Effect.Effect<string, EngineError> =>
   Effect.tryPromise({
     try: async () => {

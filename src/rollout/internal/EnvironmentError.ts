@@ -1,6 +1,6 @@
 import * as Schema from "effect/Schema"
 
-/** An episode that could not be run to its end, through no fault of the policy. */
+/** An episode that could not reach its end, through no fault of the policy. */
 export class EnvironmentError extends Schema.TaggedError<EnvironmentError>()("EnvironmentError", {
   environment: Schema.String,
   taskId: Schema.String,

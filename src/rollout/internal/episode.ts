@@ -12,7 +12,7 @@ import type { StopReason, Trajectory } from "../Trajectory.ts"
 import type { EnvironmentError } from "./EnvironmentError.ts"
 import { type Context, observed, promptTokens } from "./observation.ts"
 
-/** What the episodes of a group share. */
+/** Settings that the episodes of a group share. */
 export interface Setting<in out Data, out R> {
   readonly environment: Environment<Data, R>
   readonly task: Task<Data>
@@ -24,7 +24,7 @@ export interface Setting<in out Data, out R> {
   /** Samples one turn of the trajectory `index`, after `turns` others. */
   readonly sample: (context: Uint32Array, turns: number, index: number) => Effect.Effect<Completion, EngineError>
   readonly lost: (cause: unknown) => EnvironmentError
-  /** Bounds what the environment does, and turns its defects into failures of the episode. */
+  /** Bounds the time of the environment's code, and turns its defects into failures of the episode. */
   readonly guarded: <A, R2>(
     run: () => Effect.Effect<A, EnvironmentError, R2>,
     awaited: string
@@ -43,7 +43,7 @@ const timed = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<readonly 
     return Effect.map(effect, (value) => [value, (performance.now() - start) / 1000] as const)
   })
 
-/** The next turn's context, or why there is none. */
+/** Builds the next turn's context, or says why there is none. */
 const following = (
   { contextLength, tokenizer }: Pick<Setting<never, never>, "contextLength" | "tokenizer">,
   context: Context,
@@ -58,13 +58,13 @@ const following = (
     ? { asked: step.context, tokens: promptTokens(step.context, tokenizer), producers: new Uint8Array(0) }
     : observed(context, action, step.observation, tokenizer)
   if (next.tokens.length === 0) throw new Error("the context that a step gave has no tokens; give at least one")
-  // Nothing of it was seen by the policy: the episode ends before it.
+  // The policy saw none of it, so the episode ends before it.
   return next.tokens.length >= contextLength ? "context" : next
 }
 
 const isJson = Schema.is(Schema.Json)
 
-/** Verifiers may run in another process and records are JSON: what does not survive both is refused here. */
+/** Refuses data that a process boundary or JSON would lose: verifiers may run elsewhere, and records are JSON. */
 const plain = (info: Schema.JsonObject): Schema.JsonObject => {
   const wrong = Object.keys(info).find((field) => !isJson(info[field]))
   if (wrong === undefined) return info
@@ -118,7 +118,10 @@ const answeredOf = ({ metrics, reward }: Step) => ({
   ...(metrics === undefined ? {} : { metrics })
 })
 
-/** Runs one episode from its first completion. Its scope is closed at the end; an environment that cannot close is lost. */
+/**
+ * Runs one episode from its first completion. Its scope is closed at the end. If the environment cannot close, the
+ * episode is lost.
+ */
 export const episode = <Data, R>(
   setting: Setting<Data, R>,
   first: First,

@@ -5,7 +5,7 @@ import { encodePrompt, type Tokenizer } from "../../text/Tokenizer.ts"
 import type { Action, Observation } from "../Environment.ts"
 import { Producer } from "../Trajectory.ts"
 
-/** Token ids of a prompt; throws `UnknownText` for text the vocabulary cannot express. */
+/** Encodes a prompt; throws `UnknownText` for text that the vocabulary cannot express. */
 export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array => {
   if (typeof prompt === "string") return encodePrompt(tokenizer, prompt)
   if (prompt instanceof Uint32Array) return prompt
@@ -17,9 +17,9 @@ export const promptTokens = (prompt: Prompt, tokenizer: Tokenizer): Uint32Array 
 export const stopTokensOf = (tokenizer: Tokenizer): ReadonlyArray<number> =>
   tokenizer.stopTokens ?? [tokenizer.endOfText]
 
-/** What comes before a turn, with the producers of its last tokens. */
+/** Tokens that precede a turn, with the producers of the last ones. */
 export interface Context {
-  /** The prompt that the context began with: its render options hold for what follows. */
+  /** The prompt that the context began with. Its render options hold for what follows. */
   readonly asked: Prompt
   readonly tokens: Uint32Array
   readonly producers: Uint8Array
@@ -48,8 +48,8 @@ const encoded = (
 }
 
 /**
- * The context after a turn and what was observed of it. If the template's first token ends a turn that was cut off, the
- * template produced it: neither the policy nor the environment said it.
+ * Builds the context after a turn and its observation. If the template's first token ends a turn that was cut off, the
+ * template produced it, not the policy or the environment.
  */
 export const observed = (context: Context, action: Action, observation: Observation, tokenizer: Tokenizer): Context => {
   const { closing, tokens } = encoded(observation, context.asked, action, tokenizer)
