@@ -1,6 +1,6 @@
 /**
  * The native addon: its loader, its errors, and what it reads without a model. Models are typed where engines use them
- * (`engines/internal/nativeModel.ts`), since a model speaks the engines' contracts.
+ * (`engines/internal/nativeModel.ts`), since a model implements the engines' contracts.
  */
 import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
@@ -12,7 +12,7 @@ export interface GgufHeader {
   /** Version of the format: 2 or 3. */
   readonly version: number
   readonly alignment: number
-  /** In the order of the file; numbers beyond 2^53 are rounded, those that are not finite are null. */
+  /** Entries in the order of the file. Numbers beyond 2^53 are rounded; infinite numbers and NaN are null. */
   readonly metadata: { readonly [key: string]: GgufValue }
   /** Outermost dimension first; kinds as GGUF names them (`F32`, `BF16`, `Q4_1`, ...). */
   readonly tensors: ReadonlyArray<{
@@ -27,8 +27,8 @@ export type GgufValue = GgufScalar | ReadonlyArray<GgufScalar>
 
 export interface Addon {
   /**
-   * Metadata and tensors of a GGUF file ({@link GgufHeader}). The whole header is checked: a file that is damaged, or has
-   * tensors of a type the kernel cannot load, is refused with `FORMAT`.
+   * Reads metadata and tensors of a GGUF file ({@link GgufHeader}). The whole header is checked. A damaged file, or a
+   * tensor of a type that the kernel cannot load, is refused with `FORMAT`.
    */
   readGguf(path: string): Promise<string>
 }
@@ -68,6 +68,6 @@ const open = (): Addon => {
 export const describe = (cause: unknown): { readonly code: string; readonly detail: string } => {
   if (!(cause instanceof Error)) return { code: "INTERNAL", detail: String(cause) }
   const code = "code" in cause && typeof cause.code === "string" ? cause.code : "INTERNAL"
-  // napi's own word for an argument of the wrong type.
+  // napi reports an argument of the wrong type with a code of its own.
   return { code: /^[A-Z_]+$/.test(code) ? code : "ARGUMENT", detail: cause.message }
 }

@@ -1,6 +1,8 @@
 /**
- * Demonstrations for supervised fine-tuning: conversations, prompts with completions, or plain text, in the forms of TRL's
- * data sets. `encode` gives their tokens and marks those that are targets.
+ * Demonstrations for supervised fine-tuning, in the forms of TRL's data sets.
+ *
+ * A demonstration is a conversation, a prompt with a completion, or plain text. `encode` tokenizes it and marks the
+ * targets.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -11,13 +13,13 @@ import type { TaskError } from "./internal/TaskError.ts"
 import { templateColumns } from "./internal/templateColumns.ts"
 import { encodePrompt, type Tokenizer } from "../text/Tokenizer.ts"
 
-/** A prompt and what should follow it: both text, or both messages. */
+/** A prompt and its completion: both text, or both messages. */
 export interface PromptCompletion {
   readonly prompt: string
   readonly completion: string
 }
 
-/** Messages to answer, and the messages that do; tool results may stand among the latter. */
+/** Messages to answer, and the messages that answer them, tool results included. */
 export interface PromptCompletionMessages extends Omit<Conversation, "messages"> {
   readonly prompt: ReadonlyArray<Message>
   readonly completion: ReadonlyArray<Message>
@@ -33,17 +35,17 @@ export type Demonstration = PromptCompletion | PromptCompletionMessages | Conver
 /** Demonstrations, read and checked. */
 export interface Demonstrations {
   readonly values: ReadonlyArray<Demonstration>
-  /** Where each comes from, as errors say it: `line 3`. */
+  /** Place of a demonstration in its source, as errors state it: `line 3`. */
   readonly place: (index: number) => string
 }
 
-/** Where demonstrations come from. */
+/** A source of demonstrations. */
 export interface Source {
   readonly name: string
   readonly load: Effect.Effect<Demonstrations, TaskError>
 }
 
-/** Demonstrations at hand. */
+/** Makes a source from an array. */
 export const fromArray = (values: ReadonlyArray<Demonstration>, name = "array"): Source => ({
   name,
   load: Effect.succeed({ values, place: (index) => `index ${index}` })
@@ -55,10 +57,11 @@ const decodeText = Schema.decodeUnknownResult(Schema.String)
 const decodeCompletion = Schema.decodeUnknownResult(Schema.Array(MessageSchema))
 
 /**
- * A file of one demonstration a line, as TRL reads them: `messages`; or `prompt` and `completion`, both text or both
- * messages; or `text`. Beside messages `tools` may define the tools, an array or its JSON text, and
- * `chat_template_kwargs` what else the template reads. Other fields are passed
- * over, as are blank lines. Everything is read and checked when the source is loaded.
+ * Makes a source from a file with one demonstration per line, in TRL's format.
+ *
+ * A line has `messages`; or `prompt` and `completion`, both text or both messages; or `text`. With messages, `tools`
+ * may define the tools (an array or its JSON text), and `chat_template_kwargs` other variables of the template. Other
+ * fields and blank lines are skipped. Everything is read and checked when the source is loaded.
  *
  * ```ts
  * yield* Sft.train({ demonstrations: Demonstration.jsonl("chat.jsonl"), tokenizer, epochs: 3, update: { learningRate: 1e-4 } })
@@ -99,20 +102,20 @@ const parse = Effect.fnUntraced(function* (row: Row, place: Place): Effect.fn.Re
 })
 
 export interface EncodeOptions {
-  /** Learn only the assistant's turns of a conversation (TRL's `assistant_only_loss`). Default true. */
+  /** Train only on the assistant's turns of a conversation (TRL's `assistant_only_loss`). Default true. */
   readonly assistantOnlyLoss?: boolean
-  /** Learn only the completion of a prompt (TRL's `completion_only_loss`). Default true. */
+  /** Train only on the completion of a prompt (TRL's `completion_only_loss`). Default true. */
   readonly completionOnlyLoss?: boolean
-  /** Tokens an example may have (TRL's `max_length`); longer ones are cut. Default: no limit. */
+  /** Most tokens of an example (TRL's `max_length`); longer ones are cut. Default: no limit. */
   readonly maxLength?: number
-  /** Which part of a long example stays (TRL's `truncation_mode`). Default `keep_start`. */
+  /** Part of a long example that stays (TRL's `truncation_mode`). Default `keep_start`. */
   readonly truncationMode?: "keep_start" | "keep_end"
 }
 
 /** One demonstration as tokens. */
 export interface Example {
   readonly tokens: Uint32Array
-  /** 1 for each token that is a target. The first token never is, since nothing predicts it. */
+  /** 1 for each token that is a target. The first token is never a target, since nothing predicts it. */
   readonly target: Uint8Array
 }
 
@@ -121,11 +124,11 @@ export interface Encoded {
   readonly examples: ReadonlyArray<Example>
   /** Examples that were cut to `maxLength`. */
   readonly truncated: number
-  /** Examples left out, since the cut left them no target. */
+  /** Examples left out because the cut left them no target. */
   readonly dropped: number
 }
 
-/** A stretch of tokens, and whether it is learnt. */
+/** A run of tokens, and whether it is a target. */
 interface Stretch {
   readonly tokens: Uint32Array
   readonly learnt: boolean
@@ -150,7 +153,7 @@ const stretches = (
     }))
   }
   if (!isConversational(demonstration)) {
-    // As the policy is sampled: the prompt's tokens by themselves, whatever follows.
+    // The prompt is encoded alone, as for sampling, whatever follows.
     return [
       { tokens: encodePrompt(tokenizer, demonstration.prompt), learnt: !completionOnlyLoss },
       { tokens: ended(tokenizer.encode(demonstration.completion, { continues: true }), tokenizer), learnt: true }
@@ -158,7 +161,7 @@ const stretches = (
   }
   const { completion, prompt } = demonstration
   const pieces = turns([...prompt, ...completion], demonstration, tokenizer)
-  // The completion begins with the first turn that is in it, and takes what follows.
+  // The completion begins with its first turn and includes everything after it.
   const first = pieces.findIndex(({ message = -1 }) => message >= prompt.length)
   return pieces.map(({ producer, tokens }, index) => ({
     tokens,
@@ -203,7 +206,11 @@ const cut = ({ target, tokens }: Example, { maxLength, truncationMode }: EncodeO
   return kept
 }
 
-/** Tokens and targets of every demonstration. One without a target is an error, unless it is the cut that left it none. */
+/**
+ * Tokenizes every demonstration and marks its targets.
+ *
+ * A demonstration without a target is an error, unless the cut removed its targets.
+ */
 export const encode = Effect.fn("Demonstration.encode")(function* (
   source: Source,
   tokenizer: Tokenizer,

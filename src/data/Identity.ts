@@ -1,6 +1,8 @@
 /**
- * Names and settings of what a run depends on: losses, advantages, learning rates, rewards, environments, tokenizers. A run's
- * record holds them, so that a resume with another one is refused by name.
+ * Names and settings of what a run depends on.
+ *
+ * Losses, advantages, learning rates, rewards, environments and tokenizers have an identity. A run's record holds it,
+ * so that a resume with another one is refused by name.
  */
 import * as Schema from "effect/Schema"
 
@@ -8,7 +10,7 @@ export const Identity = Schema.Struct({
   name: Schema.String,
   /** Plain JSON: everything that changes results. */
   settings: Schema.JsonObject,
-  /** A function without an identity of its own: only its name can be compared. */
+  /** Marks a function without an identity of its own: only its name can be compared. */
   opaque: Schema.optionalKey(Schema.Literal(true))
 })
 export interface Identity {
@@ -23,8 +25,10 @@ export interface Identified {
 }
 
 /**
- * An identity of a name and settings. Settings become plain JSON: `undefined` is left out, numbers that are not finite
- * become text, and functions become their own identities.
+ * Makes an identity from a name and settings.
+ *
+ * Settings become plain JSON. `undefined` is left out, infinite numbers and NaN become text, and functions become their
+ * own identities.
  *
  * @example
  * ```ts
@@ -36,13 +40,14 @@ export const make = (name: string, settings: Readonly<Record<string, unknown>> =
   settings: plain(settings)
 })
 
-/** States the identity of a function or an object: the same value, with a field `identity`. */
+/** Returns the function or object with a field `identity`. */
 export const identify = <A extends object>(value: A, identity: Identity): A & Identified =>
   Object.assign(value, { identity })
 
 /**
- * The identity of any value. A stated `identity` comes first, then a `name` with `settings`. A number is a `constant`. A bare
- * function is opaque.
+ * Returns the identity of any value.
+ *
+ * A stated `identity` comes first, then a `name` with `settings`. A number is a `constant`. A bare function is opaque.
  */
 export const of = (value: unknown): Identity => {
   if (typeof value === "number") return make("constant", { value })

@@ -1,6 +1,7 @@
 /**
- * Tasks and where they come from: arrays, JSONL files, procedural generators; split into training and held-out tasks,
- * and drawn as a stream that can resume at any draw.
+ * Tasks and their sources: arrays, JSONL files, procedural generators.
+ *
+ * A source is split into training and held-out tasks, and drawn as a stream that can resume at any draw.
  *
  * ```ts
  * const { heldOut, train } = Task.split(Task.jsonl("tasks.jsonl"), { heldOut: 0.1, seed: 1 })
@@ -19,23 +20,23 @@ import { show, TaskError } from "./internal/TaskError.ts"
 export { TaskError } from "./internal/TaskError.ts"
 export type { Conversation, Message, Prompt, ToolCall, ToolDefinition } from "../text/Conversation.ts"
 
-/** One problem: what the policy is asked, and the data its verifiers need. */
+/** One problem: the policy's prompt, and the data that verifiers need. */
 export interface Task<out Data = unknown> {
-  /** Unique within its source; keys the random numbers of its samples. */
+  /** Unique within the source; keys the random numbers of the task's samples. */
   readonly id: string
   readonly prompt: Prompt
   readonly data: Data
 }
 
-/** Tasks by number: `at` is pure, so that a run can resume at any of them without making those before it. */
+/** Tasks by number. `at` is pure, so a run can resume at any task without making the earlier ones. */
 export interface Tasks<out Data = unknown> {
-  /** Infinite for a generator. */
+  /** Number of tasks; infinite for a generator. */
   readonly length: number
-  /** `undefined`: there is no task of this number, and a stream passes over it. */
+  /** Returns a task, or `undefined` if no task has this number; a stream then skips the number. */
   readonly at: (index: number) => Task<Data> | undefined
 }
 
-/** Where tasks come from. Loading reads and checks everything that can be wrong with it. */
+/** A source of tasks. Loading reads and checks everything. */
 export interface Source<out Data = unknown> {
   readonly name: string
   readonly load: Effect.Effect<Tasks<Data>, TaskError>
@@ -44,7 +45,7 @@ export interface Source<out Data = unknown> {
 /** One draw of a task stream. */
 export interface Drawn<out Data = unknown> {
   readonly task: Task<Data>
-  /** Which pass over the source, from 0. */
+  /** Number of the pass over the source, from 0. */
   readonly epoch: number
   /** Position in the stream; a stream `from` cursor + 1 continues right after it. */
   readonly cursor: number
@@ -73,15 +74,17 @@ const finite = Effect.fnUntraced(function* <Data>(
   return { length: tasks.length, at: (index) => tasks[index] }
 })
 
-/** Tasks at hand. A duplicate id is refused when the source is loaded. */
+/** Makes a source from an array. Loading refuses a duplicate id. */
 export const fromArray = <Data>(tasks: ReadonlyArray<Task<Data>>, name = "array"): Source<Data> => ({
   name,
   load: Effect.suspend(() => finite(name, tasks, (index) => `index ${index}`))
 })
 
 /**
- * An endless source: `at(index)` makes a task and must be pure in `index`, since a resumed run calls it again. A stream
- * takes its indexes in order: the generator is what shuffles.
+ * Makes an endless source from a function.
+ *
+ * `at(index)` makes a task and must be pure in `index`, since a resumed run calls it again. A stream takes the indexes
+ * in order, so the generator itself must shuffle.
  *
  * ```ts
  * const sums = Task.generate("sums", (index) => ({ id: `sum-${index}`, prompt: `${index % 9}+4=?`, data: (index % 9) + 4 }))
@@ -100,18 +103,20 @@ const isMessages = (list: ReadonlyArray<Message> | ReadonlyArray<number>): list 
   typeof list[0] === "object"
 
 export interface JsonlOptions<in Data> {
-  /** Field that holds the id, a string or a number. Default `id`; where it is absent, the line's number. */
+  /** Field that holds the id, a string or a number. Default `id`; if it is absent, the line's number. */
   readonly id?: string
   /** Field that holds the prompt (text, messages, `{ messages, tools }` or token ids), or how to make it. Default `prompt`. */
   readonly prompt?: string | ((data: Data) => Prompt)
-  /** Field with the definitions of the tools, beside a prompt of messages. Default `tools`; `false`: there is none. */
+  /** Field that defines the tools for a prompt of messages. Default `tools`; `false` means that there is none. */
   readonly tools?: string | false
 }
 
 /**
- * One task a line: a JSON object with `prompt`, perhaps `id`, and the data of its verifiers. `schema` decodes the whole
- * object to that data; without one the data is the object itself. Blank lines are passed over. Everything is read and
- * checked when the source is loaded; an error names the file, the line, the field, the value and what to do.
+ * Makes a source from a file with one JSON object per line.
+ *
+ * Each object has `prompt`, optionally `id`, and the data of its verifiers. `schema` decodes the whole object to that
+ * data; without a schema the object itself is the data. Blank lines are skipped. Everything is read and checked when
+ * the source is loaded. An error names the file, the line, the field, the value and what to do.
  *
  * ```ts
  * const tasks = Task.jsonl("train.jsonl", Schema.Struct({ answer: Schema.Int }))   // Source<{ answer: number }>
@@ -164,7 +169,7 @@ export const jsonl: {
   return { name: path, load }
 }
 
-/** Two tasks are the same problem when prompt and data are; `undefined` for data that JSON cannot tell apart. */
+/** Key by which two tasks are the same problem: prompt and data. `undefined` for data that JSON cannot distinguish. */
 const problemOf = (task: Task): string | undefined => {
   try {
     return JSON.stringify([task.prompt, task.data])
@@ -174,15 +179,17 @@ const problemOf = (task: Task): string | undefined => {
 }
 
 export interface SplitOptions {
-  /** A share between 0 and 1, or a number of tasks from 1. Of an endless source only a number. */
+  /** A share between 0 and 1, or a number of tasks from 1. An endless source needs a number. */
   readonly heldOut: number
   readonly seed: number
 }
 
 /**
- * Keeps tasks aside for evaluation: drawn at random from a finite source, the first ones of an endless one. A training
- * task that is the same problem as a held-out one (same prompt, same data), as generators of small spaces make them, is
- * passed over, so what is measured was never trained on.
+ * Sets tasks aside for evaluation.
+ *
+ * They are drawn at random from a finite source; of an endless source they are the first ones. A training task with the
+ * same prompt and data as a held-out one is skipped, so the policy never trains on what is measured. Generators of
+ * small spaces make such duplicates.
  */
 export const split = <Data>(
   source: Source<Data>,
@@ -201,7 +208,7 @@ export const split = <Data>(
     }
     const endless = tasks.length === Infinity
     const order = endless ? undefined : permutation(tasks.length, `split ${seed}`)
-    // In the order of the source, so that a held-out table reads like the file it comes from.
+    // Held-out tasks keep the order of the source, so that a table of them reads like the file.
     const aside =
       order === undefined ? Uint32Array.from({ length: count }, (_, i) => i) : order.slice(0, count).toSorted()
     const rest = order?.slice(count).toSorted()
@@ -228,7 +235,7 @@ export const split = <Data>(
   }
 }
 
-/** The order of epoch `epoch` over `length` things; depends on nothing else, on any platform. */
+/** Returns the order of epoch `epoch` over `length` items. It depends on nothing else, on any platform. */
 export const shuffled = (length: number, seed: number, epoch: number): ReadonlyArray<number> =>
   Array.from(permutation(length, `epoch ${epoch} of ${seed}`))
 
@@ -236,18 +243,19 @@ export interface StreamOptions {
   readonly seed: number
   /** Passes over a finite source. Default: without end. */
   readonly epochs?: number
-  /** First position; those before it are neither made nor drawn. Default 0. */
+  /** First position; earlier ones are neither made nor drawn. Default 0. */
   readonly from?: number
-  /** Another order in every epoch; only finite sources are shuffled. Default true. */
+  /** Whether every epoch has another order. Only finite sources are shuffled. Default true. */
   readonly shuffle?: boolean
 }
 
-// A source that keeps passing over its tasks is broken, not slow.
+// A source that keeps skipping tasks is broken, not slow.
 const MAX_PASSED_OVER = 100_000
 
 /**
- * Draws tasks, epoch after epoch, each in an order of its own that depends on `seed` and the epoch alone. The stream
- * makes one task at a time and none ahead.
+ * Draws tasks, epoch after epoch.
+ *
+ * The order of each epoch depends on `seed` and the epoch alone. The stream makes one task at a time and none ahead.
  */
 export const stream = <Data>(source: Source<Data>, options: StreamOptions): Stream.Stream<Drawn<Data>, TaskError> => {
   const { epochs = Infinity, from = 0, seed, shuffle = true } = options

@@ -1,4 +1,4 @@
-/** A time limit for synchronous code that a file from outside steers: regular expressions, templates. */
+/** A time limit for synchronous code that an untrusted file controls: regular expressions, templates. */
 import * as Vm from "node:vm"
 
 const script = new Vm.Script("run()")
@@ -10,8 +10,8 @@ export class TookTooLong extends Error {
 }
 
 /**
- * Runs `work`, and stops it when it has not ended after `milliseconds`: V8 interrupts loops and regular expressions
- * alike. Costs 0.1 ms. What `work` throws is thrown.
+ * Runs `work`, and stops it if it takes longer than `milliseconds`. V8 interrupts loops and regular expressions alike.
+ * Costs 0.1 ms. Rethrows what `work` throws.
  */
 export const within = <A>(milliseconds: number, work: () => A): A => {
   context ??= Vm.createContext({ run: work }) as { run: () => unknown }
@@ -20,7 +20,7 @@ export const within = <A>(milliseconds: number, work: () => A): A => {
   try {
     return script.runInContext(context, { timeout: milliseconds }) as A
   } catch (error) {
-    // An error of the other context, so no instance of this one's Error.
+    // The error comes from another context, so it is not an instance of this context's Error.
     if ((error as { readonly code?: unknown } | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT") {
       throw new TookTooLong(`took more than ${milliseconds} ms`)
     }

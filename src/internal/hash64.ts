@@ -1,6 +1,6 @@
 const encoder = new TextEncoder()
 
-/** FNV-1a, 64 bits: names a random stream by its text. Not for anything an adversary chooses. */
+/** FNV-1a, 64 bits: names a random stream by its text. Do not use it for text that an adversary chooses. */
 export const hash64 = (text: string): bigint => {
   let hash = 0xcbf29ce484222325n
   for (const byte of encoder.encode(text)) {

@@ -1,6 +1,6 @@
 import { hash64 } from "./hash64.ts"
 
-/** Uniform 32-bit numbers: sfc32 (Doty-Humphrey, PractRand), a stream of its own for every label. */
+/** Uniform 32-bit numbers from sfc32 (Doty-Humphrey, PractRand). Each label has its own stream. */
 export const randomStream = (label: string): (() => number) => {
   const first = hash64(label)
   const second = hash64(`${label}'`)
@@ -22,7 +22,7 @@ export const randomStream = (label: string): (() => number) => {
   return next
 }
 
-/** Fisher-Yates; the same on every platform, and without the bias of a remainder. */
+/** Fisher-Yates shuffle: the same on every platform, and without the bias of a remainder. */
 export const permutation = (length: number, label: string): Uint32Array => {
   const next = randomStream(label)
   const order = Uint32Array.from({ length }, (_, i) => i)

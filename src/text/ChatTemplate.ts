@@ -1,6 +1,7 @@
 /**
- * Chat templates: how a model was taught to read a conversation, as a Jinja template that comes with it. Rendered through
- * Hugging Face's own engine for JavaScript, as `apply_chat_template` of transformers renders them.
+ * Chat templates: the Jinja templates by which models learnt to read conversations.
+ *
+ * Hugging Face's own engine for JavaScript renders them, as `apply_chat_template` of transformers does.
  */
 import { Environment, Template } from "@huggingface/jinja"
 import * as Schema from "effect/Schema"
@@ -8,9 +9,9 @@ import type { Message } from "./Conversation.ts"
 import { BoundedInterpreter } from "./internal/boundedInterpreter.ts"
 import { TookTooLong, within } from "../internal/deadline.ts"
 
-/** A template that cannot be used, or that refuses a conversation (`raise_exception`). */
+/** A template that is invalid, or that refuses a conversation (`raise_exception`). */
 export class TemplateError extends Schema.TaggedError<TemplateError>()("TemplateError", {
-  /** Where the template came from. */
+  /** Origin of the template. */
   file: Schema.String,
   problem: Schema.String,
   remedy: Schema.String
@@ -21,13 +22,16 @@ export class TemplateError extends Schema.TaggedError<TemplateError>()("Template
 }
 
 export interface ChatTemplateSettings {
-  /** Where it came from; for errors. */
+  /** Origin of the template, for errors. */
   readonly file: string
   /** Variables that every rendering sees, e.g. `bos_token` and `eos_token`. */
   readonly variables?: Readonly<Record<string, string>>
-  /** The text that `strftime_now` gives. A template that writes the date into its prompt gives other tokens tomorrow. */
+  /**
+   * Time that `strftime_now` formats. A template that writes the date into its prompt gives other tokens on another
+   * day.
+   */
   readonly now?: () => Date
-  /** A rendering that takes longer is stopped. Default 10 000. */
+  /** Milliseconds after which a rendering is stopped. Default 10,000. */
   readonly milliseconds?: number
 }
 
@@ -36,22 +40,22 @@ export interface TemplateOptions {
   readonly tools?: ReadonlyArray<object>
   /** For templates of retrieval models. */
   readonly documents?: ReadonlyArray<object>
-  /** Ends with what opens the assistant's turn. Default false. */
+  /** Whether to end with the text that opens the assistant's turn. Default false. */
   readonly addGenerationPrompt?: boolean
   /** Further variables of the template, for example `{ enable_thinking: false }`. */
   readonly variables?: Readonly<Record<string, unknown>>
 }
 
-// transformers leaves absent what is null; templates that look for null were written when it did not.
+// transformers omits null fields. Templates that test for null were written when it did not.
 const LOOKS_FOR_NULL = /content['"\]\s]*\bis\s+(?:not\s+)?none\b/i
 
-/** Several templates by name: `default`, and for instance `tool_use`, which is taken where there are tools. */
+/** One template, or several by name: `default`, and for instance `tool_use`, which is used if there are tools. */
 export type Sources = string | Readonly<Record<string, string>>
 
 export interface ChatTemplate {
-  /** The default one. */
+  /** The default template. */
   readonly source: string
-  /** The text of a conversation; throws {@link TemplateError}. */
+  /** Renders a conversation; throws {@link TemplateError}. */
   readonly render: (messages: ReadonlyArray<Message>, options?: TemplateOptions) => string
 }
 
@@ -63,7 +67,7 @@ class Refused extends Error {}
 const MONTHS = "January February March April May June July August September October November December".split(" ")
 const DAYS = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ")
 
-/** Python's, in the C locale, for what templates use. */
+/** Python's strftime in the C locale, for the directives that templates use. */
 const strftime = (date: Date, format: string): string => {
   const two = (number: number) => String(number).padStart(2, "0")
   const hour = date.getHours() % 12 === 0 ? 12 : date.getHours() % 12
@@ -87,7 +91,7 @@ const strftime = (date: Date, format: string): string => {
   return format.replace(/%(.)/g, (whole, letter: string) => (Object.hasOwn(of, letter) ? of[letter]! : whole))
 }
 
-/** Python's `range`, of a size that cannot fill the memory. */
+/** Python's `range`, limited to a size that cannot fill the memory. */
 const range = (start: unknown, stop?: unknown, step: unknown = 1): ReadonlyArray<number> => {
   const [from, to] = stop === undefined ? [0, start] : [start, stop]
   if (![from, to, step].every(Number.isSafeInteger) || step === 0) throw new Refused("range() of what are not integers")
@@ -115,8 +119,8 @@ const globals = {
 /**
  * Parses a template; throws {@link TemplateError}.
  *
- * A template is a program from outside: it sees what it is given and nothing else, and is stopped when it takes too long or builds
- * too much.
+ * A template is an untrusted program. It sees only what it is given, and is stopped if it takes too long or builds too
+ * much.
  *
  * @example
  * ```ts

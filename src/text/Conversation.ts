@@ -1,11 +1,12 @@
 /**
- * Conversations as chat models, Hugging Face templates and TRL's data sets have them: messages with roles, calls of
- * tools, and the definitions of the tools.
+ * Conversations in the form of chat models, Hugging Face templates and TRL's data sets.
+ *
+ * A conversation has messages with roles, calls of tools, and the definitions of the tools.
  */
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 
-/** A call that the assistant made. `arguments` is an object, or the JSON text of one, as the template wants it. */
+/** A call that the assistant made. `arguments` is an object or its JSON text, as the template requires. */
 export interface ToolCall {
   readonly id?: string
   readonly type?: "function"
@@ -15,7 +16,7 @@ export interface ToolCall {
 /** One turn of a conversation. */
 export interface Message {
   readonly role: "system" | "user" | "assistant" | "tool"
-  /** `null` where the assistant only called tools: some templates tell it from an empty text. */
+  /** `null` if the assistant only called tools: some templates distinguish it from an empty text. */
   readonly content: string | null
   /** The tool that answers, in a `tool` message. */
   readonly name?: string
@@ -29,7 +30,7 @@ export interface Message {
 /** A JSON-schema function definition as Hugging Face takes them: `{ type: "function", function: { name, parameters } }`. */
 export type ToolDefinition = Readonly<Record<string, unknown>>
 
-/** Messages and the tools that the template tells the model of. */
+/** Messages, and the tools that the template describes to the model. */
 export interface Conversation {
   readonly messages: ReadonlyArray<Message>
   readonly tools?: ReadonlyArray<ToolDefinition>
@@ -45,8 +46,8 @@ export interface RenderOptions {
   /** Function definitions as JSON Schema, in the form that Hugging Face's chat templates take. */
   readonly tools?: ReadonlyArray<object>
   /**
-   * Control tokens that are written out in messages and tools become those tokens, as Hugging Face has it. Default false:
-   * only those that the template writes do. A conversation without such texts gives the same tokens either way.
+   * Whether control tokens spelled in messages and tools become those tokens, as in Hugging Face. Default false: only
+   * those that the template writes do. A conversation without such texts gives the same tokens either way.
    */
   readonly specialTokens?: boolean
   /** Further variables of the template, for example `{ enable_thinking: false }`. */
@@ -62,7 +63,7 @@ const ToolCallJson = Schema.Struct({
   function: Schema.Struct({ name: Schema.String, arguments: Arguments })
 })
 
-// Data sets that went through Arrow say `null` for every key that some other line has.
+// Data sets that were stored with Arrow have `null` for every key that only other lines use.
 const MessageJson = Schema.Struct({
   role: Role,
   content: Schema.optionalKey(Schema.NullOr(Schema.String)),
@@ -117,7 +118,7 @@ const message = ({
   ...(typeof reasoning_content === "string" ? { reasoning_content } : {})
 })
 
-/** Decodes a message of a data set; a `null` field is an absent one. */
+/** Decodes a message of a data set; a `null` field counts as absent. */
 export const MessageSchema = MessageJson.pipe(
   Schema.decodeTo(
     MessageType,
@@ -130,7 +131,7 @@ export const MessagesSchema = Schema.Array(MessageSchema).check(Schema.isMinLeng
 
 const Tool = Schema.Record(Schema.String, Schema.Unknown)
 
-/** Decodes tool definitions: an array of objects, or its JSON text, as data sets keep it whose columns must be uniform. */
+/** Decodes tool definitions: an array of objects, or its JSON text, which data sets with uniform columns use. */
 export const ToolsSchema = Schema.Union([Schema.Array(Tool), Schema.fromJsonString(Schema.Array(Tool))])
 
 /** Decodes variables of a template. */
@@ -143,11 +144,11 @@ export const ConversationSchema = Schema.Struct({
   chat_template_kwargs: Schema.optionalKey(KwargsSchema)
 })
 
-/** Whether a prompt is `{ messages, tools? }`. */
+/** Tells whether a prompt is `{ messages, tools? }`. */
 export const isConversation = (prompt: Prompt): prompt is Conversation =>
   typeof prompt === "object" && "messages" in prompt
 
-/** Options of a tokenizer's `render` for a conversation. */
+/** Makes the options of a tokenizer's `render` from a conversation. */
 export const renderOptions = ({ chat_template_kwargs, tools }: Omit<Conversation, "messages">): RenderOptions => ({
   ...(tools === undefined ? {} : { tools }),
   ...(chat_template_kwargs === undefined ? {} : { variables: chat_template_kwargs })

@@ -1,7 +1,9 @@
 /**
- * Text to token ids and back. A `Tokenizer` is a plain value, not a service: it is pure, and several can be in use at
- * once. Token ids are the only truth of a trajectory; text is derived from them for verifiers and people. Two small
- * vocabularies are here: `characters` for toy problems, `bytes` for any text.
+ * Converts text to token ids and back.
+ *
+ * A `Tokenizer` is a plain value, not a service: it is pure, and several can be in use at once. A trajectory stores
+ * token ids only; text is derived from them for verifiers and people. This module has two small vocabularies:
+ * `characters` for toy problems, `bytes` for any text.
  */
 import * as Schema from "effect/Schema"
 import { OptionError } from "../OptionError.ts"
@@ -11,28 +13,33 @@ export type { RenderOptions } from "./Conversation.ts"
 
 export interface EncodeOptions {
   /**
-   * Control tokens that are written out in the text (`<|im_end|>`) become those tokens, as Hugging Face has it. Default
-   * false: they are text like any other, so that what an environment or a user says cannot end a turn or begin one.
+   * Whether control tokens spelled in the text (`<|im_end|>`) become those tokens, as in Hugging Face. Default false:
+   * they are ordinary text, so an environment or a user cannot end or begin a turn.
    */
   readonly specialTokens?: boolean
-  /** The text goes on after other tokens: vocabularies that put a space before a text (SentencePiece) put none. */
+  /**
+   * Whether the text follows other tokens. Vocabularies that put a space before a text (SentencePiece) then put none.
+   */
   readonly continues?: boolean
 }
 
-/** A stretch of a rendered conversation, with who wrote it. */
+/** A part of a rendered conversation, with its producer. */
 export interface Piece {
   readonly tokens: Uint32Array
-  /** `policy`: what an assistant's turn says, its end token included. `template`: all else, other roles' turns included. */
+  /**
+   * `policy`: the content of an assistant's turn, its end token included. `template`: everything else, other roles'
+   * turns included.
+   */
   readonly producer: "policy" | "template"
-  /** Index of the message that a `policy` piece is the turn of. */
+  /** Index of the message whose turn a `policy` piece is. */
   readonly message?: number
 }
 
 /** Decodes a completion while it is generated. */
 export interface TextStream {
-  /** The text that became certain with `token`; never a part of a character. */
+  /** Returns the text that became certain with `token`; never a part of a character. */
   readonly push: (token: number) => string
-  /** The text that was held back. All parts together equal `decode` of all tokens. */
+  /** Returns the text that was held back. All parts together equal `decode` of all tokens. */
   readonly end: () => string
 }
 
@@ -40,47 +47,53 @@ export interface Tokenizer {
   /** Names the vocabulary in run records, e.g. `characters(19)`. */
   readonly name: string
   readonly vocabularySize: number
-  /** Ends a completion: sampled by the policy, never part of the text. */
+  /** Token that ends a completion: sampled by the policy, never part of the text. */
   readonly endOfText: number
-  /** Stands before a text that is not a conversation, where the model was trained so. Chat templates write it themselves. */
+  /**
+   * Token that begins a text outside of conversations, if the model was trained so. Chat templates write it themselves.
+   */
   readonly startOfText?: number
-  /** The ids that end a turn; default `[endOfText]`. */
+  /** Token ids that end a turn; default `[endOfText]`. */
   readonly stopTokens?: ReadonlyArray<number>
-  /** Token ids of `text`; throws {@link UnknownText} for text that the vocabulary cannot express. */
+  /** Encodes `text`; throws {@link UnknownText} for text that the vocabulary cannot express. */
   readonly encode: (text: string, options?: EncodeOptions) => Uint32Array
-  /** Text of `tokens`, special tokens left out. Never throws: ids outside the vocabulary become U+FFFD. */
+  /** Decodes `tokens`, special tokens left out. Never throws: ids outside the vocabulary become U+FFFD. */
   readonly decode: (tokens: ArrayLike<number>) => string
   /** Decodes token by token. */
   readonly stream: () => TextStream
-  /** The bytes that a token stands for; empty for special tokens. Lets the sampler match stop strings exactly. */
+  /** Returns the bytes of a token; empty for special tokens. They let the sampler match stop strings exactly. */
   readonly bytes: (token: number) => Uint8Array
-  /** Renders a conversation up to where the assistant's next turn begins. */
+  /** Renders a conversation up to the start of the assistant's next turn. */
   readonly render: (messages: ReadonlyArray<Message>, options?: RenderOptions) => Uint32Array
   /**
-   * A whole conversation with its assistant's turns told apart, for training on them: what comes before a `policy` piece
-   * is, token for token, what the policy would be sampled with in an episode of these turns.
+   * Renders a whole conversation for training, with the assistant's turns marked. The tokens before a `policy` piece
+   * are exactly those that the policy would be sampled with in an episode of these turns.
    */
   readonly renderTurns?: (messages: ReadonlyArray<Message>, options?: RenderOptions) => ReadonlyArray<Piece>
   /**
-   * The tokens between the policy's turn and its next one, with `messages` (what tools or the user said) in them. What the
-   * policy wrote is never encoded again.
+   * Encodes `messages` (of tools or the user) and the template's text between two turns of the policy. The policy's own
+   * tokens are never encoded again.
    */
   readonly continuation?: (messages: ReadonlyArray<Message>, options: ContinuationOptions) => Uint32Array
 }
 
 export interface ContinuationOptions extends RenderOptions {
-  /** The policy's turn has its end token already; it is not repeated. */
+  /** Whether the policy's turn already has its end token, which is then not repeated. */
   readonly ended: boolean
 }
 
-/** Token ids of a text that an example or an episode begins with: after the start of text, where the model has one. */
+/** Encodes a text that begins an example or an episode. It follows the start of text, if the model has one. */
 export const encodePrompt = (tokenizer: Tokenizer, text: string): Uint32Array => {
   const { startOfText } = tokenizer
   const tokens = tokenizer.encode(text)
   return startOfText === undefined ? tokens : Uint32Array.from([startOfText, ...tokens])
 }
 
-/** Text that a vocabulary cannot express. Thrown by `encode` and `render`; a rollout turns it into a failed episode. */
+/**
+ * An error for text that a vocabulary cannot express.
+ *
+ * `encode` and `render` throw it; a rollout turns it into a failed episode.
+ */
 export class UnknownText extends Schema.TaggedError<UnknownText>()("UnknownText", {
   tokenizer: Schema.String,
   /** The first character without a token. */
@@ -102,13 +115,15 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
 const empty = new Uint8Array()
 const REPLACEMENT = "\uFFFD"
 
-/** A stream for a vocabulary in which no token depends on another: `text` is what one token adds. */
+/** Makes the stream of a vocabulary in which tokens are independent: `text` is what one token adds. */
 const perToken = (text: (token: number) => string) => (): TextStream => ({ push: text, end: () => "" })
 
 /**
- * One token per character (code point) of `alphabet`, numbered in its order, then the end of text: `vocabularySize` is
- * the alphabet's size + 1. A conversation is rendered as its contents, each followed by a line feed if the alphabet has
- * one: roles have no tokens, so single messages are what this vocabulary is for.
+ * Makes a vocabulary with one token per character (code point) of `alphabet`.
+ *
+ * Characters are numbered in the alphabet's order, followed by the end of text: `vocabularySize` is the alphabet's size
+ * + 1. A conversation is rendered as its contents, each followed by a line feed if the alphabet has one. Roles have no
+ * tokens, so use this vocabulary for single messages.
  *
  * ```ts
  * const digits = Tokenizer.characters("0123456789+=?")
@@ -160,10 +175,12 @@ const END_OF_TEXT = 256
 const roles = { system: 257, user: 258, assistant: 259, tool: 260 } as const
 
 /**
- * One token per byte of UTF-8 (0 to 255), the end of text (256), and one token per role: system 257, user 258, assistant
- * 259, tool 260. A conversation is rendered as role, content, end of text for each message, then the assistant's role;
- * calls follow their content as `<tool_call>{"name":...,"arguments":...}</tool_call>`, and tools stand as their JSON in a
- * system message of their own before all others.
+ * Makes a vocabulary of UTF-8 bytes (0 to 255), the end of text (256) and roles.
+ *
+ * Roles are system 257, user 258, assistant 259, tool 260. A conversation is rendered as role, content and end of text
+ * for each message, then the assistant's role. Calls follow their content as
+ * `<tool_call>{"name":...,"arguments":...}</tool_call>`. Tools are rendered as JSON in a system message before all
+ * others.
  */
 export const bytes = (): Tokenizer => {
   const name = "bytes(256)"

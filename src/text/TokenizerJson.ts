@@ -1,10 +1,11 @@
 /**
- * Tokenizers of real checkpoints, equal to Hugging Face's `tokenizers` token for token: read from a folder's
- * `tokenizer.json`, or rebuilt from the metadata of a GGUF file.
+ * Tokenizers of real checkpoints, equal to Hugging Face's `tokenizers` token for token.
  *
- * Control tokens that are written out in a text are text, unless asked otherwise ({@link Tokenizer.EncodeOptions}): what a
- * user or an environment says must not be able to end a turn. Rendered conversations equal Hugging Face's whenever their
- * messages have no such text in them, or with `specialTokens`.
+ * They are read from a folder's `tokenizer.json`, or rebuilt from the metadata of a GGUF file.
+ *
+ * Control tokens spelled in a text stay text unless requested otherwise ({@link Tokenizer.EncodeOptions}), so a user or
+ * an environment cannot end a turn. Rendered conversations equal Hugging Face's if their messages have no such text, or
+ * with `specialTokens`.
  */
 import * as Effect from "effect/Effect"
 import * as Fs from "node:fs/promises"
@@ -26,9 +27,9 @@ export { TokenizerError }
 /** Parts of a tokenizer. */
 interface Parts {
   readonly file: string
-  /** In the form of `tokenizer.json`. */
+  /** Value in the form of `tokenizer.json`. */
   readonly json: unknown
-  /** Stands before a text: an id, a spelling, or null for none. Default: what the post-processor says. */
+  /** Token that begins a text: an id, a spelling, or null for none. Default: the post-processor's. */
   readonly begin?: number | string | null | undefined
   /** Tokens that end a text or a turn, as ids or spellings; the first is the end of text. */
   readonly ends: ReadonlyArray<number | string>
@@ -119,12 +120,15 @@ const attempt = (file: string, parts: () => Parts): Effect.Effect<Tokenizer, Tok
   })
 
 /**
- * The tokenizer of a checkpoint folder: `tokenizer.json`, and what the folder has of `tokenizer_config.json`,
- * `special_tokens_map.json`, `generation_config.json` (the ids that end a turn) and `chat_template.jinja`.
+ * Reads the tokenizer of a checkpoint folder.
  *
- * Read are byte-level BPE, SentencePiece's BPE with byte fallback, and Unigram vocabularies; what cannot be read exactly is
- * refused by name. `stopTokens` are the end of text, the ids of generation_config.json, and the control token that the
- * chat template ends an answer with.
+ * It reads `tokenizer.json` and, if present, `tokenizer_config.json`, `special_tokens_map.json`,
+ * `generation_config.json` (the ids that end a turn) and `chat_template.jinja`. Supported are byte-level BPE,
+ * SentencePiece's BPE with byte fallback, and Unigram vocabularies. A part that cannot be read exactly is refused by
+ * name.
+ *
+ * `stopTokens` are the end of text, the ids of generation_config.json, and the control token that ends an answer in the
+ * chat template.
  *
  * @example
  * ```ts
@@ -139,10 +143,10 @@ export const fromDirectory = Effect.fn("TokenizerJson.fromDirectory")(function* 
   return yield* attempt(path, () => ({ file: path, ...files }))
 })
 
-/** The metadata of a GGUF file, in the keys of the format (`tokenizer.ggml.model`, ...). */
+/** Metadata of a GGUF file, in the keys of the format (`tokenizer.ggml.model`, ...). */
 export type { GgufMetadata }
 
-/** The tokenizer that a GGUF file's metadata describes; `file` names it in errors and records. */
+/** Makes the tokenizer that a GGUF file's metadata describes; `file` names it in errors and records. */
 export const fromGgufMetadata = (file: string, metadata: GgufMetadata): Effect.Effect<Tokenizer, TokenizerError> =>
   attempt(file, () => {
     const { begin, bosToken, chatTemplate, ends, eosToken, json, namedTemplates } = fromMetadata(file, metadata)
@@ -161,8 +165,10 @@ export const fromGgufMetadata = (file: string, metadata: GgufMetadata): Effect.E
   })
 
 /**
- * The tokenizer in a GGUF file's metadata, its chat template included. Read are the models `gpt2` (with the
- * pre-tokenizers of Llama 3, Qwen2, SmolLM, GPT-2, GPT-4o, Mistral and DeepSeek) and `llama`.
+ * Reads the tokenizer in a GGUF file's metadata, its chat template included.
+ *
+ * Supported are the models `gpt2` (with the pre-tokenizers of Llama 3, Qwen2, SmolLM, GPT-2, GPT-4o, Mistral and
+ * DeepSeek) and `llama`.
  *
  * @example
  * ```ts
@@ -176,8 +182,9 @@ export const fromGguf = Effect.fn("TokenizerJson.fromGguf")(function* (
 })
 
 /**
- * The tokenizer in a GGUF file as the files of a Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`,
- * `chat_template.jinja`, ...): texts by name.
+ * Converts the tokenizer in a GGUF file to the files of a Hugging Face folder.
+ *
+ * Returns texts by name: `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`, ...
  */
 export const filesFromGguf = Effect.fn("TokenizerJson.filesFromGguf")(function* (
   path: string

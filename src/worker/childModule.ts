@@ -1,4 +1,4 @@
-/** How a child process or worker thread finds its module, and runs as its parent does: from source or from dist. */
+/** Lets a child process or worker thread find its module and run as its parent does: from source or from dist. */
 
 /** A sibling module, as `.ts` from source and `.js` from dist. */
 export const sibling = (name: string, base: string): URL =>

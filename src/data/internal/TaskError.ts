@@ -1,6 +1,6 @@
 import * as Schema from "effect/Schema"
 
-/** A source that cannot be used as it is; says where, what was found and what to do. */
+/** An invalid source. It names the place, the value and what to do. */
 export class TaskError extends Schema.TaggedError<TaskError>()("TaskError", {
   source: Schema.String,
   /** `line 3` of a file, `index 3` of an array, or empty for the source as a whole. */
@@ -20,7 +20,7 @@ export class TaskError extends Schema.TaggedError<TaskError>()("TaskError", {
 
 const shorten = (text: string): string => (text.length > 120 ? `${text.slice(0, 117)}...` : text)
 
-/** A value as an error shows it. */
+/** Formats a value for an error. */
 export const show = (value: unknown): string => {
   try {
     return shorten(JSON.stringify(value) ?? String(value))

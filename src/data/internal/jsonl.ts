@@ -1,4 +1,4 @@
-/** Files of one JSON object a line, decoded field by field; what is wrong is said with its line, field and value. */
+/** Files of one JSON object per line, decoded field by field. Errors name the line, the field and the value. */
 import * as Effect from "effect/Effect"
 import type * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -16,7 +16,7 @@ const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
 export interface Place {
   readonly name: string
   readonly fail: (field: string, value: unknown, problem: string, remedy: string) => TaskError
-  /** The decoded row, or the first fault: its field and that field's value. */
+  /** Returns the decoded row, or fails with the first fault: its field and that field's value. */
   readonly decode: <A>(
     result: Result.Result<A, Schema.SchemaError>,
     value: unknown,
@@ -42,7 +42,7 @@ export const placeIn = (source: string, name: string): Place => {
   }
 }
 
-/** Every line that is not blank, as `parse` reads it. */
+/** Reads every line that is not blank, through `parse`. */
 export const readJsonl = Effect.fnUntraced(function* <A>(
   path: string,
   parse: (row: Row, place: Place) => Effect.Effect<A, TaskError>

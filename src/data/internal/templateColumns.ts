@@ -1,4 +1,4 @@
-/** The columns beside messages that a chat template reads, as TRL's data sets have them. */
+/** Columns that a chat template reads in addition to messages, as in TRL's data sets. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { type Conversation, KwargsSchema, ToolsSchema } from "../../text/Conversation.ts"

@@ -1,6 +1,6 @@
 import * as Schema from "effect/Schema"
 
-/** A file that no tokenizer can be made of; says which field, what was found and what to do. */
+/** A file from which no tokenizer can be made. It names the field, the value and what to do. */
 export class TokenizerError extends Schema.TaggedError<TokenizerError>()("TokenizerError", {
   file: Schema.String,
   /** Path of the field, e.g. `pre_tokenizer.type`; empty for the file as a whole. */

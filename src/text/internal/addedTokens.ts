@@ -1,20 +1,20 @@
-/** Tokens that are found in the text before anything else is done with it, as Hugging Face's `AddedVocabulary` finds them. */
+/** Tokens that are found in the text before any other step, as Hugging Face's `AddedVocabulary` finds them. */
 
 export interface AddedToken {
   readonly id: number
   readonly content: string
-  /** Only where no word character touches it. */
+  /** Matches only if no word character touches it. */
   readonly single_word: boolean
-  /** Takes the white space before it with it. */
+  /** Includes the white space before it. */
   readonly lstrip: boolean
   readonly rstrip: boolean
-  /** Looked for in the normalised text. */
+  /** Matches in the normalised text. */
   readonly normalized: boolean
-  /** A control token: never part of a text, and found in one only when asked for. */
+  /** Marks a control token: never part of a text, and matched only on request. */
   readonly special: boolean
 }
 
-/** A stretch of text, or the token that stood there. */
+/** A part of a text, or the token in its place. */
 export type Stretch = { readonly text: string; readonly start: number } | { readonly token: AddedToken }
 
 const space = /^\p{White_Space}$/u
@@ -31,8 +31,8 @@ const after = (text: string, index: number): string => {
 }
 
 /**
- * Splits a text at `tokens`, leftmost first, longest first. With `special` false, control tokens are read over: they stay
- * in the text, and no other token is looked for inside them.
+ * Splits a text at `tokens`, leftmost first, longest first. If `special` is false, control tokens stay in the text, and
+ * no other token is matched inside them.
  */
 export const splitter = (
   tokens: ReadonlyArray<AddedToken>,

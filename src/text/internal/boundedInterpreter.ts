@@ -1,24 +1,26 @@
-/** Jinja's interpreter with a bound on what a template may build: one from outside could fill the memory. */
+/**
+ * Jinja's interpreter with a bound on the size of what a template builds. An untrusted template could fill the memory.
+ */
 import { type Environment, Interpreter } from "@huggingface/jinja"
 
-/** The library's, whose own declarations cannot be resolved as modules of Node. */
+/** The library's evaluator. Node cannot resolve the library's own declarations as modules. */
 interface Evaluator {
   readonly run: (program: object) => { readonly value: unknown }
   evaluate(statement: { readonly type: string } | undefined, environment: Environment): { readonly value: unknown }
 }
 const Unbounded = Interpreter as unknown as new (environment: Environment) => Evaluator
 
-/** Bound of one text and of one list. */
+/** Most characters of one text, and most entries of one list. */
 const MAX_TEXT = 2 ** 24
 const MAX_LIST = 2 ** 18
-/** Bound of everything that a rendering builds, kept or not. */
+/** Most characters and entries that a rendering builds in total, kept or not. */
 const MAX_TEXTS = 2 ** 30
 const MAX_LISTS = 2 ** 22
 
-/** A template asked for more than there is room for. */
+/** A template exceeded a bound. */
 export class TooMuch extends Error {}
 
-// These give what is there already.
+// These nodes return values that exist already.
 const BUILDS_NOTHING = new Set(["Identifier", "StringLiteral", "MemberExpression", "Ternary"])
 
 export class BoundedInterpreter extends Unbounded {

@@ -1,10 +1,10 @@
 /**
- * Conversations as tokens. A template renders text; what is kept apart here is who wrote which part of it, without ever
- * encoding again what the policy wrote.
+ * Converts conversations to tokens. A template renders text; this module keeps apart which part who wrote, and never
+ * encodes the policy's tokens again.
  *
- * Pieces are encoded one by one, cut where turns begin and end. That is what an episode sees: its prompt is encoded alone,
- * the policy's tokens are as they were sampled, and what is said between its turns is encoded alone. Encoding the whole
- * text at once gives the same ids unless a pre-token reaches over a cut, which control tokens at the ends of turns prevent.
+ * Pieces are encoded one by one, cut where turns begin and end, as in an episode. There the prompt is encoded alone,
+ * the policy's tokens stay as sampled, and text between its turns is encoded alone. Encoding the whole text at once
+ * gives the same ids unless a pre-token spans a cut. Control tokens at the ends of turns prevent that.
  */
 import { type ChatTemplate, TemplateError, type TemplateOptions } from "../ChatTemplate.ts"
 import type { Message } from "../Conversation.ts"
@@ -29,7 +29,7 @@ export interface ChatParts {
   readonly endOfText: number
 }
 
-// No template changes these, and no content has them.
+// Templates do not change these marks, and no content has them.
 const ANSWER = "\uE0F0answer\uE0F1"
 
 const mapStrings = <A>(value: A, change: (text: string) => string): A => {
@@ -41,7 +41,7 @@ const mapStrings = <A>(value: A, change: (text: string) => string): A => {
   ) as A
 }
 
-/** The first of `stops` in `text` from `from` on. */
+/** Finds the first of `stops` in `text`, from `from` on. */
 const firstStop = (
   text: string,
   from: number,
@@ -66,7 +66,7 @@ const lastStop = (text: string, stops: ReadonlyArray<string>): number =>
     })
   )
 
-/** The text that a template writes after an answer. */
+/** Returns the text that a template writes after an answer. */
 const afterAnswer = (template: ChatTemplate): string => {
   try {
     const text = template.render([
@@ -80,14 +80,14 @@ const afterAnswer = (template: ChatTemplate): string => {
   }
 }
 
-/** The control token that follows an answer in a template, by which a model learnt to end its turns. */
+/** Finds the control token that follows an answer in a template; the model learnt to end its turns with it. */
 export const turnEnd = (template: ChatTemplate, special: ReadonlyArray<string>): string | undefined => {
   const after = afterAnswer(template)
   const stop = firstStop(after, 0, special)
   return stop !== undefined && after.slice(0, stop.start).trim() === "" ? after.slice(stop.start, stop.end) : undefined
 }
 
-/** Breaks control tokens that are written out in `values` with a character that occurs nowhere in them. */
+/** Breaks control tokens spelled in `values` with a character that occurs nowhere in them. */
 const guard = <A>(values: A, special: ReadonlyArray<string>): { readonly values: A; readonly mark?: string } => {
   const whole = JSON.stringify(values)
   const written = special.filter((token) => whole.includes(JSON.stringify(token).slice(1, -1)))
@@ -99,7 +99,7 @@ const guard = <A>(values: A, special: ReadonlyArray<string>): { readonly values:
     let broken = text
     for (const token of written) {
       const [first = ""] = token
-      // A token of one character cannot be broken: it is left out.
+      // A token of one character cannot be broken, so it is left out.
       broken = broken.replaceAll(
         token,
         token.length === first.length ? mark : `${first}${mark}${token.slice(first.length)}`
@@ -115,11 +115,11 @@ const templateOptions = (options: RenderOptions, tools: ReadonlyArray<object> | 
   ...(options.variables === undefined ? {} : { variables: options.variables })
 })
 
-/** Text of the messages up to the policy's turn. */
+/** Renders the messages up to the policy's turn. */
 const promptText = (template: ChatTemplate, messages: ReadonlyArray<Message>, options: TemplateOptions): string =>
   template.render(messages, { ...options, addGenerationPrompt: true })
 
-/** Text between the policy's turn and its next one, from the token that ends the turn. */
+/** Renders the text between two turns of the policy, from the token that ends the first. */
 const between = (
   { file, stops, template }: Pick<ChatParts, "file" | "stops" | "template">,
   messages: ReadonlyArray<Message>,
@@ -139,7 +139,7 @@ const between = (
     }))
   }
   let problem: unknown
-  // Some templates take a tool's answer only after a call, and others take no calls at all.
+  // Some templates accept a tool's answer only after a call; others accept no calls at all.
   for (const turn of answers.length > 0 ? [calling, plain] : [plain]) {
     try {
       const asked: Message = { role: "user", content: "u" }
@@ -147,7 +147,7 @@ const between = (
       const at = text.lastIndexOf(ANSWER)
       if (at < 0) continue
       const stop = firstStop(text, at + ANSWER.length, stops)
-      // Without a token that ends a turn, only a plain answer's end is known.
+      // Without a token that ends a turn, only the end of a plain answer is known.
       if (stop === undefined && turn === calling) continue
       if (stop === undefined) return text.slice(at + ANSWER.length)
       return text.slice(ended ? stop.end : stop.start)
@@ -163,7 +163,7 @@ const between = (
   })
 }
 
-/** The policy's part of the assistant's turn `turn` after `before`, its end included. */
+/** Returns the policy's part of the assistant's turn `turn` after `before`, its end included. */
 const turnText = (
   { stops, template }: Pick<ChatParts, "stops" | "template">,
   before: ReadonlyArray<Message>,
@@ -176,12 +176,12 @@ const turnText = (
     const rest = text.slice(opened.length)
     const end = lastStop(rest, stops)
     if (end >= 0) return rest.slice(0, end)
-    // Without a token that ends turns, what follows an answer is the template's.
+    // Without a token that ends turns, the text after an answer is the template's.
     const tail = afterAnswer(template)
     return rest.endsWith(tail) ? rest.slice(0, rest.length - tail.length) : rest
   }
-  // The prompt opens the turn with what the template does not write again (`<think>`). Of a call, what comes after what
-  // both have is taken; an answer's content as it is, since the template may drop the thoughts in it.
+  // The prompt opens the turn with text that the template does not write again (`<think>`). A call contributes the text
+  // after the common prefix. An answer's content is used as it is, since the template may drop its thoughts.
   if (turn.content === null || (turn.tool_calls?.length ?? 0) > 0) {
     let shared = 0
     while (shared < text.length && text[shared] === opened[shared]) shared += 1

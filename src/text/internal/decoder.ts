@@ -18,7 +18,7 @@ export const readDecoder = (fields: Fields, value: Json | null): Decoder => {
     const at = value["type"] === "Sequence" ? `${field}.decoders.${index}` : field
     if (!isObject(step)) throw fields.fail(at, "no component")
     const { type } = step
-    // These work on single tokens, and in this order; only Strip comes after the whole text is put together.
+    // These apply to single tokens, in this order. Only Strip applies to the joined text.
     if (type === "Replace" && !fused && !byteFallback) {
       const found = isObject(step["pattern"]) ? step["pattern"]["String"] : undefined
       replace.push([fields.literal(found, `${at}.pattern.String`), fields.short(step["content"], `${at}.content`)])

@@ -1,4 +1,4 @@
-/** From text to token ids, through Hugging Face's own library in JavaScript. */
+/** Converts text to token ids through Hugging Face's own library for JavaScript. */
 import { Tokenizer } from "@huggingface/tokenizers"
 import { TookTooLong, within } from "../../internal/deadline.ts"
 import { splitter } from "./addedTokens.ts"
@@ -8,11 +8,11 @@ import type { TokenizerFile } from "./tokenizerFile.ts"
 import { BYTE_CHARACTERS } from "./tokenText.ts"
 
 export interface EncodeSettings {
-  /** Control tokens written in the text become tokens. */
+  /** Whether control tokens spelled in the text become tokens. */
   readonly special: boolean
-  /** The text goes on after other text: SentencePiece vocabularies put no space before it. */
+  /** Whether the text follows other text. SentencePiece vocabularies then put no space before it. */
   readonly joined: boolean
-  /** A character that breaks the spelling of control tokens which are text; it is taken out. */
+  /** A character that breaks the spelling of control tokens that are text; it is taken out. */
   readonly mark?: string
 }
 
@@ -24,7 +24,7 @@ const PROBE_MILLISECONDS = 5000
 
 type Component = TokenizerFile["normalizer"]
 
-/** Splits off a last step that only spells pieces in GPT-2's characters for bytes: it changes no boundary. */
+/** Splits off a last step that only spells pieces in GPT-2's characters for bytes. That step changes no boundary. */
 const withoutBytes = (value: Component): { readonly preTokenizer: Component; readonly spelledInBytes: boolean } => {
   const steps = (value?.["pretokenizers"] ?? []) as ReadonlyArray<NonNullable<Component>>
   const last = steps.at(-1)
@@ -41,7 +41,7 @@ const spellBytes = (text: string): string => {
   return spelled
 }
 
-/** A normaliser or pre-tokeniser that puts nothing before a text. */
+/** Removes from a normaliser or pre-tokeniser what it puts before a text. */
 const withoutPrefix = (value: Component): Component => {
   if (value === null) return null
   const { type } = value

@@ -7,14 +7,14 @@ import { TokenizerError } from "./TokenizerError.ts"
 
 export interface Folder {
   readonly json: unknown
-  /** Its spelling; null: none, whatever the post-processor says. */
+  /** Spelling of the begin token. null means none, whatever the post-processor says. */
   readonly begin: string | null | undefined
   readonly ends: ReadonlyArray<number | string>
   readonly templates: Readonly<Record<string, string>> | undefined
   readonly variables: Readonly<Record<string, string>>
 }
 
-// Gemma 3's, the largest that is known, has 33 MB.
+// Gemma 3's, the largest known, has 33 MB.
 const MAX_TOKENIZER = 2 ** 27
 const MAX_SMALL = 2 ** 24
 
@@ -47,7 +47,7 @@ export const readFolder = Effect.fnUntraced(function* (folder: string): Effect.f
   const fail = (name: string, problem: string, remedy = "Download it again") =>
     new TokenizerError({ file: Path.join(folder, name), field: "", problem, remedy })
 
-  /** `undefined` for a file that is not there. */
+  /** Reads a file; `undefined` if it is missing. */
   const read = (name: string, limit: number): Effect.Effect<string | undefined, TokenizerError> =>
     Effect.tryPromise({
       try: async (signal) => {

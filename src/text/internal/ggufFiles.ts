@@ -2,7 +2,7 @@ import type { GgufTokenizer } from "./ggufTokenizer.ts"
 
 type Fields = Readonly<Record<string, unknown>>
 
-/** `tokenizers` reads no file without them, though some say nothing. */
+/** `tokenizers` rejects files without these fields, though some have no effect. */
 const DEFAULTS: Readonly<Record<string, Fields>> = {
   ByteLevel: { add_prefix_space: false, trim_offsets: true, use_regex: true },
   BPE: {
@@ -16,7 +16,7 @@ const DEFAULTS: Readonly<Record<string, Fields>> = {
   }
 }
 
-/** One part of a pipeline, or several in a sequence, with every field. */
+/** Completes one part of a pipeline, or several in a sequence, with every field. */
 const complete = (part: unknown): unknown => {
   if (Array.isArray(part)) return part.map(complete)
   if (typeof part !== "object" || part === null) return part
@@ -30,7 +30,7 @@ const complete = (part: unknown): unknown => {
   }
 }
 
-/** Writes the token that begins a text before it. */
+/** Writes the begin token before a text. */
 const beginning = (content: string, id: number): Fields => {
   const begin = { SpecialToken: { id: content, type_id: 0 } }
   const text = (name: string, type_id: number) => ({ Sequence: { id: name, type_id } })
@@ -42,7 +42,7 @@ const beginning = (content: string, id: number): Fields => {
   }
 }
 
-/** The files that transformers reads a tokenizer from, of one that a GGUF file describes: texts by name. */
+/** Makes the files from which transformers reads a tokenizer, for a GGUF file: texts by name. */
 export const filesOf = ({
   begin,
   bosToken,

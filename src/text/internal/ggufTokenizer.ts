@@ -1,6 +1,6 @@
 /**
- * The `tokenizer.json` that a GGUF file's metadata describes. Sources: llama.cpp's `llm_tokenizer` tables (which
- * pre-tokeniser each `tokenizer.ggml.pre` names) and transformers' reader of GGUF files.
+ * Builds the `tokenizer.json` that a GGUF file's metadata describes. Sources: llama.cpp's `llm_tokenizer` tables (the
+ * pre-tokeniser for each `tokenizer.ggml.pre`) and transformers' reader of GGUF files.
  */
 import * as Schema from "effect/Schema"
 import { DEEPSEEK_V3, GPT2, GPT4O, LLAMA3, QWEN2, TEKKEN } from "./pattern.ts"
@@ -10,10 +10,10 @@ import { TokenizerError } from "./TokenizerError.ts"
 export type GgufMetadata = Readonly<Record<string, unknown>>
 
 export interface GgufTokenizer {
-  /** In the form of `tokenizer.json`. */
+  /** Value in the form of `tokenizer.json`. */
   readonly json: object
   readonly begin: number | undefined
-  /** The end of a text, then other ids that end a turn. */
+  /** Id of the end of text, then other ids that end a turn. */
   readonly ends: ReadonlyArray<number>
   /** Spellings of the begin and end tokens, as chat templates name them. */
   readonly bosToken: string | undefined
@@ -31,7 +31,7 @@ const BYTE = 6
 
 interface Pre {
   readonly patterns?: ReadonlyArray<string>
-  /** Every numeric character on its own, then GPT-2's pattern. */
+  /** Whether each numeric character is split off before GPT-2's pattern applies. */
   readonly digits?: boolean
   readonly nfc?: boolean
   readonly ignoreMerges?: boolean
@@ -44,7 +44,7 @@ const digits: Pre = { digits: true }
 const gpt4o: Pre = { patterns: [GPT4O] }
 
 const PRE = new Map<string, Pre>([
-  // Old files name none, and transformers takes them for GPT-2's.
+  // Old files name none; transformers treats them as GPT-2's.
   ["default", gpt2],
   ["gpt-2", gpt2],
   ["olmo", gpt2],
@@ -62,7 +62,7 @@ const PRE = new Map<string, Pre>([
 ])
 
 const MAX_TOKENS = 2 ** 20
-/** Characters of a SentencePiece vocabulary, each a place to cut; Gemma's has 2 million. */
+/** Most characters of a SentencePiece vocabulary, each a place to cut. Gemma's has 2 million. */
 const MAX_CUTS = 2 ** 22
 const Id = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: MAX_TOKENS - 1 }))
 const Text = Schema.String.check(Schema.isMaxLength(2 ** 20))
@@ -117,7 +117,7 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
   const gemma = (fields["general.architecture"] ?? "").startsWith("gemma")
   const pieces = {
     file,
-    // Gemma's runs of spaces are written as spaces, which its normaliser makes U+2581 of before they are looked for.
+    // Gemma writes runs of spaces as spaces. Its normaliser turns them into U+2581 before they are looked up.
     tokens: gemma ? tokens.map((token) => (/^ {2,}$/.test(token) ? "▁".repeat(token.length) : token)) : tokens,
     types,
     unknown,
@@ -148,7 +148,7 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
   const added_tokens = pieces.tokens.flatMap((content, index) => {
     const type = types[index]
     const special = type === CONTROL || type === UNKNOWN
-    // A spelling that is there twice is read as its first token.
+    // A spelling that occurs twice is read as its first token.
     if (seen.has(content) || content === "") return []
     seen.add(content)
     if (!special && (type !== USER_DEFINED || pieces.tokens[index] !== tokens[index])) return []
@@ -172,7 +172,7 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
   }
 }
 
-/** First one counts, so that a spelling that is there twice keeps its lower id. */
+/** The first occurrence counts, so that a repeated spelling keeps its lower id. */
 const vocabulary = (tokens: ReadonlyArray<string>): ReadonlyMap<string, number> => {
   const vocab = new Map<string, number>()
   for (const [index, token] of tokens.entries()) if (!vocab.has(token)) vocab.set(token, index)
@@ -231,8 +231,8 @@ const sentencePiece = (pieces: Pieces, scores: ReadonlyArray<number>, addSpace: 
 }
 
 /**
- * SentencePiece merges any two adjacent pieces whose union is a piece, best score first; as a list of merges: every way to
- * cut each piece in two pieces. Gemma's scores do not follow its order of merging, the ids do.
+ * Lists the merges: every way to cut each piece in two pieces. SentencePiece merges any two adjacent pieces whose union
+ * is a piece, best score first. Gemma's scores do not follow its order of merging; its ids do.
  */
 const merges = ({ gemma, tokens, types }: Pieces, scores: ReadonlyArray<number>): ReadonlyArray<[string, string]> => {
   const usable = new Map<string, number>()

@@ -14,7 +14,7 @@ export const readNormalizer = (fields: Fields, value: Json, field: string): Json
   if (type === "Prepend") return { type, prepend: fields.short(value["prepend"], `${field}.prepend`) }
   if (type === "Replace") {
     const content = fields.short(value["content"], `${field}.content`)
-    // The library gives the content to String.replace, which reads dollar signs.
+    // The library passes the content to String.replace, which interprets dollar signs.
     return {
       type,
       pattern: fields.pattern(value["pattern"], `${field}.pattern`),

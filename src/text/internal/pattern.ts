@@ -1,6 +1,6 @@
 /**
- * Regular expressions of tokenizer files. They come from outside, and a backtracking engine runs them on every text: those
- * that real models have are known by heart, and any other must have no way to take exponential time.
+ * Regular expressions of tokenizer files. They are untrusted, and a backtracking engine runs them on every text.
+ * Patterns of known models are listed; any other pattern must not be able to take exponential time.
  */
 
 export const GPT2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
@@ -17,11 +17,11 @@ const cased = (suffix: string, digits: string) =>
   String.raw`|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*${suffix}` +
   String.raw`|\p{N}${digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-/** Mistral's. */
+/** Mistral's pattern. */
 export const TEKKEN = cased("", "")
 export const GPT4O = cased(`${contractions}?`, "{1,3}")
 
-/** One after the other. */
+/** Patterns that apply in sequence. */
 export const DEEPSEEK_V3: ReadonlyArray<string> = [
   String.raw`\p{N}{1,3}`,
   "[一-龥぀-ゟ゠-ヿ]+",
@@ -31,12 +31,12 @@ export const DEEPSEEK_V3: ReadonlyArray<string> = [
 
 const known = new Set([GPT2, LLAMA3, QWEN2, TEKKEN, GPT4O, ...DEEPSEEK_V3])
 
-/** A pattern of a model that is known; it needs no trial. */
+/** Tells whether a known model has the pattern; if so, it needs no trial. */
 export const isKnown = (source: string): boolean => known.has(source)
 
 const MAX_LENGTH = 2000
 
-/** Length of the quantifier at `index`, and whether it has no upper bound to speak of. */
+/** Returns the length of the quantifier at `index`, and whether it is in effect unbounded. */
 const quantifier = (source: string, index: number): { readonly length: number; readonly unbounded: boolean } => {
   const character = source[index]
   if (character === "*" || character === "+") return { length: 1, unbounded: true }
@@ -48,13 +48,13 @@ const quantifier = (source: string, index: number): { readonly length: number; r
 }
 
 /**
- * Why `source` cannot be used, or `undefined`. Refused are repetitions of what repeats already (`(a+)+`, the way to
- * exponential time), references back, and great length.
+ * Says why `source` cannot be used; `undefined` if it can. Refused are nested repetitions (`(a+)+`, which take
+ * exponential time), back references, and great length.
  */
 export const problemOf = (source: string): string | undefined => {
   if (isKnown(source)) return undefined
   if (source.length > MAX_LENGTH) return `a pattern of ${source.length} characters, more than ${MAX_LENGTH}`
-  // For each group that is open: whether something in it repeats without bound.
+  // For each open group: whether something in it repeats without bound.
   const repeats: Array<boolean> = [false]
   let inClass = 0
   for (let i = 0; i < source.length; i++) {
@@ -64,7 +64,7 @@ export const problemOf = (source: string): string | undefined => {
       const next = source[i + 1] ?? ""
       if (inClass === 0 && /[1-9kgGKXRyYN]/.test(next)) return `\\${next} in a pattern, which is not read`
       i += 1
-      // The braces of \p{...} are no quantifier.
+      // The braces of \p{...} are not a quantifier.
       if (/[pPux]/.test(next) && source[i + 1] === "{") i = Math.max(i, source.indexOf("}", i))
     } else if (character === "[") inClass += 1
     else if (character === "]" && inClass > 0) inClass -= 1
@@ -91,7 +91,7 @@ export const problemOf = (source: string): string | undefined => {
   return repeats.length > 1 ? "a group that is never closed" : undefined
 }
 
-/** Texts on which a pattern of polynomial time shows it: runs of one kind, and of two in turn. */
+/** Texts that expose a pattern of polynomial time: runs of one kind, and of two in turn. */
 export const probes: ReadonlyArray<string> = [" ", "\n", "a", "A", "1", "!", "é", "中", "'", "\t"].flatMap(
   (one, index, all) => [one.repeat(4000), `${one}${all[(index + 1) % all.length]}`.repeat(2000) + "\u0000"]
 )

@@ -32,10 +32,10 @@ const preTokenizers = (fields: Fields, value: Json, field: string): ReadonlyArra
       add_prefix_space: value["add_prefix_space"] === true,
       use_regex: value["use_regex"] !== false
     }
-    // As two steps, so that the second, which changes no boundary, comes after the look in the encoder's memory.
+    // Two steps, so that the second, which changes no boundary, runs after the look-up in the encoder's cache.
     return bytes.add_prefix_space || !bytes.use_regex ? [bytes] : [isolated(GPT2), { ...bytes, use_regex: false }]
   }
-  // char::is_numeric, which the library takes for decimal digits alone.
+  // char::is_numeric; the library would match decimal digits alone.
   if (type === "Digits") return [isolated(value["individual_digits"] === true ? "\\p{N}" : "\\p{N}+")]
   if (type === "Split") return [split(fields, value, field)]
   if (type === "Metaspace") {

@@ -1,4 +1,4 @@
-/** From token ids back to text: the bytes of each token, and the decoders of tokenizer files. */
+/** Converts token ids to text: the bytes of each token, and the decoders of tokenizer files. */
 import type { TextStream } from "../Tokenizer.ts"
 
 /** The effect of a `decoder` on the spellings in the vocabulary. */
@@ -13,7 +13,7 @@ export type Decoder =
       readonly byteFallback: boolean
       /** Spaces dropped at the beginning of a text. */
       readonly strip: number
-      /** Dropped wherever it stands in a text's first token. */
+      /** Text that is removed from a text's first token, wherever it occurs there. */
       readonly dropInFirst: string | undefined
     }
 
@@ -56,9 +56,9 @@ export interface TokenText {
 }
 
 /**
- * Decodes tokens of a vocabulary. `spellings[id]` is `undefined` for ids without a token, which read as U+FFFD; those in
- * `special` have no text. What bytes do not form a character reads as U+FFFD, one for each maximal part of one, and
- * leaves the characters around it alone.
+ * Decodes tokens of a vocabulary. `spellings[id]` is `undefined` for ids without a token, which read as U+FFFD. Ids in
+ * `special` have no text. Bytes that form no character read as U+FFFD, one for each maximal part of a character. The
+ * characters around them stay as they are.
  */
 export const tokenText = (
   decoder: Decoder,

@@ -1,6 +1,6 @@
 /**
- * Checked fields of a `tokenizer.json`: each reader gives a value in the form that the library reads exactly, or throws a
- * {@link TokenizerError} that names the field.
+ * Checked fields of a `tokenizer.json`. Each reader returns a value in the form that the library reads exactly, or
+ * throws a {@link TokenizerError} that names the field.
  */
 import { isKnown, problemOf } from "./pattern.ts"
 import { TokenizerError } from "./TokenizerError.ts"
@@ -20,7 +20,7 @@ export const isObject = (value: unknown): value is Json =>
 
 export class Fields {
   readonly fail: Fail
-  /** A pattern was read that no known model has. */
+  /** Whether a pattern was read that no known model has. */
   foreignPatterns = false
 
   constructor(file: string) {

@@ -22,7 +22,7 @@ export interface TokenizerFile {
   readonly spellings: ReadonlyArray<string | undefined>
   /** The token that the post-processor puts before a text. */
   readonly begin: number | undefined
-  /** Has patterns that no known model has: they are tried out before use. */
+  /** Whether it has patterns that no known model has; these are tried out before use. */
   readonly foreignPatterns: boolean
 }
 
@@ -107,7 +107,7 @@ export const parseTokenizer = (file: string, json: unknown): TokenizerFile => {
   }
 }
 
-/** The special token that a post-processor's template for one text begins with. */
+/** Returns the special token that begins a post-processor's template for one text. */
 const readBegin = (value: Json | null, ids: ReadonlyMap<string | undefined, number>): number | undefined => {
   const steps: unknown = value?.["type"] === "Sequence" ? value["processors"] : [value]
   for (const step of Array.isArray(steps) ? (steps as ReadonlyArray<unknown>) : []) {

@@ -1,7 +1,7 @@
 /** The model of a `tokenizer.json` (BPE or Unigram) and the spelling of each of its ids, checked. */
 import type { Fail, Json } from "./tokenizerFields.ts"
 
-/** The largest vocabularies that are known have a quarter of it. */
+/** The largest known vocabularies have a quarter of it. */
 export const MAX_TOKENS = 2 ** 20
 const MAX_SPELLING = 4096
 
