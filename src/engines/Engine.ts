@@ -1,4 +1,4 @@
-/** Opens the engine that `engine` names, or picks one. Each engine is loaded only when it is asked for. */
+/** Opens the engine that the option `engine` names, or selects one. Each engine is loaded only on request. */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -24,8 +24,10 @@ const notNative = (options: EngineOptions): EngineError | undefined => {
 }
 
 /**
- * Policy and sampler on one engine, chosen by a word. `auto` logs one line with its reason, which `info.device` has too. An
- * option that the engine does not have fails with `Config` and says what to do; otherwise as the engine's own layer does.
+ * Builds policy and sampler on the engine that the option `engine` names.
+ *
+ * `auto` logs one line with its reason, which `info.device` also has. An option that the engine lacks fails with
+ * `Config`, and the error says what to do. Other failures are those of the engine's own layer.
  *
  * @example
  * ```ts
@@ -86,7 +88,7 @@ const onnx = (options: EngineOptions) => {
   )
 }
 
-/** The reason goes with the device. */
+/** Adds the reason to the device's name. */
 const saying = (
   layer: Layer.Layer<Policy | Sampler, EngineError>,
   reason: string

@@ -1,4 +1,7 @@
-/** Which engine serves a set of options: what each engine cannot honour, and what `auto` measures. */
+/**
+ * Selects the engine for a set of options: by the options that each engine lacks, and by the speed that `auto`
+ * measures.
+ */
 import * as Effect from "effect/Effect"
 import { EngineError } from "../../engine/EngineError.ts"
 import { adapterOf } from "../../model/adapterConfig.ts"
@@ -6,22 +9,22 @@ import type { NativeOptions } from "../native/PolicyNative.ts"
 import type { ExecutionProvider, OnnxOptions } from "../onnx/PolicyOnnx.ts"
 import { probe } from "../onnx/worker/probe.ts"
 
-/** The options of the engine that is named; with `auto` those of both. */
+/** Options of the named engine; with `auto` those of both. */
 export interface EngineOptions extends NativeOptions, OnnxOptions {
   /**
-   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`: onnx
-   * where a GPU opens that multiplies matrices faster than the processor does (measured when the layer is built) and no
-   * option asks for what only the native engine has; else native. Default native.
+   * `native`: the kernel of this package, on the processor. `onnx`: ONNX Runtime, on a GPU or the processor. `auto`:
+   * `onnx` if a GPU opens that multiplies matrices faster than the processor, and no option needs the native engine;
+   * else `native`. The speed is measured when the layer is built. Default `native`.
    */
   readonly engine?: "native" | "onnx" | "auto"
-  /** Where it is to run, in order of preference: `executionProviders` by another name. The native engine has `cpu` alone. */
+  /** Devices in order of preference; another name of `executionProviders`. The native engine has `cpu` alone. */
   readonly device?: ExecutionProvider | ReadonlyArray<ExecutionProvider>
 }
 
-/** Milliseconds for a provider to show what it can do: its driver may have shaders to compile. */
+/** Milliseconds to measure a provider: its driver may have shaders to compile. */
 const patience = 60_000
 
-/** A GPU must be so much faster than the processor, or what it costs to keep it fed is not worth it. */
+/** A GPU must be this many times as fast as the processor, or keeping it busy costs more than it gains. */
 const worthwhile = 1.5
 
 export const refuse = (option: string, problem: string) => {
@@ -45,7 +48,7 @@ export const notOnnx = (options: EngineOptions): EngineError | undefined => {
 export const devices = ({ device }: EngineOptions): ReadonlyArray<ExecutionProvider> | undefined =>
   typeof device === "string" ? [device] : device
 
-/** What `auto` takes: native, or onnx on a provider; the reason begins with the engine's name. */
+/** Selects what `auto` uses: native, or onnx on a provider. The reason begins with the engine's name. */
 export const choose = Effect.fnUntraced(function* (options: EngineOptions, measure: typeof probe = probe) {
   const native = (why: string) => ({ provider: undefined, reason: `native: ${why}` })
   const unsuitable = notOnnx(options)

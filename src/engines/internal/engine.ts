@@ -1,13 +1,13 @@
 /**
- * What an engine offers that samples and trains. The services are made of it (`enginePolicy.ts`, `engineSampler.ts`), so
- * they are the same whether a native model answers or the worker thread of ONNX Runtime.
+ * Interface of an engine that samples and trains. The services are built on it (`enginePolicy.ts`, `engineSampler.ts`),
+ * so they are the same for a native model and for the worker thread of ONNX Runtime.
  */
 import type { Capabilities } from "../../engine/Capabilities.ts"
 import type { Forest, Memory } from "../../engine/Policy.ts"
 import type * as Native from "./nativeModel.ts"
 
 export interface EngineFacts {
-  /** As `PolicyInfo` has it. */
+  /** Fields of `PolicyInfo`. */
   readonly engine: string
   readonly dtype: string
   readonly device: string
@@ -15,19 +15,22 @@ export interface EngineFacts {
   readonly trainable: number
   readonly vocabularySize: number
   readonly contextLength: number
-  /** Of the weights that calls which name no adapter mean. */
+  /** Version of the weights of calls that name no adapter. */
   readonly version: number
-  /** Paths of the modules that an adapter can sit on. */
+  /** Paths of the modules that an adapter can apply to. */
   readonly modules: ReadonlyArray<string>
   readonly adapters: Native.NativeInfo["adapters"]
   readonly memory: Memory
 }
 
-/** Failures of its promises and callbacks are `Error`s with a `code`, as `Addon.describe` reads it. */
+/**
+ * An engine that samples. Its promises and callbacks fail with `Error`s that have a `code`, as `Addon.describe` reads
+ * it.
+ */
 export interface SamplingEngine {
   readonly name: string
   readonly setVocabulary: (bytes: Uint8Array, offsets: Uint32Array) => void
-  /** See {@link Native.NativeModel}; what can be told at once is thrown. */
+  /** See {@link Native.NativeModel}; faults that are known at once are thrown. */
   readonly sample: (
     request: Native.SampleRequest,
     onEvents: (error: Error | null, events: Native.SampleEvents) => void
@@ -37,9 +40,9 @@ export interface SamplingEngine {
 
 export interface Engine extends SamplingEngine {
   readonly capabilities: Capabilities
-  /** Never waits for the calls under way. */
+  /** Returns facts without waiting for calls in progress. */
   readonly facts: () => Promise<EngineFacts>
-  /** A raised signal ends the call, which is then rejected with `ABORTED`. */
+  /** A raised signal ends the call, which then rejects with `ABORTED`. */
   readonly forward: (forest: Forest, settings: Native.ForwardSettings, signal: AbortSignal) => Promise<Native.Forward>
   readonly backward: (
     id: number,

@@ -1,9 +1,9 @@
-/** Errors of the kernel, of the worker of ONNX Runtime and of the Hub as {@link EngineError}s. */
+/** Converts errors of the kernel, of ONNX Runtime's worker and of the Hub to {@link EngineError}s. */
 import * as Addon from "../../addon/addon.ts"
 import { EngineError, type Reason } from "../../engine/EngineError.ts"
 import type { HubError } from "../../model/Hub.ts"
 
-/** The codes of `native/core/src/error.rs`, then those that the addon's loader and the worker add. */
+/** Codes of `native/core/src/error.rs`, then those that the addon's loader and the worker add. */
 const tags = {
   SHAPE: "Shape",
   CONFIG: "Config",
@@ -23,7 +23,7 @@ const tags = {
 
 const isKnown = (code: string): code is keyof typeof tags => Object.hasOwn(tags, code)
 
-/** The reason that an error's `code` stands for. Unknown codes are faults of the engine. */
+/** Returns the reason for an error's `code`. Unknown codes are faults of the engine. */
 export const reasonOf = ({ code, detail }: { readonly code: string; readonly detail: string }): Reason => {
   const _tag = isKnown(code) ? tags[code] : "Internal"
   if (_tag !== "Config") return { _tag, detail }
@@ -31,11 +31,11 @@ export const reasonOf = ({ code, detail }: { readonly code: string; readonly det
   return option === undefined ? { _tag, detail } : { _tag, option, detail }
 }
 
-/** The failure of a call of the addon or of the worker. */
+/** Makes the failure of a call of the addon or of the worker. */
 export const engineFailure = (operation: string, cause: unknown): EngineError =>
   new EngineError({ operation, reason: reasonOf(Addon.describe(cause)) })
 
-/** Why a model on the Hub could not be opened. */
+/** Returns why a model on the Hub could not be opened. */
 export const hubReason = ({ code, message: detail, status }: HubError): Reason => {
   switch (code) {
     case "NAME":

@@ -23,7 +23,7 @@ const call = <A>(operation: string, run: () => Promise<A>): Effect.Effect<A, Eng
 const aborting = <A>(operation: string, run: (signal: AbortSignal) => Promise<A>): Effect.Effect<A, EngineError> =>
   abortable(run, (cause) => engineFailure(operation, cause))
 
-/** `source`: what was opened; its tokenizer goes with every whole model that is written. */
+/** `source` is the opened model; its tokenizer is saved with every whole model. */
 export const enginePolicy = Effect.fnUntraced(function* (engine: Engine, source: Source) {
   const { location } = source
   const facts = call("info", () => engine.facts())
@@ -106,7 +106,7 @@ const modelOf = async ({ location, settings }: Source): Promise<NonNullable<Poli
 const named = (options: { readonly adapter?: string } | undefined): { readonly adapter?: string } =>
   options?.adapter === undefined ? {} : { adapter: options.adapter }
 
-/** Adds an adapter with these settings, or the one in a folder. */
+/** Adds an adapter from settings or from a folder. */
 const addAdapter = Effect.fnUntraced(function* (
   engine: Pick<Engine, "addAdapter" | "capabilities" | "facts" | "name">,
   operation: string,
@@ -140,7 +140,7 @@ interface SetUp {
   readonly tokenizer?: Tokenizer | undefined
 }
 
-/** What is the same for every engine that has just opened: the adapter that is trained, and the tokens' bytes. */
+/** Prepares any engine that has just opened: the trained adapter, and the tokens' bytes. */
 export const setUp = Effect.fnUntraced(function* (engine: Engine, options: SetUp) {
   const { tokenizer } = options
   const adapter = adapterOf(options)
@@ -152,14 +152,14 @@ export const setUp = Effect.fnUntraced(function* (engine: Engine, options: SetUp
   }
 })
 
-/** A folder that holds a whole model opens in other tools only with its tokenizer beside it. */
+/** Other tools open a folder with a whole model only if it has its tokenizer. */
 const withTokenizer = (
   location: Checkpoint.Location | undefined,
   directory: string
 ): Effect.Effect<void, EngineError> =>
   location !== undefined && existsSync(path.join(directory, "config.json"))
     ? Checkpoint.saveTokenizer(location, directory).pipe(
-        // A GGUF file whose tokenizer cannot be rewritten: weights that were trained are not lost for it.
+        // A GGUF file whose tokenizer cannot be rewritten must not cost the trained weights.
         Effect.catchTag("TokenizerError", (error) => Effect.logWarning(error.message)),
         Effect.mapError(
           (error) => new EngineError({ operation: "save", reason: { _tag: "Format", detail: error.message } })

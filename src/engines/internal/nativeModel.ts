@@ -1,42 +1,42 @@
 /**
- * Native models as the addon offers them, typed by hand.
+ * Native models of the addon, typed by hand.
  *
- * Every method that returns a promise runs off the JavaScript thread; training calls of one model run one after another
- * in the order they were made. Typed arrays are copied when a call is made. Errors are `Error`s with a `code` (see
- * {@link describe}); a promise is rejected, and what can be told at once is thrown.
+ * Every method that returns a promise runs off the JavaScript thread. Training calls of one model run one after
+ * another, in their order. Typed arrays are copied at the call. Errors are `Error`s with a `code` (see {@link
+ * describe}). Promises reject with them; faults that are known at once are thrown.
  */
 import * as Addon from "../../addon/addon.ts"
 import type { Forest } from "../../engine/Policy.ts"
 
 /** The JSON of {@link NativeModule}'s `create` (with `config`) and `open` (without). */
 export interface NativeSettings {
-  /** In the field names of a Hugging Face `config.json`. */
+  /** Configuration in the field names of a Hugging Face `config.json`. */
   readonly config?: object
-  /** Of random weights and adapters. Default 0. */
+  /** Seed of random weights and adapters. Default 0. */
   readonly seed?: number
   /** Default f32. */
   readonly dtype?: "f32" | "bf16"
-  /** Keeps the base quantised and frozen: as a GGUF file has it, or quantised on load. Default: in `dtype`. */
+  /** Keeps the base quantised and frozen: in a GGUF file's blocks, or quantised on load. Default: in `dtype`. */
   readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
   /** The adapter `default`; the base is then frozen. */
   readonly lora?: NativeLora
-  /** Folders of adapters by name; the base is frozen where there are any. */
+  /** Folders of adapters by name; if there are any, the base is frozen. */
   readonly adapters?: Readonly<Record<string, string>>
   /** Freezes the base. */
   readonly frozen?: boolean
-  /** What adapters made here call their base in files. */
+  /** Name of the base in the files of adapters made here. */
   readonly baseName?: string
-  /** Activations kept for backward; the rest is recomputed. Default 1 GiB. */
+  /** Bytes of activations kept for backward; the rest is recomputed. Default 1 GiB. */
   readonly activationBytes?: number
-  /** Default: all cores. */
+  /** Threads. Default: all cores. */
   readonly threads?: number
   /** `reference`, `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`. Default: the best this machine has. */
   readonly isa?: string
-  /** Key-value cache of the sampler; taken as it is used. Default 512 MiB. */
+  /** Bytes of the sampler's key-value cache, taken as it is used. Default 512 MiB. */
   readonly cacheBytes?: number
-  /** Samples that decode at once. Default 256. */
+  /** Most samples that decode at once. Default 256. */
   readonly maxSequences?: number
-  /** Prompt tokens computed between two tokens of those who decode. Default 256. */
+  /** Prompt tokens computed between two decoded tokens. Default 256. */
   readonly prefillRows?: number
 }
 
@@ -50,7 +50,7 @@ export interface NativeLora {
   readonly dropout?: number
 }
 
-/** Which weights a call is about: an adapter's name, or `base`. Absent: the adapter `default` if there is one. */
+/** Names the weights that a call uses: an adapter, or `base`. Absent: the adapter `default` if there is one. */
 export interface AdapterChoice {
   readonly adapter?: string
 }
@@ -58,7 +58,7 @@ export interface AdapterChoice {
 export interface ForwardSettings extends AdapterChoice {
   readonly temperature: number
   readonly entropy: boolean
-  /** Keep what `backward` needs. One forward is kept for each adapter: the one before is dropped. */
+  /** Whether to keep what `backward` needs. One forward is kept for each adapter: the former one is dropped. */
   readonly keep: boolean
   readonly weights: "policy" | "reference"
 }
@@ -66,9 +66,9 @@ export interface ForwardSettings extends AdapterChoice {
 export interface Forward {
   readonly id: number
   readonly logprobs: Float32Array
-  /** Empty when not asked for. */
+  /** Empty unless requested. */
   readonly entropy: Float32Array
-  /** The activations that sampling kept were used; no layer was computed. */
+  /** Whether the activations that sampling kept were used, so that no layer was computed. */
   readonly recorded: boolean
 }
 
@@ -86,7 +86,7 @@ export interface StepReport {
   /** Before clipping. */
   readonly gradNorm: number
   readonly clipped: boolean
-  /** The gradient was not finite: nothing was updated, the gradient was dropped. */
+  /** Whether the gradient was not finite. The step then updated nothing and dropped the gradient. */
   readonly skipped: boolean
   readonly version: number
 }
@@ -97,14 +97,14 @@ export interface Tensor {
   readonly values: Float32Array
 }
 
-/** A tensor that is held quantised, taken apart: a weight is `(code - zero) * scale + offset`, rounded once to f32. */
+/** The parts of a quantised tensor: a weight is `(code - zero) * scale + offset`, rounded once to f32. */
 export interface BlockTensor {
-  /** As ggml names it: `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q4_K`, `Q5_K` or `Q6_K`. */
+  /** Name in ggml: `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q4_K`, `Q5_K` or `Q6_K`. */
   readonly kind: string
   readonly shape: ReadonlyArray<number>
-  /** Neighbours in a row that share a scale: 32 or 16. */
+  /** Number of neighbours in a row that share a scale: 32 or 16. */
   readonly group: number
-  /** The code that stands for zero; 0 where there are offsets. */
+  /** The code that stands for zero; 0 if there are offsets. */
   readonly zero: number
   /** One byte for each weight, row-major. */
   readonly codes: Uint8Array
@@ -120,11 +120,11 @@ export interface Moments {
   readonly second: Float32Array
 }
 
-/** What a resumed run goes on counting from. */
+/** Counters from which a resumed run continues. */
 export interface Counters {
-  /** Of the optimiser. */
+  /** Steps of the optimiser. */
   readonly steps: number
-  /** Of the weights. */
+  /** Version of the weights. */
   readonly version: number
   /** Training forwards of an adapter with dropout; 0 for the base. */
   readonly forwards: number
@@ -150,13 +150,13 @@ export interface SampleRequest extends AdapterChoice {
   readonly stopTokens: Uint32Array
   /** Matched on bytes; needs `setVocabulary`. The token that completes one is the sample's last. */
   readonly stopStrings: ReadonlyArray<string>
-  /** Keep what `backward` needs of these samples, within `activationBytes`, until the weights change. */
+  /** Keep what `backward` needs for these samples, within `activationBytes`, until the weights change. */
   readonly forTraining: boolean
 }
 
 export type StopReason = "stop" | "length" | "context" | "abort"
 
-/** What one step of the engine gave one request. */
+/** Events of one request in one step of the engine. */
 export interface SampleEvents {
   /** Version of the weights that the tokens were drawn from. */
   readonly version: number
@@ -176,11 +176,11 @@ export interface NativeModel {
   /** Token `i` is `bytes[offsets[i]..offsets[i + 1]]`; counts for requests made from now on. */
   setVocabulary(bytes: Uint8Array, offsets: Uint32Array): void
   /**
-   * Queues a request and gives its id. `onEvents` is called at most once for each step of the engine; after an error, or
-   * after `done`, no more. Requests in flight keep the process alive.
+   * Queues a request and returns its id. `onEvents` is called at most once for each step of the engine, and never after
+   * an error or `done`. Requests in flight keep the process alive.
    */
   sample(request: SampleRequest, onEvents: (error: Error | null, events: SampleEvents) => void): number
-  /** Ends a request: what is left of it finishes with reason `abort`. An id that has ended is ignored. */
+  /** Ends a request: the rest of it finishes with reason `abort`. The id of an ended request is ignored. */
   cancel(id: number): void
   logprobs(forest: Forest, settings: ForwardSettings, abort?: NativeAbort | null): Promise<Forward>
   backward(
@@ -205,25 +205,25 @@ export interface NativeModel {
     options: { readonly dtype: "f32" | "bf16" | "f16"; readonly shardBytes?: number } & AdapterChoice
   ): Promise<void>
   /**
-   * The tensors of the base (`base`) as checkpoints name them, or those of an adapter as PEFT does:
-   * `base_model.model.<module>.lora_A.weight`. Without `adapter`, all of them as `info` has them, where the tensors of
-   * adapters other than `default` have the adapter's name before `.weight`. The calls below take either: the one with
-   * `adapter`, the other without.
+   * Names the tensors of the base (`base`) as checkpoints do, or those of an adapter as PEFT does:
+   * `base_model.model.<module>.lora_A.weight`. Without `adapter`, names all tensors as `info` does; tensors of adapters
+   * other than `default` then have the adapter's name before `.weight`. The calls below take either form: the first
+   * with `adapter`, the second without.
    */
   parameterNames(adapter?: string | null): Promise<ReadonlyArray<string>>
   parameter(name: string, adapter?: string | null): Promise<Tensor>
-  /** Overwrites a tensor: another version of the weights, accumulated gradients are dropped. */
+  /** Overwrites a tensor. This makes another version of the weights and drops accumulated gradients. */
   setParameter(name: string, values: Float32Array, adapter?: string | null): Promise<void>
   gradient(name: string, adapter?: string | null): Promise<Float32Array>
-  /** A tensor as it is held in blocks; null where it is not. */
+  /** Returns a tensor in its blocks; null if it has none. */
   blocks(name: string, adapter?: string | null): Promise<BlockTensor | null>
-  /** Null where there are none: before the first step, or of what is frozen. */
+  /** Returns null if there are no moments: before the first step, or for a frozen tensor. */
   moments(name: string, adapter?: string | null): Promise<Moments | null>
-  /** Those of other tensors of the same owner start as zeros. */
+  /** Sets the moments of a tensor. Those of other tensors of the same owner start as zeros. */
   setMoments(name: string, first: Float32Array, second: Float32Array, adapter?: string | null): Promise<void>
   counters(adapter?: string | null): Promise<Counters>
   /**
-   * Sets the counters that are given. `save` writes them; so state computed elsewhere is saved by `setParameter` and
+   * Sets the given counters, which `save` writes. To save state that was computed elsewhere, call `setParameter` and
    * `setMoments` for each tensor, then this, then `save`. 0 steps drop the moments.
    */
   setCounters(counters: Partial<Counters>, adapter?: string | null): Promise<void>
@@ -238,7 +238,7 @@ export interface NativeInfo {
   readonly isa: string
   readonly threads: number
   readonly dtype: "f32" | "bf16"
-  /** Of the adapter that `lora` made. */
+  /** Settings of the adapter that `lora` made. */
   readonly lora: Required<NativeLora> | null
   readonly frozen: boolean
   readonly adapters: ReadonlyArray<{
@@ -247,13 +247,13 @@ export interface NativeInfo {
     readonly parameters: number
     readonly version: number
     readonly steps: number
-    /** Of its factors in memory. */
+    /** Bytes of the factors in memory. */
     readonly bytes: number
   }>
-  /** Paths of the modules that an adapter can sit on. */
+  /** Paths of the modules that an adapter can apply to. */
   readonly modules: ReadonlyArray<string>
   readonly config: { readonly [field: string]: unknown }
-  /** What `config` comes to, defaults included. */
+  /** Resolved configuration, defaults included. */
   readonly shape: {
     readonly hidden: number
     readonly layers: number
@@ -263,16 +263,16 @@ export interface NativeInfo {
     readonly inner: number
     readonly vocabulary: number
     readonly context: number
-    /** Of the norms. */
+    /** Epsilon of the norms. */
     readonly epsilon: number
-    /** The head is the embedding. */
+    /** Whether the head is the embedding. */
     readonly tied: boolean
     readonly qkvBias: boolean
     readonly qkNorm: boolean
   }
   /**
-   * The angle that each of the `headDim / 2` pairs of a head (`i` and `i + headDim / 2`) turns by from one position to the
-   * next, scaling included; numbers of f32. The kernel rounds `position * frequency` to f32, and takes its cosine and sine.
+   * Angles of f32, scaling included, by which the `headDim / 2` pairs of a head (`i` and `i + headDim / 2`) turn from
+   * one position to the next. The kernel rounds `position * frequency` to f32, and takes its cosine and sine.
    */
   readonly ropeFrequencies: ReadonlyArray<number>
   readonly vocabularySize: number
@@ -299,7 +299,7 @@ export interface NativeInfo {
   }
 }
 
-/** Ends the call it was given to, which is then rejected with `ABORTED`. */
+/** Ends the call that it was given to, which then rejects with `ABORTED`. */
 export interface NativeAbort {
   abort(): void
 }

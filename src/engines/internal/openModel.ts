@@ -1,4 +1,4 @@
-/** What engines have in common when they open a model: where it is, what the native kernel is told, its vocabulary. */
+/** Common steps of engines that open a model: its location, the native kernel's settings, its vocabulary. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { AdapterConfig, LoraShorthand } from "../../model/adapterConfig.ts"
@@ -10,37 +10,37 @@ import { ModelConfig } from "../../model/modelConfig.ts"
 import { hubReason } from "./engineFailure.ts"
 import type * as Native from "./nativeModel.ts"
 
-/** The options that every engine has. */
+/** Options of every engine. */
 export interface ModelOptions {
   /**
-   * A configuration, for random weights drawn from `seed`; or the folder of a model or a saved policy, a GGUF file, a name
-   * on the Hub (`org/name@revision`), as {@link Checkpoint.locate} reads it.
+   * A model, or a configuration for random weights drawn from `seed`. A model is a folder, a saved policy, a GGUF file,
+   * or a name on the Hub (`org/name@revision`), as {@link Checkpoint.locate} reads it.
    */
   readonly model: ModelConfig | string
-  /** How a name on the Hub is fetched. */
+  /** Options for names on the Hub. */
   readonly hub?: HubOptions
   readonly seed?: number
   /** Train an adapter (called `default`) and keep the base frozen. Default: all parameters. */
   readonly adapter?: AdapterConfig
-  /** Short for `adapter` with `kind: "lora"`. Give one of the two. */
+  /** Short for `adapter` with `kind: "lora"`. Give only one of the two. */
   readonly lora?: LoraShorthand
   /**
-   * Folders of adapters that this package or PEFT saved, by the name to give them. The base is then frozen, also where
-   * there are none yet: `{}` opens a model for adapters added later.
+   * Folders of adapters that this package or PEFT saved, by the name to give them. The base is then frozen, even if
+   * there are none: `{}` opens a model for adapters added later.
    */
   readonly adapters?: Readonly<Record<string, string>>
   /** Lets the sampler match stop strings. */
   readonly tokenizer?: Tokenizer
-  /** Of the processor. Default: the machine's. */
+  /** Threads of the processor. Default: the machine's. */
   readonly threads?: number
   /** Bytes of the sampler's key-value cache. Default 512 MiB. */
   readonly cacheBytes?: number
 }
 
-/** What {@link Native.NativeModule} opens or makes. */
+/** A model for {@link Native.NativeModule} to open or make. */
 export interface Source {
   readonly location: Checkpoint.Location | undefined
-  /** Where there is no location: `config` makes a model with random weights. */
+  /** Without a location, `config` makes a model with random weights. */
   readonly settings: Native.NativeSettings
 }
 
@@ -79,7 +79,7 @@ export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions,
     seed: options.seed ?? 0,
     frozen: options.adapter !== undefined || options.lora !== undefined || options.adapters !== undefined,
     ...(options.adapters === undefined ? {} : { adapters: options.adapters }),
-    // A revision is where the base was fetched from; PEFT records the name alone.
+    // A revision says where the base came from; PEFT records the name alone.
     ...(location === undefined ? {} : { baseName: location.name.replace(/@[^@/]*$/, "") }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
     ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes })

@@ -1,6 +1,8 @@
 /**
- * The native engine: one model in this process that both samples and trains, on the CPU. Sampler and policy share the
- * same weights and the same arithmetic, so the log-probabilities of a sample equal those of `logprobs` bit for bit.
+ * The native engine: one model in this process that both samples and trains, on the CPU.
+ *
+ * Sampler and policy share the same weights and the same arithmetic. The log-probabilities of a sample therefore equal
+ * those of `logprobs` bit for bit.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -18,24 +20,24 @@ import { Sampler } from "../../engine/Sampler.ts"
 export { ModelConfig } from "../../model/modelConfig.ts"
 
 export interface NativeOptions extends ModelOptions {
-  /** Dtype of the matrix products' inputs; sums are f32. Default f32. */
+  /** Type of the matrix products' inputs; sums are f32. Default f32. */
   readonly dtype?: "f32" | "bf16"
   /**
-   * Keeps the base in 4- or 8-bit blocks in memory (QLoRA), dequantised inside the matrix products and frozen: only an
-   * adapter can be trained. `file`: the blocks of a GGUF file as they are. The others quantise on load, by ggml's reference
-   * rounding; embedding and head are Q8_0 then. Where a shape does not fit blocks, and without this option, weights are
-   * held in `dtype`.
+   * Keeps the base frozen in 4- or 8-bit blocks in memory (QLoRA), so that only an adapter can be trained. Matrix
+   * products dequantise it. `file` takes the blocks of a GGUF file as they are. The other values quantise on load, by
+   * ggml's reference rounding, with embedding and head in Q8_0. Without this option, or if a shape does not fit blocks,
+   * weights have type `dtype`.
    */
   readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
   /**
-   * Bytes of activations kept for the backward pass, by a forward or by sampling; what does not fit is recomputed. Default
-   * 1 GiB.
+   * Bytes of activations kept for the backward pass, by a forward or by sampling; the rest is recomputed. Default 1
+   * GiB.
    */
   readonly activationBytes?: number
 }
 
 /**
- * Policy and sampler on one native model, closed with the scope.
+ * Builds policy and sampler on one native model, and closes it with the scope.
  *
  * @example
  * ```ts

@@ -1,7 +1,9 @@
 /**
- * Policy and sampler on ONNX Runtime: on a GPU through WebGPU (in the npm package itself), CUDA, DirectML or Core ML, or on
- * the processor. The graphs are made here from the same checkpoints that the native engine opens, and sampler and policy
- * share the weights on the device. Needs the optional dependency `onnxruntime-node`.
+ * Policy and sampler on ONNX Runtime.
+ *
+ * It runs on a GPU through WebGPU (included in the npm package), CUDA, DirectML or Core ML, or on the processor. The
+ * graphs are made from the same checkpoints that the native engine opens. Sampler and policy share the weights on the
+ * device. It needs the optional dependency `onnxruntime-node`.
  *
  * Log-probabilities agree with the native engine's to rounding (f32), not bit for bit.
  */
@@ -24,20 +26,21 @@ export type { DeviceOptions, ExecutionProvider } from "./worker/executionProvide
 export type { GraphPlacement } from "./worker/measure.ts"
 
 export interface OnnxOptions extends ModelOptions, DeviceOptions {
-  /** Most tokens computed at once in an update; a longer sequence is computed whole. Default 1024. */
+  /** Most tokens computed at once in an update; a single longer sequence is computed whole. Default 1024. */
   readonly chunkTokens?: number
-  /** Bytes of layer inputs kept for the backward pass; what does not fit is recomputed. Default 1 GiB. */
+  /** Bytes of layer inputs kept for the backward pass; the rest is recomputed. Default 1 GiB. */
   readonly activationBytes?: number
 }
 
 /**
- * Policy and sampler on one device, closed with the scope. `info.device` says which provider runs, and why those that were
- * preferred do not. Fails with `Unavailable` if none opens or the runtime is not installed, with `Config` for an
- * invalid option, and as the native engine does for checkpoints.
+ * Builds policy and sampler on one device, and closes them with the scope.
  *
- * Later calls fail with `Unavailable` when the device or the engine's thread is gone. Open the layer again then, and resume
- * the run from its checkpoint. `OutOfMemory` leaves the engine as it was. If it strikes during a step or a load, calls fail
- * with `State` until a checkpoint is loaded.
+ * `info.device` says which provider runs, and why preferred ones do not. Fails with `Unavailable` if none opens or the
+ * runtime is not installed, with `Config` for an invalid option, and like the native engine for checkpoints.
+ *
+ * Later calls fail with `Unavailable` if the device or the engine's thread is lost. Open the layer again then, and
+ * resume the run from its checkpoint. `OutOfMemory` leaves the engine as it was. If it occurs during a step or a load,
+ * calls fail with `State` until a checkpoint is loaded.
  *
  * @example
  * ```ts
@@ -65,10 +68,10 @@ export const layer = (options: OnnxOptions): Layer.Layer<Policy | Sampler, Engin
     })
   )
 
-/** What an execution provider can do here. */
+/** Capabilities and speed of an execution provider on this machine. */
 export interface ProviderReport {
   readonly provider: ExecutionProvider
-  /** Why it cannot be used, in one line; what follows is there where it can. */
+  /** Reason why the provider cannot be used, in one line. If it is absent, the other fields are present. */
   readonly refused?: string
   /** Billions of operations a second in products of square matrices that stay on the device. */
   readonly gflops?: number
@@ -79,13 +82,14 @@ export interface ProviderReport {
   readonly updateTokensPerSecond?: number
 }
 
-/** Milliseconds for one provider: a driver that hangs must end. */
+/** Milliseconds for one provider, after which a driver that hangs is ended. */
 const reportDeadline = 600_000
 
 /**
- * Tries every provider with a model, each in a process of its own, one after the other: which open and why others do not,
- * which nodes of which graph fell back to the processor, and how fast they are. For a person who chooses a device; it takes
- * a minute or more. Nothing is kept.
+ * Tries every provider with a model, each in its own process, one after the other.
+ *
+ * A report says whether the provider opened, and if not, why. It lists the nodes of each graph that fell back to the
+ * processor, and measures speed. Use it to select a device; it takes a minute or more and keeps nothing.
  *
  * @example
  * ```ts
@@ -98,7 +102,7 @@ export const report = (options: OnnxOptions): Effect.Effect<ReadonlyArray<Provid
 const measured = Effect.fnUntraced(function* (options: OnnxOptions) {
   const { deviceBytes, threads } = yield* deviceSettings(options)
   const { location, settings } = yield* sourceOf(options)
-  // The graphs are those of an adapter on all modules.
+  // The graphs are those for an adapter on all modules.
   const adapter =
     settings.frozen === true ? { lora: { rank: adapterOf(options)?.rank ?? 16, targets: ["all-linear"] } } : {}
   const providers = options.executionProviders ?? (["webgpu", "cuda", "dml", "coreml", "cpu"] as const)

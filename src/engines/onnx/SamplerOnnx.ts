@@ -1,6 +1,8 @@
 /**
- * Rollouts on ONNX Runtime, beside a policy of another engine: weights are constants of the graph, in the layout that the
- * device computes fastest with, quantised if asked. {@link WeightSync} has it follow the policy:
+ * A sampler on ONNX Runtime that follows a policy of another engine.
+ *
+ * Weights are constants of the graph, in the layout that is fastest on the device, quantised on request. {@link
+ * WeightSync} connects it to the policy:
  *
  * @example
  * ```ts
@@ -26,24 +28,25 @@ import { Sampler } from "../../engine/Sampler.ts"
 
 export interface SamplerOnnxOptions extends Omit<ModelOptions, "adapter" | "lora">, DeviceOptions {
   /**
-   * What the matrices are held and multiplied in; everything else is f32. `q8_0` and `q4_0` are blocks of 32 weights that
-   * share a scale (the head stays 8-bit), rounded when the model is opened; `file`: the blocks of a GGUF file as they are.
-   * Default f32.
+   * Type of the matrices; everything else is f32. `q8_0` and `q4_0` are blocks of 32 weights that share a scale,
+   * rounded when the model is opened; the head stays 8-bit. `file`: the blocks of a GGUF file as they are. Default f32.
    */
   readonly weights?: "f32" | "f16" | "q8_0" | "q4_0" | "file"
 }
 
 /**
- * A sampler alone, closed with the scope. Its weights are Updatable: an adapter's folder is read and put on the base that is there; a
- * whole model is opened and takes the place of the former one, both in memory for that moment. Samples under way are
- * finished first, with the weights that they began with. Errors are those of `PolicyOnnx.layer`.
+ * Builds a sampler without a policy, and closes it with the scope.
+ *
+ * Its weights are Updatable. An adapter's folder is read and applied to the present base. A whole model replaces the
+ * former one; both are in memory for that moment. Samples in flight finish first, with the weights that they began
+ * with. Errors are those of `PolicyOnnx.layer`.
  */
 export const layer = (options: SamplerOnnxOptions): Layer.Layer<Sampler, EngineError> =>
   Layer.effect(
     Sampler,
     Effect.gen(function* () {
       const { weights = "f32" } = options
-      // Adapters come later, so the base is frozen also where there are none.
+      // Adapters come later, so the base is frozen even without any.
       const source = yield* sourceOf({ ...options, adapters: options.adapters ?? {} })
       const settings = weights === "file" ? { ...source.settings, blocks: "file" as const } : source.settings
       const engine = yield* openClient(options, { ...source, settings }, { weights })

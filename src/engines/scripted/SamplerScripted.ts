@@ -1,5 +1,7 @@
 /**
- * A sampler that says what it is told: for tests of environments, rewards and pipelines without a model.
+ * A sampler with scripted replies.
+ *
+ * It tests environments, rewards and pipelines without a model.
  *
  * ```ts
  * const layer = SamplerScripted.layer({ tokenizer, reply: (request, index) => (index === 0 ? "19" : "20") })
@@ -12,7 +14,10 @@ import type { Tokenizer } from "../../text/Tokenizer.ts"
 
 export interface Script {
   readonly tokenizer: Tokenizer
-  /** The completion of sample `index` (its number within the group): text, ended by the end of text, or exact ids. */
+  /**
+   * Returns the completion of sample `index` (its number within the group): text, ended by the end of text, or exact
+   * ids.
+   */
   readonly reply: (request: SampleRequest, index: number) => string | Uint32Array
 }
 
@@ -22,13 +27,17 @@ const completion = ({ reply, tokenizer }: Script, request: SampleRequest, index:
   const end = whole.findIndex((token) => request.stopTokens?.includes(token) ?? false)
   const stopped = end !== -1 && end < request.maxTokens
   const tokens = whole.slice(0, stopped ? end + 1 : request.maxTokens)
-  // A script leaves nothing to chance: every token has probability 1.
+  // A script is deterministic: every token has probability 1.
   const logprobs = new Float32Array(tokens.length)
   const stopReason = stopped || tokens.length < request.maxTokens ? "stop" : "length"
   return { tokens, logprobs, stopReason, versions: new Uint32Array(tokens.length) }
 }
 
-/** Stop tokens and `maxTokens` are honoured; stop strings, temperature and the rest are not. */
+/**
+ * Makes a sampler from a script.
+ *
+ * It honours stop tokens and `maxTokens`, but not stop strings, temperature and the other settings.
+ */
 export const layer = (script: Script): Layer.Layer<Sampler> =>
   Layer.succeed(Sampler, {
     name: "scripted",

@@ -1,31 +1,32 @@
 /**
- * A sampler on an inference server: vLLM, SGLang or llama.cpp. Token ids go in and come out, with the log-probability of
- * each; text is never re-encoded. Nothing that a server answers is trusted before it is checked: what is not a sample of the
- * request is a {@link EngineError} that says what is wrong.
+ * A sampler on an inference server: vLLM, SGLang or llama.cpp.
+ *
+ * Requests and answers hold token ids and their log-probabilities; text is never re-encoded. Every answer is checked
+ * before use. An answer that is not a sample of the request becomes an {@link EngineError} that names the fault.
  *
  * | server | start it with | other weights |
  * |---|---|---|
  * | vLLM 0.10.2+ | `--enable-lora --max-lora-rank 64`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; `--logprobs-mode processed_logprobs` for temperatures other than 1 | adapters |
- * | SGLang 0.5.3+ | `--enable-lora --max-lora-rank 64 --lora-target-modules all` for adapters; `--enable-deterministic-inference` if seeds are to count | adapters, whole models |
+ * | SGLang 0.5.3+ | `--enable-lora --max-lora-rank 64 --lora-target-modules all` for adapters; `--enable-deterministic-inference` for seeds to take effect | adapters, whole models |
  * | llama.cpp | `llama-server -m model.gguf -np 16` | none: it only scales adapters that it was started with |
  *
- * **Log-probabilities** are to be those of the tempered distribution before any filter, as the contract says. At temperature
- * 1 (and 0) without top-k, top-p and min-p every server's are. Otherwise the server is probed once, with two requests of one
- * token, for whether its log-probabilities are taken before (`raw`) or after (`processed`) its temperature:
+ * **Log-probabilities** must be those of the tempered distribution before any filter. At temperature 1 (and 0) without
+ * top-k, top-p and min-p, those of every server are. Otherwise the server is probed once, with two requests of one
+ * token. The probe tells whether its log-probabilities are taken before (`raw`) or after (`processed`) its temperature:
  *
- * - a temperature other than 1 needs `processed`;
- * - top-k, top-p and min-p need `raw` on vLLM (its processed ones are taken after the filters) and llama.cpp; SGLang's are
- *   always taken before them.
+ * - A temperature other than 1 needs `processed`.
+ * - top-k, top-p and min-p need `raw` on llama.cpp and on vLLM, whose processed ones are taken after the filters.
+ *   SGLang's are always taken before them.
  *
- * So vLLM cannot do both at once. What a server cannot do is refused (`Unsupported`); for evaluation alone, where
- * nothing reads them, `logprobs: "optional"` lets NaN stand for log-probabilities that would be wrong.
+ * So vLLM cannot serve both at once. A request that the server cannot serve is refused (`Unsupported`). In evaluation
+ * nothing reads log-probabilities: there `logprobs: "optional"` puts NaN in place of wrong ones.
  *
- * Each sample is a request of its own, with a seed from its key: retries and resumed runs ask for the same, and get it as
- * far as the server repeats itself, which none promises for varying batches. The server is another engine than the
- * trainer's, so its log-probabilities differ from the policy's by rounding: see {@link ImportanceCorrection}.
+ * Each sample is a request of its own, with a seed from its key, so retries and resumed runs send the same request. No
+ * server promises the same answer for varying batches. The server's log-probabilities differ from the policy's by
+ * rounding, because it is another engine than the trainer's: see {@link ImportanceCorrection}.
  *
- * Sources of the protocols: vLLM's `CompletionRequest`, SGLang's `GenerateReqInput` and "Sampling Parameters", llama.cpp's
- * server README.
+ * Sources of the protocols: vLLM's `CompletionRequest`, SGLang's `GenerateReqInput` and "Sampling Parameters",
+ * llama.cpp's server README.
  */
 import * as Effect from "effect/Effect"
 import * as FetchHttpClient from "effect/http/FetchHttpClient"
@@ -48,40 +49,47 @@ import { type Completion, Sampler, type SampleRequest } from "../../engine/Sampl
 
 export interface ServerOptions {
   readonly kind: "vllm" | "sglang" | "llamacpp"
-  /** `http://localhost:8000`, without the paths of its interface. */
+  /** Address without a path, such as `http://localhost:8000`. */
   readonly url: string
-  /** The model's name, where a server holds several. Default: its own. */
+  /** Name of the model, if a server holds several. Default: the server's own. */
   readonly model?: string
-  /** Sent as a bearer token. */
+  /** Key that is sent as a bearer token. */
   readonly apiKey?: string
-  /** Ids from here on are no tokens; the policy's `info.vocabularySize`. Default: any that fits 31 bits. */
+  /**
+   * Size of the vocabulary, which is the policy's `info.vocabularySize`. Larger ids are invalid. Default: any id of 31
+   * bits.
+   */
   readonly vocabularySize?: number
-  /** Samples in flight; others wait. Default 64. */
+  /** Most samples in flight; others wait. Default 64. */
   readonly concurrency?: number
   /**
-   * Milliseconds that an answer may take, whole. Default 280,000. Node's `fetch` gives up after 300,000: for longer ones
-   * give another `http`, such as `NodeHttpClient.layerUndici` with its own limits.
+   * Milliseconds that a whole answer may take. Default 280,000. Node's `fetch` times out after 300,000. For longer
+   * answers give another `http`, such as `NodeHttpClient.layerUndici` with its own limits.
    */
   readonly deadline?: number
   /** Milliseconds that the server may take to load weights. Default: the deadline. */
   readonly updateDeadline?: number
-  /** Attempts after the first, when the server is away, broke off, or answered 408, 429 or 5xx. Default 4. */
+  /** Attempts after the first, if the server is down, broke off, or answered 408, 429 or 5xx. Default 4. */
   readonly retries?: number
-  /** Milliseconds before the first of them; doubled each time, unless the server says how long. Default 500. */
+  /** Milliseconds before the first retry; doubled each time, unless the server states a delay. Default 500. */
   readonly pause?: number
-  /** `optional`: see above. Default `required`. */
+  /** `optional`: put NaN in place of wrong log-probabilities (see above). Default `required`. */
   readonly logprobs?: "required" | "optional"
-  /** Ask what the log-probabilities are at the start, rather than when it first matters. Default false. */
+  /** Whether to probe the log-probabilities at the start, rather than when a request first needs it. Default false. */
   readonly probe?: boolean
-  /** What makes the requests. Default: `fetch`, without redirects. */
+  /** HTTP client for the requests. Default: `fetch`, without redirects. */
   readonly http?: Layer.Layer<HttpClient.HttpClient>
 }
 
 /**
- * The sampler. Reasons of its errors: `Unavailable` (after all attempts), `Deadline`, `Rejected` (the server's own words);
- * `Format` for answers that are not a sample of the request; `Unsupported` for log-probabilities that would mean something
- * else, and for requests that the server cannot serve; `Config` and `Shape` for invalid options and prompts; `State` after
- * an update of a whole model that the server did not answer.
+ * Makes a sampler on the server.
+ *
+ * Its errors have these reasons:
+ * - `Unavailable` after all attempts, `Deadline`, and `Rejected` with the server's own words;
+ * - `Format` for an answer that is not a sample of the request;
+ * - `Unsupported` for log-probabilities of another meaning, and for requests that the server cannot serve;
+ * - `Config` and `Shape` for invalid options and prompts;
+ * - `State` after an update of a whole model that the server did not answer.
  *
  * @example
  * ```ts
@@ -106,10 +114,10 @@ export const layer = (options: ServerOptions): Layer.Layer<Sampler, EngineError>
   return Layer.effect(Sampler, Effect.flatMap(HttpClient.HttpClient, start)).pipe(Layer.provide(http))
 }
 
-// A redirect would take prompts and key to wherever it points.
+// A redirect would send prompts and key to another address.
 const noRedirects = Layer.succeed(FetchHttpClient.RequestInit, { redirect: "error" })
 
-// Leaves room for alternatives and texts besides each token, and for the prompt's echo.
+// Leaves room for alternatives and texts of each token, and for the prompt's echo.
 const bytesOf = ({ maxTokens, prompt }: Pick<Draw, "maxTokens" | "prompt">): number =>
   2 ** 20 + maxTokens * 4096 + prompt.length * 64
 
@@ -136,7 +144,7 @@ const asking = <Body>(dialect: Dialect<Body>, client: Client, deadline: number):
   })
 }
 
-/** Whether the server's log-probabilities are what a draw needs; probes the server if that decides it. */
+/** Tells whether the server's log-probabilities are those that a draw needs; probes the server if necessary. */
 const logprobCheck = Effect.fnUntraced(function* <Body>(
   dialect: Dialect<Body>,
   ask: Ask<Body>,
@@ -167,7 +175,7 @@ const logprobCheck = Effect.fnUntraced(function* <Body>(
       })
     )
 
-  /** Undefined where the log-probabilities of such a draw are what they must be. */
+  /** Returns why the log-probabilities of a draw would be wrong; undefined if they are right. */
   const wrong = Effect.fnUntraced(function* (
     request: SampleRequest
   ): Effect.fn.Return<EngineError | undefined, EngineError> {

@@ -13,10 +13,10 @@ const flip = (x: Value): ReadonlyArray<number> => {
   return [...axes.slice(0, -2), axes.at(-1)!, axes.at(-2)!]
 }
 
-/** Gradients of a node's inputs from those of its outputs; undefined where none flows. */
+/** Computes gradients of a node's inputs from those of its outputs; undefined if an input has none. */
 type Rule = (graph: Graph, node: Node, gradients: ReadonlyArray<Value | undefined>) => ReadonlyArray<Value | undefined>
 
-/** For nodes of one result. */
+/** Makes the rule of a node with one result. */
 const single =
   (
     rule: (
@@ -89,8 +89,8 @@ const rules: Readonly<Record<string, Rule>> = {
 }
 
 /**
- * Gradients of `wrt` from `seeds`: pairs of a value and its own gradient. Only nodes between the two are walked; a value
- * that no seed depends on has none.
+ * Gradients of `wrt` from `seeds`: pairs of a value and its own gradient. Only nodes between the two are visited. A
+ * value that no seed depends on has none.
  */
 export const gradients = (
   graph: Graph,
@@ -118,7 +118,7 @@ export const gradients = (
     if (rule === undefined) throw new Error(`onnx autodiff: ${node.op} has no rule`)
     for (const [i, gradient] of rule(graph, node, own).entries()) {
       const input = node.inputs[i]
-      // Products that nobody asked for are dropped when the graph is built.
+      // Unused products are dropped when the graph is built.
       if (gradient !== undefined && input !== undefined && reaches.has(input.name)) accumulate(input, gradient)
     }
   }

@@ -1,6 +1,6 @@
 /**
- * Builds ONNX graphs: typed values with shapes, one method for each operator used here, and the bytes of a model. Sizes that
- * are only known when a graph runs are named; what differentiates a graph (`autodiff.ts`) asks for numbers.
+ * Builds ONNX graphs: typed values with shapes, one method for each operator used here, and the bytes of a model. Sizes
+ * that are known only when a graph runs have names; differentiation (`autodiff.ts`) requires numbers.
  */
 import { create, toBinary } from "@bufbuild/protobuf"
 import {
@@ -21,7 +21,7 @@ export type Type = "float32" | "float16" | "int64" | "int32" | "uint8" | "bool"
 export type Dim = number | string
 export type Shape = ReadonlyArray<Dim>
 
-/** What flows along an edge of a graph. */
+/** A value on an edge of a graph. */
 export interface Value {
   readonly name: string
   readonly type: Type
@@ -39,7 +39,7 @@ export interface Node {
 
 export type Numbers = Float32Array | Uint16Array | BigInt64Array | Int32Array | Uint8Array
 
-/** A graph's bytes, and the large constants beside it as the runtime takes them: `externalData` of a session. */
+/** A graph's bytes, and its large constants in the form that the runtime takes: `externalData` of a session. */
 export interface Model {
   readonly bytes: Uint8Array
   readonly externalData: ReadonlyArray<{ readonly path: string; readonly data: Uint8Array }>
@@ -66,7 +66,7 @@ const contributed = new Set([
   "QuickGelu"
 ])
 
-/** Constants above this many bytes go beside the graph. */
+/** Constants above this many bytes are stored outside the graph. */
 const inlineBytes = 1024
 
 const bytesOf = (values: Numbers): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
@@ -156,7 +156,7 @@ export class Graph {
     return known
   }
 
-  /** Any operator, with the shapes (and the type, when it is not the first input's) of its results. */
+  /** Adds any operator, with the shapes of its results, and their type if it differs from the first input's. */
   op(
     op: string,
     inputs: ReadonlyArray<Value | undefined>,
@@ -227,11 +227,11 @@ export class Graph {
   softmax(x: Value): Value {
     return this.#one("Softmax", [x], x.shape, { axis: -1 })
   }
-  /** Along the last axis, which stays with size 1. */
+  /** Reduces the last axis, which stays with size 1. */
   reduce(op: "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin", x: Value): Value {
     return this.#one(op, [x, this.integers([-1])], [...x.shape.slice(0, -1), 1], { keepdims: 1 })
   }
-  /** Sum over some axes, which stay with size 1 or go. */
+  /** Sums over some axes, which keep size 1 or are removed. */
   sum(x: Value, axes: ReadonlyArray<number>, keep: boolean): Value {
     const kept = x.shape.flatMap((dim, i) => (axes.includes(i) ? (keep ? [1] : []) : [dim]))
     return this.#one("ReduceSum", [x, this.integers(axes)], kept, { keepdims: Number(keep) })
@@ -245,12 +245,12 @@ export class Graph {
     return this.#one("CumSum", [x, axis], x.shape)
   }
 
-  /** One named size at most may be new; other names must stand where they stood. */
+  /** Reshapes. At most one named size may be new; other names must keep their positions. */
   reshape(x: Value, shape: Shape): Value {
     const named = shape.map((dim, i) => (typeof dim === "number" ? dim : dim === x.shape[i] ? 0 : -1))
     return this.#one("Reshape", [x, this.integers(named)], shape)
   }
-  /** To sizes that are known when the graph runs: `sizes` is a list of whole numbers. */
+  /** Reshapes to sizes that are known when the graph runs: `sizes` is a list of whole numbers. */
   reshapeTo(x: Value, sizes: Value, shape: Shape): Value {
     return this.#one("Reshape", [x, sizes], shape)
   }
@@ -284,7 +284,7 @@ export class Graph {
     return this.#one("Gather", [x, rows], [...rows.shape, ...x.shape.slice(1)], { axis: 0 })
   }
 
-  /** The model. Values that no output needs are not computed, and inputs that none needs are not asked for. */
+  /** Builds the model. Values that no output needs are not computed, and unused inputs are left out. */
   build(): Model {
     const needed = new Set(Array.from(this.#outputs.values(), ({ name }) => name))
     const nodes: Array<Node> = []
@@ -313,7 +313,7 @@ export class Graph {
           }
         }
       })
-    // A result has the name it was given, and may be an input, a constant or another result too.
+    // A result has the name it was given, and may also be an input, a constant or another result.
     const computed = new Set(nodes.flatMap(({ outputs }) => outputs.map(({ name }) => name)))
     const renamed = new Map<string, string>()
     for (const [name, value] of this.#outputs) {

@@ -1,11 +1,11 @@
 /**
- * The decoder of the Llama family (Llama, Mistral, Qwen2, Qwen3) as pieces of ONNX graphs, in operators that both execute
- * everywhere and can be differentiated. Weights have the shapes of Hugging Face: [outputs, inputs].
+ * The decoder of the Llama family (Llama, Mistral, Qwen2, Qwen3) as parts of ONNX graphs. Its operators execute on
+ * every provider and can be differentiated. Weights have the shapes of Hugging Face: [outputs, inputs].
  */
 import type { NativeInfo } from "../../internal/nativeModel.ts"
 import { type Graph, sizeOf, type Value } from "./graph.ts"
 
-/** What a model computes, with every default filled in. */
+/** Sizes and settings of a model, with every default filled in. */
 export type Shape = NativeInfo["shape"]
 
 /** The products of a layer, by the path that Hugging Face gives their modules within the layer. */
@@ -52,18 +52,18 @@ export const layerTensors = (shape: Shape): ReadonlyArray<readonly [string, Read
     : [])
 ]
 
-/** Multiplies rows by a module's weight: [rows, inputs] to [rows, outputs]. Bias and adapter are its business too. */
+/** Multiplies rows by a module's weight: [rows, inputs] to [rows, outputs]. It also applies bias and adapter. */
 export type Linear = (graph: Graph, module: Module, x: Value) => Value
 
-/** What a layer is computed with. */
+/** Inputs of a layer's computation. */
 export interface LayerParts {
   readonly linear: Linear
-  /** A vector of the layer by its name within the layer. */
+  /** Returns a vector of the layer by its name within the layer. */
   readonly vector: (name: string) => Value
-  /** [rows, headDim]: of each row's position. The halves of a row are equal. */
+  /** [rows, headDim]: cosines of each row's position. The halves of a row are equal. */
   readonly cos: Value
   readonly sin: Value
-  /** Heads from rotated queries and new keys and values, rows first: see {@link Heads}. */
+  /** Computes heads from rotated queries and new keys and values, rows first: see {@link Heads}. */
   readonly attend: (graph: Graph, heads: Heads) => Value
 }
 
@@ -116,8 +116,8 @@ export const layer = (graph: Graph, shape: Shape, x: Value, parts: LayerParts): 
 }
 
 /**
- * Attention of rows to one another where an additive mask [rows, rows] allows it: 0 or a large negative number. Query heads
- * that share a key-value head are stacked, so that no key is repeated.
+ * Attention between rows under an additive mask [rows, rows]: 0 or a large negative number. Query heads that share a
+ * key-value head are stacked, so that no key is repeated.
  */
 export const attendByMask =
   (shape: Shape, mask: Value) =>

@@ -1,4 +1,4 @@
-/** The sessions of an engine: each graph is made once, when it is first needed. */
+/** The sessions of an engine. Each graph is made once, at its first use. */
 import type { Device, Session } from "../worker/device.ts"
 import type { Model } from "./graph.ts"
 
@@ -10,12 +10,12 @@ export class Sessions {
     this.#device = device
   }
 
-  /** `key` says all that the graph depends on; `host`: results that are to be read here. */
+  /** `key` states everything that the graph depends on; `host` names results that are read on the host. */
   get(key: string, make: () => Model, host: ReadonlyArray<string> = []): Promise<Session> {
     const known = this.#sessions.get(key)
     if (known !== undefined) return known
     const session = this.#device.session(make(), { host, name: key.split(" ")[0]! })
-    // What failed for want of memory may succeed later.
+    // A failure for lack of memory may not recur.
     session.catch(() => this.#sessions.delete(key))
     this.#sessions.set(key, session)
     return session

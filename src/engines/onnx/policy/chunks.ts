@@ -1,6 +1,7 @@
 /**
- * A forest cut into parts that are computed one after the other: each holds whole paths from a root, so that attention needs
- * nothing from outside, and at most so many tokens. A prompt that many completions share is computed once in each part.
+ * Cuts token trees into chunks that are computed one after the other. Each chunk holds whole paths from a root, so
+ * attention needs nothing from outside, and has a bounded number of tokens. A prompt with many completions is computed
+ * once per chunk.
  */
 import type { Forest } from "../../../engine/Policy.ts"
 import { EngineFailure } from "../worker/failure.ts"
@@ -16,19 +17,22 @@ export interface Chunk {
   readonly mask: Float32Array
   /** [r] rows of the chunk with a target, ascending. */
   readonly rows: BigInt64Array
-  /** [n, 2] which of `rows`, and the token; no pair twice, rows ascending. */
+  /** [n, 2] index into `rows`, and the token; each pair once, rows ascending. */
   readonly targets: BigInt64Array
-  /** Which targets of the forest these are, and the pair of each: two targets may ask for the same number. */
+  /** Indexes of the forest's targets, and the pair of each: two targets may have the same pair. */
   readonly members: Uint32Array
   readonly pair: Uint32Array
-  /** Of each of `members`, its place in `rows`. */
+  /** Index into `rows` of each of `members`. */
   readonly row: Uint32Array
 }
 
-/** Added to a score that must not count: its share becomes exactly 0. */
+/** Added to a score that must not count: its probability becomes exactly 0. */
 const hidden = -1e9
 
-/** Rows of a graph with room for `rows`: few sizes, since each has graphs of its own, and at most an eighth of padding. */
+/**
+ * Rows of a graph with room for `rows`. There are few sizes, since each needs its own graphs, and at most an eighth is
+ * padding.
+ */
 export const bucket = (rows: number): number => {
   const unit = Math.max(16, 2 ** (Math.ceil(Math.log2(rows)) - 4))
   return Math.ceil(rows / unit) * unit
@@ -36,7 +40,10 @@ export const bucket = (rows: number): number => {
 
 const refuse = (detail: string): EngineFailure => new EngineFailure("SHAPE", `forward: ${detail}`)
 
-/** Where each segment begins in its tree; throws `SHAPE` for what is no forest, or does not fit the model. */
+/**
+ * Computes the depth of each segment in its tree. Throws `SHAPE` for an invalid forest, or one that does not fit the
+ * model.
+ */
 const depthsOf = ({ segmentLength, segmentParent, segmentStart, ...forest }: Forest, shape: Shape): Uint32Array => {
   const { targetPosition, targetToken, tokens } = forest
   const segments = segmentStart.length
@@ -72,9 +79,10 @@ const depthsOf = ({ segmentLength, segmentParent, segmentStart, ...forest }: For
 }
 
 /**
- * The chunks of a forest, of at most `limit` tokens unless a single path is longer; without targets there are none. No tree is
- * begun in a chunk that would then have more than `enough`: rows of different trees are compared for nothing, while a tree
- * that is cut has its shared prompt computed again.
+ * Cuts a forest into chunks of at most `limit` tokens, unless a single path is longer. Without targets there are none.
+ *
+ * A chunk takes another tree only up to `enough` tokens, because rows of different trees are compared for nothing. A
+ * tree that is cut has its shared prompt computed again.
  */
 export const chunksOf = (forest: Forest, shape: Shape, limit: number, enough = limit): ReadonlyArray<Chunk> => {
   const depths = depthsOf(forest, shape)
@@ -155,7 +163,7 @@ const build = (
       }
     }
   }
-  // A row of padding sees itself: a softmax over nothing would not be a number.
+  // A row of padding attends to itself: a softmax over nothing would be NaN.
   for (let row = size; row < padded; row++) mask[row * padded + row] = 0
 
   const rowOfTarget = (n: number) => rowOf.get(targetPosition[n]!)!

@@ -1,4 +1,4 @@
-/** Gradients and the state of AdamW as tensors of a device, and their way to and from the store. */
+/** Gradients and the state of AdamW as tensors of a device, with transfer to and from the store. */
 import type { StepReport, StepSettings } from "../../internal/nativeModel.ts"
 import type { Tensor } from "../worker/device.ts"
 import { EngineFailure } from "../worker/failure.ts"
@@ -49,12 +49,12 @@ export class Optimizer {
     this.#weights.device.free(...tensors.filter((tensor) => !shared.has(tensor)))
   }
 
-  /** The gradient so far. */
+  /** Returns the accumulated gradient. */
   async gradient(owner: Owner, name: string): Promise<Tensor> {
     return this.#state(owner).gradients.get(name) ?? (await this.#zero(this.#weights.tensor(owner, name)))
   }
 
-  /** Puts a gradient in the place of the one it includes. */
+  /** Replaces a gradient by a sum that includes it. */
   accumulate(owner: Owner, name: string, sum: Tensor): void {
     const { gradients } = this.#state(owner)
     const old = gradients.get(name)
@@ -174,7 +174,7 @@ export class Optimizer {
     await this.forget(owner)
   }
 
-  /** Copies an owner's weights, and its moments where asked, to the store. */
+  /** Copies an owner's weights, and its moments if requested, to the store. */
   async write(owner: Owner, moments: boolean): Promise<void> {
     const { device, store } = this.#weights
     const of = owner ?? "base"
@@ -201,7 +201,7 @@ export class Optimizer {
     this.#states.delete(owner)
   }
 
-  /** Bytes. */
+  /** Bytes on the device. */
   memory(): { readonly gradients: number; readonly moments: number } {
     const bytes = (tensor: Tensor) => 4 * sizeOf(tensor.dims)
     let [gradients, moments] = [0, 0]

@@ -1,7 +1,7 @@
 /**
- * The graphs of a policy's verbs. A layer is one graph, run for every layer with its weights as inputs: few sessions, and
- * nothing of a layer outlives it but its input. The backward graph of a layer computes the layer again and then its
- * gradients, which are added to those that were there.
+ * The graphs of a policy's verbs. A layer is one graph, run for every layer with its weights as inputs. So there are
+ * few sessions, and only a layer's input outlives it. The backward graph of a layer computes the layer again, then its
+ * gradients, and adds them to the accumulated ones.
  */
 import { gradients } from "../graph/autodiff.ts"
 import { Graph, type Model, type Value } from "../graph/graph.ts"
@@ -68,7 +68,7 @@ const layerParts = (shape: Shape, rows: number, adapter: LayerAdapter | undefine
   return { graph, x, y, weights }
 }
 
-/** x, cos, sin, mask and weights to y. */
+/** Computes y from x, cos, sin, mask and weights. */
 export const layerForward = (shape: Shape, rows: number, adapter: LayerAdapter | undefined): Model => {
   const { graph, y } = layerParts(shape, rows, adapter)
   graph.output("y", y)
@@ -76,8 +76,8 @@ export const layerForward = (shape: Shape, rows: number, adapter: LayerAdapter |
 }
 
 /**
- * The same and dy to dx, and for each trained weight `w` and the gradient so far, `w.sum`, to `w.grad`. An adapter is
- * trained alone; without one, all weights are.
+ * Computes dx from dy and the inputs of {@link layerForward}. For each trained weight `w` it adds to the accumulated
+ * gradient, `w.sum`, and returns `w.grad`. An adapter is trained alone; without one, all weights are.
  */
 export const layerBackward = (shape: Shape, rows: number, adapter: LayerAdapter | undefined): Model => {
   const { graph, weights, x, y } = layerParts(shape, rows, adapter)
@@ -91,7 +91,7 @@ export const layerBackward = (shape: Shape, rows: number, adapter: LayerAdapter 
   return graph.build()
 }
 
-/** tokens [t] to rows of the embedding. */
+/** Looks up tokens [t] in the embedding. */
 export const embed = (shape: Shape): Model => {
   const graph = new Graph()
   const table = graph.input("table", [shape.vocabulary, shape.hidden])
@@ -99,7 +99,7 @@ export const embed = (shape: Shape): Model => {
   return graph.build()
 }
 
-/** dy and tokens [t, 1] to the embedding's gradient. */
+/** Computes the embedding's gradient from dy and tokens [t, 1]. */
 export const embedBackward = (shape: Shape): Model => {
   const graph = new Graph()
   const sum = graph.input("sum", [shape.vocabulary, shape.hidden])
@@ -111,7 +111,7 @@ export const embedBackward = (shape: Shape): Model => {
 
 interface HeadParts {
   readonly graph: Graph
-  /** [t, hidden], and of it the rows that predict. */
+  /** [t, hidden], reduced to the rows that predict. */
   readonly x: Value
   readonly rows: Value
   readonly chosen: Value
@@ -143,12 +143,12 @@ const headParts = (shape: Shape): HeadParts => {
   const total = graph.reduce("ReduceSum", exponentials)
   const logprobs = graph.sub(shifted, graph.unary("Log", total))
   const shares = graph.mul(exponentials, graph.unary("Reciprocal", total))
-  // A share of exactly 0 has a finite logarithm here: its product is 0, as the limit is.
+  // A probability of exactly 0 has a finite logarithm here: its product is 0, as the limit is.
   const entropy = graph.unary("Neg", graph.reduce("ReduceSum", graph.mul(shares, logprobs)))
   return { graph, x, rows, chosen, norm, normed, table, inverseTemperature, targets, logprobs, shares, entropy }
 }
 
-/** Some rows of x and targets in them to log-probabilities [n] and entropies [r, 1]. */
+/** Computes log-probabilities [n] and entropies [r, 1] of targets in some rows of x. */
 export const head = (shape: Shape): Model => {
   const { entropy, graph, logprobs, targets } = headParts(shape)
   graph.output("logprobs", graph.op("GatherND", [logprobs, targets], [["n"]])[0]!)
@@ -157,9 +157,9 @@ export const head = (shape: Shape): Model => {
 }
 
 /**
- * dLogprobs [n], their sum by row [r, 1] and dEntropy [r, 1] to dx, which is added to `dxSum`, and where the base is
- * `trained`, to the gradients of norm and head. With p the shares and H the entropy of a row, d logprob(target) / d logit(v)
- * is [v = target] - p(v), and d H / d logit(v) is -p(v) (log p(v) + H).
+ * Computes dx, which is added to `dxSum`, from dLogprobs [n], their sum by row [r, 1] and dEntropy [r, 1]. If the base
+ * is `trained`, it also adds to the gradients of norm and head. With p the probabilities and H the entropy of a row, d
+ * logprob(target) / d logit(v) is [v = target] - p(v), and d H / d logit(v) is -p(v) (log p(v) + H).
  */
 export const headBackward = (shape: Shape, trained: boolean): Model => {
   const parts = headParts(shape)
@@ -174,7 +174,7 @@ export const headBackward = (shape: Shape, trained: boolean): Model => {
   const dNormed = graph.gemm(dLogits, table)
   const [dChosen, dNorm] = gradients(graph, [[normed, dNormed]], [chosen, norm])
   const dxSum = graph.input("dxSum", ["t", shape.hidden])
-  // The rows once more: WebGPU does not reshape 64-bit numbers.
+  // The rows again: WebGPU does not reshape 64-bit numbers.
   const places = graph.input("places", ["r", 1], "int64")
   graph.output("dx", graph.op("ScatterND", [dxSum, places, dChosen!], [dxSum.shape], { reduction: "add" })[0]!)
   if (trained) {
@@ -188,12 +188,12 @@ export const headBackward = (shape: Shape, trained: boolean): Model => {
 /** Shapes of tensors that are updated together. */
 export type Shapes = ReadonlyArray<ReadonlyArray<number>>
 
-/** The sum of the squares of gradients `g0`, `g1`, ... */
+/** Computes the sum of the squares of gradients `g0`, `g1`, ... */
 export const squares = (shapes: Shapes): Model => {
   const graph = new Graph()
   const sums = shapes.map((dims, i) => {
     const g = graph.input(`g${i}`, dims)
-    // In two steps: a sum over millions of numbers of one size would lose the last of them.
+    // Two steps: one sum over millions of similar numbers would lose the last of them.
     const rows = dims.length === 1 ? graph.reshape(graph.mul(g, g), [1, dims[0]!]) : graph.mul(g, g)
     return graph.sum(graph.reduce("ReduceSum", rows), [0], false)
   })
@@ -208,8 +208,8 @@ export const squares = (shapes: Shapes): Model => {
 export const stepInputs = ["gradientScale", "decay", "beta1", "beta2", "stepSize", "correction", "epsilon"] as const
 
 /**
- * AdamW with decoupled decay (Loshchilov and Hutter 2019), as PyTorch computes it: weight `w`, gradient `g` and moments `m`,
- * `v` of each tensor to `w.next`, `m.next`, `v.next`. Vectors do not decay.
+ * AdamW with decoupled decay (Loshchilov and Hutter 2019), as PyTorch computes it. It maps weight `w`, gradient `g` and
+ * moments `m`, `v` of each tensor to `w.next`, `m.next`, `v.next`. Vectors do not decay.
  */
 export const adamW = (shapes: Shapes): Model => {
   const graph = new Graph()

@@ -1,6 +1,6 @@
 /**
- * Chunks of tokens through a model and back, layer by layer: what the verbs of a policy run. Nothing here outlives a call but
- * gradients, which the optimiser holds.
+ * Passes of chunks of tokens through a model and back, layer by layer, for the verbs of a policy. Only gradients
+ * outlive a call; the optimiser holds them.
  */
 import type { Chunk } from "./chunks.ts"
 import type { Feeds, Tensor } from "../worker/device.ts"
@@ -11,10 +11,10 @@ import * as Graphs from "./policyGraphs.ts"
 import type { Sessions } from "../graph/sessions.ts"
 import { factorName, layerPrefix, type Owner, type Weights } from "../worker/weights.ts"
 
-/** Logits held at once, in numbers. */
+/** Most logits held at once. */
 const LOGITS = 1 << 24
 
-/** Which weights a pass goes through. */
+/** Weights that a pass uses. */
 export interface Source {
   readonly owner: Owner
   /** Tensors of the base, by name. */
@@ -27,17 +27,17 @@ export interface Slopes {
   readonly entropy: Float32Array | null
 }
 
-/** Some of a chunk's predicting rows, and the targets in them. */
+/** Some of a chunk's predicting rows, and their targets. */
 interface Slice {
   readonly rows: BigInt64Array
-  /** The first of the rows, and of the pairs, among the chunk's. */
+  /** Index of the slice's first row, and of its first pair, in the chunk. */
   readonly first: number
   readonly from: number
-  /** As a chunk's, counted from the slice's first row. */
+  /** Targets in the form of a chunk's, counted from the slice's first row. */
   readonly targets: BigInt64Array
 }
 
-/** What a chunk's layers are run with. */
+/** Inputs that all layers of a chunk share. */
 interface Place {
   readonly feeds: Feeds
   readonly rows: number
@@ -54,7 +54,7 @@ export class Passes {
     this.#sessions = sessions
   }
 
-  /** The adapter of a layer, and what tells graphs for it from others. */
+  /** Returns the adapter of a layer, and a key that distinguishes its graphs. */
   #layerAdapter(owner: Owner, layer: number): { readonly key: string; readonly adapter?: Graphs.LayerAdapter } {
     const adapter = this.#weights.adapter(owner)
     if (adapter === undefined) return { key: "" }
@@ -63,7 +63,7 @@ export class Passes {
     return { key: `${rank} ${scale} ${own.join()}`, adapter: { modules: own, rank, scale } }
   }
 
-  /** Names of a layer's weights: as its graphs have them, as their owner has them. */
+  /** Names of a layer's weights: in its graphs, and in their owner. */
   #layerNames(owner: Owner, layer: number): ReadonlyArray<readonly [string, Owner, string]> {
     const prefix = layerPrefix(layer)
     const base = layerTensors(this.#weights.shape).map(([name]) => [name, undefined, prefix + name] as const)
@@ -112,7 +112,7 @@ export class Passes {
     }
   }
 
-  /** Runs the layers; gives the input of each and the last output, or (not `keep`) that alone. */
+  /** Runs the layers. Returns the input of each and the last output, or only that output without `keep`. */
   async forward(chunk: Chunk, source: Source, keep: boolean, abort: Abort | undefined): Promise<ReadonlyArray<Tensor>> {
     const { device, shape } = this.#weights
     const place = await this.#place(chunk)
@@ -141,7 +141,7 @@ export class Passes {
     }
   }
 
-  /** Parts of a chunk's predicting rows, few enough for their logits to be held, and the targets in them. */
+  /** Splits a chunk's predicting rows, with their targets, into parts whose logits fit. */
   #slices({ rows, targets }: Chunk): ReadonlyArray<Slice> {
     const step = Math.max(1, Math.floor(LOGITS / this.#weights.shape.vocabulary))
     const slices: Array<Slice> = []
@@ -167,7 +167,7 @@ export class Passes {
     }
   }
 
-  /** Log-probabilities of a chunk's pairs, entropies of its rows. */
+  /** Computes log-probabilities of a chunk's pairs and entropies of its rows. */
   async head(chunk: Chunk, x: Tensor, source: Source, temperature: number, abort: Abort | undefined) {
     const logprobs = new Float32Array(chunk.targets.length / 2)
     const entropy = new Float32Array(chunk.rows.length)
@@ -193,7 +193,7 @@ export class Passes {
     const { owner } = source
     const full = owner === undefined
     const rows = chunk.tokens.length
-    // Targets that ask for the same number share its gradient.
+    // Targets of the same pair share its gradient.
     const byPair = new Float32Array(chunk.targets.length / 2)
     const byRow = new Float32Array(chunk.rows.length)
     const entropyByRow = new Float32Array(chunk.rows.length)

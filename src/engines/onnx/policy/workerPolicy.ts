@@ -1,7 +1,7 @@
 /**
- * The verbs of a policy on an ONNX device. Activations, gradients and the optimiser's state stay where the device
- * computes; log-probabilities and their gradients are what crosses. Of a forward that backward will follow, the input of
- * every layer is kept, as far as `activationBytes` reaches; the rest of it is computed again.
+ * The verbs of a policy on an ONNX device. Activations, gradients and the optimiser's state stay on the device; only
+ * log-probabilities and their gradients cross. A kept forward stores the input of every layer, within
+ * `activationBytes`; the rest is recomputed.
  */
 import type { Forest } from "../../../engine/Policy.ts"
 import type { Forward, ForwardSettings, NativeInfo, StepReport, StepSettings } from "../../internal/nativeModel.ts"
@@ -65,7 +65,7 @@ export class WorkerPolicy {
     const logprobs = new Float32Array(forest.targetToken.length)
     const entropy = new Float32Array(settings.entropy ? logprobs.length : 0)
     const kept: Array<Kept["chunks"][number]> = []
-    // Below this a processor gains nothing by larger products; a GPU does.
+    // A processor gains nothing from larger products; a GPU does.
     const enough = this.#weights.device.resident ? 512 : 256
     let room = settings.keep ? this.#activationBytes : 0
     try {
@@ -129,7 +129,7 @@ export class WorkerPolicy {
       }
       this.#optimizer.accumulated(owner)
     } catch (cause) {
-      // Half of a gradient is none.
+      // A partial gradient is invalid.
       this.#optimizer.clear(owner)
       for (const { inputs } of kept.chunks) this.#weights.device.free(...(inputs ?? []))
       throw cause
@@ -149,7 +149,7 @@ export class WorkerPolicy {
     return report
   }
 
-  /** The gradient so far of a tensor, by the names of the store. */
+  /** Returns the accumulated gradient of a tensor, by the names of the store. */
   async gradient(name: string, adapter?: string | null): Promise<Float32Array> {
     const owner = this.#weights.owner("gradient", adapter ?? undefined)
     return this.#weights.device.download(await this.#optimizer.gradient(owner, name))
@@ -211,7 +211,7 @@ export class WorkerPolicy {
     this.#weights.remove(name)
   }
 
-  /** The store's facts with what is so here. */
+  /** The store's facts, with those of this device in their place. */
   info(): NativeInfo {
     const facts = factsOf(this.#weights.store)
     const kept = [...this.#kept.values()].flatMap(({ chunks }) => chunks.flatMap(({ inputs }) => inputs ?? []))
@@ -267,12 +267,12 @@ export class WorkerPolicy {
     }
   }
 
-  /** What was computed with the weights as they were is of no use any more; of another base, nothing is. */
+  /** Results that used the former weights are stale; after a change of the base, all are. */
   #weightsChanged(owner: Owner): void {
     this.#dropKept((other) => owner === undefined || other === owner)
   }
 }
 
-/** Of tensors of 32-bit numbers. */
+/** Counts the bytes of 32-bit tensors. */
 export const bytesOf = (tensors: Iterable<Tensor>): number =>
   [...tensors].reduce((sum, tensor) => sum + 4 * sizeOf(tensor.dims), 0)

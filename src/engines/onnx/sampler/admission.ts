@@ -5,26 +5,26 @@ import { type Plan, plan, positionsOf } from "./slotLayout.ts"
 import type { Job, Sequence } from "./sequence.ts"
 
 export interface Bounds {
-  /** Of the cache, for all running samples. */
+  /** Size of the cache, for all running samples. */
   readonly positions: number
   readonly maxSequences: number
 }
 
 interface Room {
-  /** Positions that a sample is given beyond those it has. */
+  /** Positions that a sample gets beyond those it has. */
   readonly room: number
-  /** What sizes are multiples of. */
+  /** Sizes are multiples of this. */
   readonly grain: number
 }
 const ample: Room = { room: 64, grain: 32 }
-/** Of a sample that has the cache to itself; the first that fits is taken. */
+/** Room for a sample that has the cache to itself; the first that fits is used. */
 const scant: ReadonlyArray<Room> = [
   { room: 16, grain: 16 },
   { room: 1, grain: 1 }
 ]
 /** Room for a sample that takes an existing slot. */
 const ENOUGH = 16
-/** Tokens that samples are expected to draw, before any has come to its end. */
+/** Tokens that a sample is expected to draw, before any sample has ended. */
 const EXPECTED = 128
 
 /** Steps after which slots may be arranged again for speed. */
@@ -33,14 +33,14 @@ const SETTLED = 16
 export class Admission {
   readonly cache: SamplerCache
   grid = new Grid<Job, Sequence>()
-  /** By age. */
+  /** Running samples, by age. */
   running: Array<Sequence> = []
   readonly #jobs: ReadonlyMap<number, Job>
   readonly #bounds: Bounds
   #settled = 0
-  /** A request has come, or a slot has become free. */
+  /** Whether a request arrived or a slot became free. */
   #news = false
-  /** Tokens that samples have drawn lately. */
+  /** Recent number of tokens per sample. */
   #typical = EXPECTED
 
   constructor(jobs: ReadonlyMap<number, Job>, cache: SamplerCache, bounds: Bounds) {
@@ -49,12 +49,12 @@ export class Admission {
     this.#bounds = bounds
   }
 
-  /** A request has come. */
+  /** Notes that a request arrived. */
   noteRequest(): void {
     this.#news = true
   }
 
-  /** A sample has come to its end. */
+  /** Notes that a sample ended. */
   finish(sequence: Sequence): void {
     this.#typical += (sequence.tokens.length - this.#typical) / 16
     this.leave(sequence)
@@ -66,7 +66,7 @@ export class Admission {
     this.#news = true
   }
 
-  /** Samples without a slot are no longer running. */
+  /** Removes samples without a slot from the running ones. */
   sweep(): void {
     this.running = this.running.filter(({ slot }) => slot !== undefined)
   }
@@ -100,7 +100,7 @@ export class Admission {
     if (full || begins || grows) return this.#arrange(full)
     this.#news = this.#news && waits
     if (this.#settled % SETTLED !== 0 || waits) return
-    // Many have left: the rest decodes faster in a smaller grid.
+    // Many samples have ended: the rest decodes faster in a smaller grid.
     const smaller = this.#planned([], ample)
     if (positionsOf(smaller.layout) <= positionsOf(this.grid.layout) / 2) await this.#apply(smaller, [])
   }
@@ -117,12 +117,12 @@ export class Admission {
     }
   }
 
-  /** Positions of the cache for a sample's tokens and some more. */
+  /** Returns the positions that a sample needs for its tokens and some more. */
   #needs(sequence: Sequence, room: number): number {
     return Math.max(1, Math.min(sequence.length - 1 + room, sequence.most))
   }
 
-  /** `expected`: with room for all that a sample is likely to draw. */
+  /** With `expected`, each sample has room for all that it is likely to draw. */
   #planned(more: ReadonlyArray<Sequence>, { grain, room }: Room, expected = false): Plan<Sequence> {
     const groups = new Map<Job, Array<{ readonly sequence: Sequence; readonly length: number }>>()
     for (const sequence of [...this.running, ...more]) {
@@ -141,10 +141,10 @@ export class Admission {
     return positionsOf(layout) <= this.#bounds.positions
   }
 
-  /** A new arrangement with as many waiting samples as fit. `full`: the running ones need it. */
+  /** Makes a new arrangement with as many waiting samples as fit. `full`: the running ones need it. */
   async #arrange(full: boolean): Promise<void> {
     let best = this.#planned([], ample)
-    // The youngest is evicted; the oldest can continue alone, or its request would have been refused.
+    // The youngest is evicted. The oldest can always continue alone: its request would have been refused otherwise.
     while (this.running.length > 1 && !this.#fits(best)) {
       this.#evict(this.running.pop()!)
       best = this.#planned([], ample)
@@ -161,12 +161,15 @@ export class Admission {
     await this.#apply(fitting, alone)
   }
 
-  /** The sample that has waited longest. */
+  /** Returns the sample that has waited longest. */
   #first(): ReadonlyArray<Sequence> {
     return Array.from(this.#jobs.values(), (job) => job.peek(1)).find((samples) => samples.length > 0) ?? []
   }
 
-  /** The waiting samples that are likely to finish beside the running ones, in the order of their requests. */
+  /**
+   * Returns the waiting samples that are likely to finish together with the running ones, in the order of their
+   * requests.
+   */
   #admissible(): ReadonlyArray<Sequence> {
     let admitted: ReadonlyArray<Sequence> = []
     for (const job of this.#jobs.values()) {

@@ -1,9 +1,10 @@
 /**
- * Sampling through ONNX Runtime: continuous batching over slots. A step computes prompts, or one token for every running sample.
+ * Sampling through ONNX Runtime: continuous batching over slots. A step computes prompts, or one token for every
+ * running sample.
  *
- * Samples share their prompt up to its last token, which is each sample's first own position: so one that comes later, to
- * a prompt that is in the cache, begins with that token. An evicted sample is computed again later, its tokens
- * fed again, with the same result.
+ * Samples share their prompt up to its last token, which is each sample's first own position. So a later sample of a
+ * cached prompt begins with that token. An evicted sample is computed again later from its tokens, with the same
+ * result.
  */
 import type { SampleRequest } from "../../internal/nativeModel.ts"
 import { EngineFailure, type WorkerSampler } from "../worker/failure.ts"
@@ -23,26 +24,29 @@ import type { Weights } from "../worker/weights.ts"
 export interface SamplerOptions {
   readonly weights: Weights
   /**
-   * `inputs`: the tensors of `weights` themselves, so an update is seen at once. `constants`: a base that never changes, in
-   * the runtime's own layout and as `form` has it.
+   * `inputs`: the tensors of `weights` themselves, so an update takes effect at once. `constants`: a base that never
+   * changes, in the runtime's own layout and the type `form`.
    */
   readonly source: "inputs" | "constants"
-  /** Of constants. Default f32. */
+  /** Storage of constants. Default f32. */
   readonly form?: Form
-  /** Of products with weights in blocks: 4 rounds the rows to 8 bits too, 0 and 1 do not. Default 4 on the processor, else 0. */
+  /**
+   * Accuracy of products with weights in blocks: 4 also rounds the rows to 8 bits, 0 and 1 do not. Default 4 on the
+   * processor, else 0.
+   */
   readonly accuracy?: 0 | 1 | 4
-  /** Of keys and values. Default 512 MiB. */
+  /** Bytes of keys and values. Default 512 MiB. */
   readonly cacheBytes?: number
-  /** Samples that decode at once. Default 256. */
+  /** Most samples that decode at once. Default 256. */
   readonly maxSequences?: number
   /** Prompt tokens that one step computes. Default 256. */
   readonly prefillRows?: number
 }
 
 export interface Sampler extends WorkerSampler {
-  /** Builds what sampling with an adapter, or the base, needs, ahead of the first request. */
+  /** Builds what sampling with an adapter or the base needs, before the first request. */
   readonly prepare: (adapter?: string) => Promise<void>
-  /** Ends what is under way and frees the device's memory. */
+  /** Ends requests in flight and frees the device's memory. */
   readonly close: () => Promise<void>
 }
 
@@ -196,7 +200,7 @@ class BatchingSampler implements Sampler {
     job.emit(error)
   }
 
-  /** Takes a request and its samples out. */
+  /** Removes a request and its samples. */
   #drop(job: Job): void {
     this.#jobs.delete(job.id)
     for (const sequence of this.#admission.running) if (sequence.group === job) this.#admission.leave(sequence)

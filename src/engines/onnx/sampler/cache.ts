@@ -1,4 +1,4 @@
-/** Keys and values of the sequences under way. */
+/** Keys and values of the sequences in flight. */
 import type { Feeds, Tensor } from "../worker/device.ts"
 import type { Layout, Slot } from "./slotLayout.ts"
 
@@ -13,7 +13,7 @@ export interface Copy {
   readonly length: number
 }
 
-/** What a slot's tokens may look at: this much of its grid row's shared region, and of its own. */
+/** Positions that a slot's tokens may attend to: this many of its grid row's shared region, and of its own. */
 export interface Occupied extends Slot {
   readonly shared: number
   readonly own: number
@@ -21,17 +21,17 @@ export interface Occupied extends Slot {
 
 export type Results = Readonly<Record<string, Tensor>>
 
-/** Sizes of the parts of a row of scores: shared region, own region, and what comes with or just before the new tokens. */
+/** Sizes of the parts of a row of scores: shared region, own region, and the recent and new tokens. */
 export type Parts = readonly [shared: number, own: number, fresh: number]
 
-/** Keys and values of prompts that are being computed, the same number of positions for each. */
+/** Keys and values of prompts in computation, the same number of positions for each. */
 export interface Prompts {
-  /** Positions so far. */
+  /** Number of positions so far. */
   readonly length: number
   /** Regions for a run of more tokens. */
   readonly feeds: () => Feeds
   readonly parts: (tokens: number) => Parts
-  /** Where in a row of scores the positions so far begin. */
+  /** Column of a row of scores at which the positions so far begin. */
   readonly start: number
   readonly append: (results: Results, tokens: number) => void
   readonly free: () => void
@@ -47,27 +47,27 @@ export interface Filling {
 
 export interface SamplerCache {
   readonly layout: Layout
-  /** Other sizes; `copies` is all that stays. */
+  /** Changes the sizes; only `copies` are kept. */
   readonly arrange: (layout: Layout, copies: ReadonlyArray<Copy>) => Promise<void>
-  /** An empty store for that many prompts of up to `capacity` positions. */
+  /** Makes an empty store for that many prompts of up to `capacity` positions. */
   readonly prompts: (count: number, capacity: number) => Promise<Prompts>
   readonly write: (prompts: Prompts, targets: ReadonlyArray<Filling>) => Promise<void>
-  /** How many grid rows a run has to compute of which the first `used` matter. */
+  /** Returns how many grid rows a run must compute if the first `used` matter. */
   readonly gridRows: (used: number) => number
-  /** Regions for a run of one token for each slot of the first `gridRows` grid rows. */
+  /** Returns the regions for a run of one token for each slot of the first `gridRows` grid rows. */
   readonly feeds: (gridRows: number) => Feeds
   readonly parts: () => Parts
-  /** Writes 0 where a slot's new token may look, in a row of scores that is forbidden everywhere. */
+  /** Writes 0 where a slot's new token may attend, in a row of scores that is forbidden everywhere. */
   readonly allow: (row: Float32Array, slot: Occupied) => void
-  /** Takes the new keys and values of these slots, behind what each has. */
+  /** Stores the new keys and values of these slots, behind what each has. */
   readonly append: (results: Results, slots: ReadonlyArray<Occupied>) => Promise<void>
-  /** The slot is free. */
+  /** Frees the slot. */
   readonly leave: (slot: Slot) => void
   /** Forgets everything. */
   readonly reset: () => void
 }
 
-/** Of the mask: makes a share exactly 0. */
+/** Value in the mask that makes a probability exactly 0. */
 export const FORBIDDEN = -1e30
 
 export const EMPTY: Layout = { gridRows: 0, width: 1, shared: 1, own: 1 }

@@ -1,6 +1,7 @@
 /**
- * The cache in tensors of a device, which a graph can read but not change. So what is new waits in a small third region,
- * which every run returns one position longer; once in a while a graph that gathers rows writes the regions anew with it.
+ * The cache in tensors of a device, which a graph can read but not change. New positions wait in a small third region,
+ * which every run returns one position longer. From time to time a graph that gathers rows merges it into the other
+ * regions.
  */
 import type { Device, Feeds, Session, Tensor } from "../worker/device.ts"
 import { Graph, int64, type Model } from "../graph/graph.ts"
@@ -22,7 +23,7 @@ import type { Layout, Slot } from "./slotLayout.ts"
 /** Steps after which recent positions are written to their region. */
 const RECENT = 16
 
-/** Tensors by the names of {@link cacheNames}. */
+/** Tensors, by the names of {@link cacheNames}. */
 type Region = ReadonlyMap<string, Tensor>
 
 /** Tensors [gridRows, kvHeads, 1, 1, headDim] of zeros. */
@@ -85,7 +86,7 @@ class DevicePrompts implements Prompts {
   }
 }
 
-/** A slot's positions in the recent region: its own ones from `base` on. */
+/** Positions of a slot in the recent region: its own ones from `base` on. */
 interface Late extends Slot {
   readonly base: number
   readonly steps: Array<number>
@@ -101,7 +102,7 @@ export class DeviceCache implements SamplerCache {
   readonly #shared = new Map<string, Tensor>()
   readonly #own = new Map<string, Tensor>()
   readonly #recent = new Map<string, Tensor>()
-  /** Positions of the recent region; the first holds nothing. */
+  /** Positions of the recent region; the first is empty. */
   #length = 1
   readonly #late = new Map<string, Late>()
 
@@ -205,19 +206,19 @@ export class DeviceCache implements SamplerCache {
     this.layout = EMPTY
   }
 
-  /** Rows of a region: positions of all heads. */
+  /** Number of rows of a region: positions of all heads. */
   #rows({ gridRows, own, shared, width }: Layout, region: "shared" | "own"): number {
     return gridRows * this.#shape.kvHeads * (region === "shared" ? shared : width * own)
   }
 
-  /** The first row of a place in its region. */
+  /** Number of a place's first row in its region. */
   #row(layout: Layout, place: Place, head: number): number {
     const gridRow = place.gridRow * this.#shape.kvHeads + head
     if (place.region === "shared") return gridRow * layout.shared + place.at
     return (gridRow * layout.width + place.column) * layout.own + place.at
   }
 
-  /** Copies of every region onto itself, which takes in what is recent. */
+  /** Copies of every region onto itself, which include what is recent. */
   #everything(): ReadonlyArray<Copy> {
     const { gridRows, own, shared, width } = this.layout
     const places: Array<readonly [Place, number]> = []
@@ -228,7 +229,7 @@ export class DeviceCache implements SamplerCache {
     return places.map(([place, length]) => ({ from: place, to: place, length }))
   }
 
-  /** Writes all regions anew; none is recent afterwards. */
+  /** Rewrites all regions, after which no position is recent. */
   async #rewrite(layout: Layout, copies: ReadonlyArray<Copy>): Promise<void> {
     const { kvHeads } = this.#shape
     const old = this.layout
@@ -271,7 +272,7 @@ export class DeviceCache implements SamplerCache {
     this.layout = layout
   }
 
-  /** A region made of rows of three tensors, counted through. */
+  /** Makes a region from rows of three tensors, numbered consecutively. */
   async #gather(
     layout: Layout,
     region: "shared" | "own",

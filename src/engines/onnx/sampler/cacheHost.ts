@@ -1,4 +1,7 @@
-/** The cache in arrays of the host. Regions are views that the runtime reads in place; new positions are written into them. */
+/**
+ * The cache in arrays of the host. Regions are views that the runtime reads in place, and new positions are written
+ * into them.
+ */
 import type { Device, Feeds, Tensor } from "../worker/device.ts"
 import type { Shape } from "../graph/network.ts"
 import {
@@ -15,7 +18,7 @@ import {
 } from "./cache.ts"
 import type { Layout } from "./slotLayout.ts"
 
-/** Where positions begin in an array for the first head, and the distance to the next head's. */
+/** Start of positions in an array for the first head, and the distance to the next head's. */
 type Span = readonly [start: number, stride: number]
 
 const move = (shape: Shape, source: Float32Array, from: Span, target: Float32Array, to: Span, length: number): void => {
@@ -101,7 +104,7 @@ export class HostCache implements SamplerCache {
   /** Regions of the first grid rows, by their number. */
   readonly #views = new Map<number, Feeds>()
 
-  /** `positions`: the most that layouts will ever take, dummies included. Memory that is never written to costs nothing. */
+  /** `positions` is the most that layouts will take, dummies included. Memory that is never written costs nothing. */
   constructor(device: Device, shape: Shape, positions: number) {
     this.#device = device
     this.#shape = shape
@@ -203,7 +206,7 @@ export class HostCache implements SamplerCache {
     for (const [i, array] of this.#arrays.entries()) {
       const fresh = results[`new.${this.#names[i]!}`]!.data as Float32Array
       for (const { from, stride, to } of places) {
-        // So few numbers at a time that a call of `set` would cost more than they do.
+        // A call of `set` would cost more than copying so few numbers.
         for (let head = 0; head < kvHeads; head++) {
           for (let d = 0; d < headDim; d++) array[to + head * stride + d] = fresh[from + head * step + d]!
         }

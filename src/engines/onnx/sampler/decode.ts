@@ -17,7 +17,7 @@ export class Decode {
     this.#admission = admission
   }
 
-  /** Samples with other weights take runs of their own. */
+  /** Samples with other weights need runs of their own. */
   async step(accept: Accept): Promise<void> {
     const { running } = this.#admission
     for (const owner of new Set(running.map(({ group }) => group.owner))) {
@@ -35,7 +35,7 @@ export class Decode {
     const parts = cache.parts()
     const scores = parts[0] + parts[1] + parts[2]
     const mask = new Float32Array(rows * scores).fill(FORBIDDEN)
-    // Rows of empty slots see themselves only.
+    // Rows of empty slots attend only to themselves.
     for (let row = 0; row < rows; row++) mask[(row + 1) * scores - 1] = 0
     const tokens = Array.from({ length: rows }, () => 0)
     const positions = Array.from(tokens)
@@ -61,7 +61,7 @@ export class Decode {
       draws,
       logits: sequences.some(({ draws, group }) => draws && group.filtered)
     })
-    // Samples of a request that was cancelled meanwhile have no slot.
+    // Samples of a request that was cancelled in the meantime have no slot.
     const present = sequences.map(({ slot }) => slot !== undefined)
     await cache.append(
       outcome.results,

@@ -1,32 +1,32 @@
 /**
- * Drawing tokens inside a graph: the inverse of the cumulative distribution in the order of the vocabulary, at one uniform
- * number a row, or the largest logit; and the log-probability of what was drawn.
+ * Draws tokens inside a graph, and computes their log-probabilities. A draw inverts the cumulative distribution in the
+ * order of the vocabulary, at one uniform number per row, or takes the largest logit.
  *
- * The cumulative sum has two levels, blocks of the vocabulary and tokens of a block. That is less work than one sum over
- * the vocabulary, and more exact: f32 sums of some hundred numbers instead of 50,000.
+ * The cumulative sum has two levels, blocks of the vocabulary and tokens of a block. That is less work than one sum
+ * over the vocabulary, and more exact: f32 sums of some hundred numbers instead of 50,000.
  */
 import { type Dim, type Graph, type Value } from "../graph/graph.ts"
 
 export interface Drawn {
   /** [rows, 1], whole numbers below 2^24 in f32. */
   readonly token: Value
-  /** [rows, 1]. Not finite where the logits are not. */
+  /** [rows, 1]. Not finite if the logits are not. */
   readonly logprob: Value
 }
 
-/** A divisor of the vocabulary near 256, if there is one; what is small is one block. */
+/** Returns a divisor of the vocabulary near 256, if there is one; a small vocabulary is one block. */
 const blockOf = (vocabulary: number): number => {
   if (vocabulary <= 1024) return vocabulary
   const candidates = Array.from({ length: 961 }, (_, i) => 64 + i).filter((size) => vocabulary % size === 0)
   return candidates.toSorted((a, b) => Math.abs(Math.log(a / 256)) - Math.abs(Math.log(b / 256)))[0] ?? 256
 }
 
-/** Of what the padding of the last block holds. */
+/** Value of the last block's padding. */
 const NEVER = -1e30
 
 /**
- * `logits` are tempered already. Inputs, for each row: `uniform` [rows, 1], `greedy` [rows, 1] (bool), and `first` [rows, 1]
- * (int32), the number of its first block when the blocks of all rows are counted through: 0, blocks, 2 blocks, ...
+ * `logits` are already tempered. Inputs for each row: `uniform` [rows, 1], `greedy` [rows, 1] (bool) and `first` [rows,
+ * 1] (int32). `first` is the number of the row's first block, counted over all rows: 0, blocks, 2 blocks, ...
  */
 export const draw = (graph: Graph, logits: Value, rows: Dim): Drawn => {
   const vocabulary = logits.shape[1] as number
@@ -62,7 +62,7 @@ export const draw = (graph: Graph, logits: Value, rows: Dim): Drawn => {
   const zero = graph.scalar(0)
   const possible = graph.reduce("ReduceMax", graph.where(graph.compare("Greater", share, zero), ids, zero))
   const counted = graph.reduce("ReduceSum", graph.cast(within, "float32"))
-  // The block's own sum and its cumulative sum round differently: there may be no token beyond the target.
+  // The block's own sum and its cumulative sum round differently, so there may be no token beyond the target.
   const drawn = graph.binary("Min", counted, possible)
   const offset = graph.where(greedy, firstAtLeast(graph, logit, maximum), drawn)
   const chosen = graph.compare("Equal", graph.cast(ids, "int32"), graph.cast(offset, "int32"))
@@ -73,7 +73,7 @@ export const draw = (graph: Graph, logits: Value, rows: Dim): Drawn => {
   }
 }
 
-/** Blocks of a row of logits: what `first` counts. */
+/** Number of blocks in a row of logits; `first` counts them. */
 export const blocksOf = (vocabulary: number): number => Math.ceil(vocabulary / blockOf(vocabulary))
 
 const iota = (graph: Graph, size: number): Value =>
@@ -82,7 +82,7 @@ const iota = (graph: Graph, size: number): Value =>
     [1, size]
   )
 
-/** The first place of a row whose number reaches a bound; 0 where none does, for NaN. */
+/** Returns the first place of a row whose number reaches a bound; 0 if none does, for NaN. */
 const firstAtLeast = (graph: Graph, x: Value, bound: Value): Value => {
   const size = x.shape[1] as number
   const reaches = graph.compare("GreaterOrEqual", x, bound)

@@ -1,9 +1,9 @@
-/** From sequences to rows that tokens are drawn from, and from results to what each sequence was given. */
+/** Converts sequences to rows that tokens are drawn from, and results to the sequences' tokens. */
 import { chooseFiltered } from "./filteredDraw.ts"
 import type { Drawing, Outcome } from "./samplerRun.ts"
 import type { Sequence } from "./sequence.ts"
 
-/** What a sample was given: a token, or (undefined) numbers that are not finite. */
+/** Gives a sample a token, or (undefined) reports numbers that are not finite. */
 export type Accept = (sequence: Sequence, token: number | undefined, logprob: number) => void
 
 /** The draw of the token at a position, from a row of the run. */
@@ -27,7 +27,7 @@ export const acceptDraw = (
   if (filtered) {
     const vocabulary = outcome.logits!.length / outcome.logprobs.length
     const logits = outcome.logits!.subarray(index * vocabulary, (index + 1) * vocabulary)
-    // They are tempered already.
+    // The logits are tempered already.
     ;({ logprob, token } = chooseFiltered(logits, { ...request, temperature: 1 }, draw.uniform))
   }
   accept(sequence, Number.isFinite(logprob) ? token : undefined, logprob)

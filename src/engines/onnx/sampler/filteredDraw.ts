@@ -1,6 +1,7 @@
 /**
- * Draws from filtered distributions, on the host: the native kernel's rules (`sampler/choose.rs`). The filters apply in the
- * order top-k, top-p, min-p, each over what the one before left, and change what is drawn, never what is recorded.
+ * Draws from filtered distributions on the host, by the native kernel's rules (`sampler/choose.rs`). The filters apply
+ * in the order top-k, top-p, min-p, each to what the previous one left. They change the draw, never the recorded
+ * log-probability.
  */
 
 export interface Choice {
@@ -18,13 +19,13 @@ export const hasFilters = ({ minP, temperature, topK, topP }: Choice): boolean =
 
 export interface Chosen {
   readonly token: number
-  /** log_softmax(logits / temperature) at the token, of the whole vocabulary. */
+  /** log_softmax(logits / temperature) at the token, over the whole vocabulary. */
   readonly logprob: number
-  /** Of the scaled logits. Not finite where the weights have diverged. */
+  /** Log-sum-exp of the scaled logits. Not finite if the weights have diverged. */
   readonly logSumExp: number
 }
 
-/** Inverts the cumulative distribution of what the filters leave, in ascending order of ids, at `uniform` in [0, 1). */
+/** Inverts the cumulative distribution of the filtered tokens, in ascending order of ids, at `uniform` in [0, 1). */
 export const chooseFiltered = (logits: Float32Array, choice: Choice, uniform: number): Chosen => {
   const scale = 1 / choice.temperature
   let largest = -Infinity
@@ -46,7 +47,7 @@ export const chooseFiltered = (logits: Float32Array, choice: Choice, uniform: nu
   }
   if (choice.topP < 1) {
     const wanted = choice.topP * mass(kept)
-    // The set asked for is the head of the order by probability: only as much of it is sorted as can matter.
+    // The wanted set is the head of the order by probability, so only the part that can matter is sorted.
     for (const exponent of [8, 16, 32, Infinity]) {
       const candidates = kept.filter((id) => weights[id]! >= 2 ** -exponent)
       if (exponent !== Infinity && mass(candidates) < wanted) continue
@@ -70,7 +71,7 @@ export const chooseFiltered = (logits: Float32Array, choice: Choice, uniform: nu
   return { token, logprob: logits[token]! * scale - logSumExp, logSumExp }
 }
 
-/** Ids of the `k` largest logits, ascending; all that equal the last of them stay. */
+/** Returns the ids of the `k` largest logits, ascending; all that equal the last of them stay. */
 const likeliest = (logits: Float32Array, k: number): Uint32Array => {
   if (k === 0 || k >= logits.length) return Uint32Array.from(logits, (_, id) => id)
   const floor = ascending(Float32Array.from(logits), logits.length - k)
@@ -79,7 +80,7 @@ const likeliest = (logits: Float32Array, k: number): Uint32Array => {
   return Uint32Array.from(ids)
 }
 
-/** The number that would stand at `place` if the numbers, which are moved about, were sorted (Hoare's quickselect). */
+/** Returns the number that would stand at `place` in sorted order (Hoare's quickselect). It reorders the numbers. */
 const ascending = (numbers: Float32Array, place: number): number => {
   let [low, high] = [0, numbers.length - 1]
   while (low < high) {

@@ -1,6 +1,6 @@
 /**
- * A sampler without a policy, on weights that are constants of its graph; it takes others from files. Those it had go when
- * the new ones are ready, so a folder that cannot be read changes nothing.
+ * A sampler without a policy, on weights that are constants of its graph. It loads others from files. The former
+ * weights are freed when the new ones are ready, so an unreadable folder changes nothing.
  */
 import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { NativeModel } from "../../internal/nativeModel.ts"
@@ -13,7 +13,7 @@ import type { Form } from "./samplerWeights.ts"
 import { Weights } from "../worker/weights.ts"
 
 export interface FollowerOptions {
-  /** The store of a folder, or (undefined) of what the engine was opened with. */
+  /** Opens the store of a folder, or (undefined) that of the engine's own model. */
   readonly open: (path: string | undefined) => Promise<NativeModel>
   readonly device: Device
   readonly form: SamplerWeights
@@ -28,14 +28,14 @@ interface Opened {
 
 const forms: Readonly<Record<SamplerWeights, Form>> = { f32: "f32", f16: "f16", q8_0: "q8", q4_0: "q4", file: "file" }
 
-/** Adapters that updates brought; the last one serves requests that name none. */
+/** Names the adapter of an update; the last one serves requests without a name. */
 const followed = (update: number): string => `update-${update}`
 
 export class Follower implements WorkerSampler {
   readonly #options: FollowerOptions
   #opened: Opened
   #adapter: string | undefined
-  /** What samples carry. */
+  /** Version that samples carry. */
   #version = 0
   #updates = 0
   #vocabulary: Parameters<WorkerSampler["setVocabulary"]> | undefined
@@ -78,7 +78,7 @@ export class Follower implements WorkerSampler {
     return this.#opened.sampler.step()
   }
 
-  /** Not while it is busy. */
+  /** Requires that the sampler is idle. */
   async update({ directory, kind, version }: WeightUpdate, abort: Abort): Promise<void> {
     if (kind === "adapter") await this.#takeAdapter(directory, abort)
     else await this.#takeModel(directory, abort)
@@ -132,7 +132,7 @@ export class Follower implements WorkerSampler {
   }
 }
 
-/** Fails where the device cannot compute in 16 bits, which it would say only when samples are drawn. */
+/** Fails if the device cannot compute in 16 bits, which it would otherwise report only at the first sample. */
 const needHalf = async (device: Device): Promise<void> => {
   const graph = new Graph()
   const half = graph.cast(graph.input("x", [2]), "float16")

@@ -1,12 +1,12 @@
 /**
- * Counter-based random numbers, the very ones of the native kernel: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel
+ * Counter-based random numbers, equal to the native kernel's: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel
  * random numbers: as easy as 1, 2, 3", SC 2011). A number is a pure function of its seed, stream, index and position.
  */
 const [MULTIPLY_0, MULTIPLY_2] = [0xd2511f53, 0xcd9e8d57]
 const [WEYL_0, WEYL_1] = [0x9e3779b9, 0xbb67ae85]
 const ROUNDS = 10
 
-/** The upper half of a product of two unsigned numbers of 32 bits. */
+/** Upper half of a product of two unsigned 32-bit numbers. */
 const high = (a: number, b: number): number => {
   const [aHigh, aLow, bHigh, bLow] = [a >>> 16, a & 0xffff, b >>> 16, b & 0xffff]
   const middle = aHigh * bLow + ((aLow * bLow) >>> 16)
@@ -36,7 +36,10 @@ export const philox4x32 = (
   return [c0, c1, c2, c3]
 }
 
-/** A generator of one seed and stream, both of 64 bits: the uniform number in [0, 1), of 53 bits, of an index and a position. */
+/**
+ * Makes a generator of one 64-bit seed and one 64-bit stream. It maps an index and a position to a uniform number in
+ * [0, 1), of 53 bits.
+ */
 export const uniforms = (seed: bigint, stream: bigint): ((index: number, position: number) => number) => {
   const halves = (value: bigint) => [Number(value & 0xffffffffn), Number((value >> 32n) & 0xffffffffn)] as const
   const [key, [low, top]] = [halves(seed), halves(stream)]

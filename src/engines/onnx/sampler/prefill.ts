@@ -1,4 +1,4 @@
-/** Computes prompts, a bounded number of tokens at a time, and puts them into the cache. */
+/** Computes prompts, a bounded number of tokens at a time, and stores them in the cache. */
 import type { Tensor } from "../worker/device.ts"
 import type { Shape } from "../graph/network.ts"
 import { type Filling, FORBIDDEN, type Parts, type Prompts } from "./cache.ts"
@@ -8,13 +8,13 @@ import type { Admission } from "./admission.ts"
 import type { Job, Sequence } from "./sequence.ts"
 import type { Weights } from "../worker/weights.ts"
 
-/** Prompts that are being computed. */
+/** Prompts in computation. */
 interface Computing {
   readonly jobs: ReadonlyArray<Job>
   readonly prompts: Prompts
 }
 
-/** For a run from which nothing is to be drawn. */
+/** For a run that draws no tokens. */
 const UNDRAWN = [{ row: 0, inverseTemperature: 1, uniform: 0, greedy: true }]
 
 export class Prefill {
@@ -37,7 +37,7 @@ export class Prefill {
     this.#filling = undefined
   }
 
-  /** One step; the prompt of some running sample is not in the cache. */
+  /** Runs one step; requires a running sample whose prompt is not in the cache. */
   async step(alive: (job: Job) => boolean, accept: Accept): Promise<void> {
     if (this.#filling?.jobs.some(alive) === false) this.forget()
     const { jobs, prompts } = (this.#filling ??= await this.#next())
@@ -81,7 +81,7 @@ export class Prefill {
     const targets = jobs.flatMap((job, prompt) =>
       grid.fill(job).map((to): Filling => ({ prompt, from: 0, length: job.prefix, to }))
     )
-    // A sample that was cancelled meanwhile has no slot.
+    // A sample that was cancelled in the meantime has no slot.
     for (const { prompt, sequence } of begun) {
       if (sequence.slot === undefined) continue
       const { prefix } = sequence.group
@@ -97,14 +97,14 @@ export class Prefill {
     this.#admission.sweep()
   }
 
-  /** Samples whose first token the prompt's last row gives. Evicted samples have theirs. */
+  /** Returns the samples whose first token is drawn from the prompt's last row. Evicted samples already have theirs. */
   #beginners(job: Job): ReadonlyArray<Sequence> {
     return this.#admission.running.filter(
       ({ group, filled, tokens }) => group === job && !filled && tokens.length === 0
     )
   }
 
-  /** The oldest prompt that is not in the cache, and others of about its length with the same weights. */
+  /** Selects the oldest prompt that is not in the cache, and others of similar length with the same weights. */
   async #next(): Promise<Computing> {
     const missing = new Set(this.#admission.running.flatMap(({ group, filled }) => (filled ? [] : [group])))
     const [first, ...others] = missing
@@ -122,7 +122,10 @@ export class Prefill {
   }
 }
 
-/** New tokens see what is stored, and one another up to themselves; the rows of query heads that share a key alike. */
+/**
+ * New tokens attend to stored ones and to one another, up to themselves. Rows of query heads that share a key are
+ * alike.
+ */
 const causal = (
   { device, shape }: { readonly device: Weights["device"]; readonly shape: Shape },
   { length: stored, start }: Prompts,

@@ -1,12 +1,12 @@
-/** What is asked of the sampler: its checks, in the native kernel's words, and what stop conditions are matched on. */
+/** Requests of the sampler: their checks, in the native kernel's words, and the bytes that stop conditions match. */
 import type { SampleRequest, StopReason } from "../../internal/nativeModel.ts"
 import { EngineFailure } from "../worker/failure.ts"
 import type { Shape } from "../graph/network.ts"
 
-/** More samples than this are a mistake, which would otherwise exhaust memory. */
+/** More samples than this are a mistake that would exhaust memory. */
 const MAX_SAMPLES = 2 ** 20
 
-/** Refuses what the model cannot continue. */
+/** Refuses a request that the model cannot continue. */
 export const checkRequest = (request: SampleRequest, { context, vocabulary }: Shape): void => {
   const fail = (message: string): never => {
     throw new EngineFailure("SHAPE", `sample: ${message}`)
@@ -33,11 +33,11 @@ export const checkRequest = (request: SampleRequest, { context, vocabulary }: Sh
   if (stopStrings.some((string) => string.length === 0)) fail("a stop string is empty")
 }
 
-/** The most tokens a sample can come to have, prompt included. */
+/** Most tokens that a sample can have, prompt included. */
 export const longestOf = ({ maxTokens, prompt }: SampleRequest, { context }: Shape): number =>
   Math.min(context, prompt.length + maxTokens)
 
-/** The bytes of each token: what stop strings are matched on. */
+/** The bytes of each token, which stop strings are matched on. */
 export class Vocabulary {
   readonly #bytes: Uint8Array
   readonly #offsets: Uint32Array
@@ -59,12 +59,12 @@ export class Vocabulary {
   }
 }
 
-/** When a sample of a request ends. */
+/** Decides when a sample of a request ends. */
 export class StopConditions {
   readonly #tokens: ReadonlySet<number>
   readonly #strings: ReadonlyArray<Buffer>
   readonly #vocabulary: Vocabulary | undefined
-  /** Bytes that a string which is not complete yet can need. */
+  /** Bytes that an incomplete stop string can need. */
   readonly #kept: number
 
   constructor(request: SampleRequest, vocabulary: Vocabulary | undefined) {
@@ -78,7 +78,7 @@ export class StopConditions {
     this.#kept = Math.max(1, ...this.#strings.map(({ length }) => length)) - 1
   }
 
-  /** Whether a token ends the sample, whose text so far ends with `tail`; and the tail after it. */
+  /** Tells whether a token ends the sample whose text so far ends with `tail`, and returns the tail after it. */
   ends(token: number, tail: Uint8Array): { readonly stop: boolean; readonly tail: Uint8Array } {
     if (this.#tokens.has(token)) return { stop: true, tail }
     if (this.#strings.length === 0) return { stop: false, tail }
@@ -89,7 +89,7 @@ export class StopConditions {
   }
 }
 
-/** What a request has been given since its last events. */
+/** Events of a request since the last delivery. */
 export class Gathered {
   readonly #sample: Array<number> = []
   readonly #token: Array<number> = []

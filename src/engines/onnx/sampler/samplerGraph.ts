@@ -1,11 +1,12 @@
 /**
- * The sampler's graph: any number of tokens of every sequence, after what is in the cache, to keys and values, and a token
- * drawn from chosen rows. One graph computes prompts and decodes, so that weights which are constants exist once.
+ * The sampler's graph. After what is in the cache, it computes any number of tokens of every sequence to keys and
+ * values, and draws a token from chosen rows. One graph computes prompts and decodes, so that constant weights exist
+ * once.
  *
- * Sequences have slots in `n` grid rows of `w` slots. A grid row's shared region holds a prompt for all of its slots; a slot's own region
- * holds the rest. Both are read only: the keys and values of the `t` new tokens leave the graph, and whoever runs it puts
- * them into the cache. Attention is one softmax over the shared region, the own region and the new tokens, where an
- * additive mask allows it.
+ * Sequences have slots in `n` grid rows of `w` slots. A grid row's shared region holds a prompt for all of its slots; a
+ * slot's own region holds the rest. Both are read-only. The keys and values of the `t` new tokens are outputs of the
+ * graph, and its caller stores them in the cache. Attention is one softmax over the shared region, the own region and
+ * the new tokens, under an additive mask.
  *
  * | input           | shape                    |                                                             |
  * |-----------------|--------------------------|-------------------------------------------------------------|
@@ -16,29 +17,29 @@
  * | `shared.*.i`    | [n, kvHeads, 1, P, headDim] | `k` and `v` of layer i                                      |
  * | `own.*.i`       | [n, kvHeads, w, M, headDim] |                                                          |
  * | `select`        | [s]                      | int64: rows to draw from                                    |
- * | `inverseTemperature` | [s, 1]              | what `logits` [s, vocabulary] are multiplied by             |
+ * | `inverseTemperature` | [s, 1]              | factor of `logits` [s, vocabulary]                          |
  *
- * and the sizes above as lists ({@link sizes}), because a graph cannot name a product. On a device that keeps the cache
- * there is a third region before the new tokens: `recent.*.i` [n, kvHeads, w, r, headDim], which leaves the graph with the
- * new tokens behind it (so the mask is `r` wider).
+ * The sizes above are inputs too, as lists ({@link sizes}), because a graph cannot name a product. On a device that
+ * keeps the cache there is a third region before the new tokens: `recent.*.i` [n, kvHeads, w, r, headDim]. It is an
+ * output, with the new tokens behind it, so the mask is `r` wider.
  */
 import { Graph, type Model, type Shape as Dims, type Value } from "../graph/graph.ts"
 import { type Module, modules, moduleShape, type Shape } from "../graph/network.ts"
 import { draw } from "./drawGraph.ts"
 
-/** Where the graph has its weights from. */
+/** Weights of the graph. */
 export interface Linears {
-  /** Products of rows [rows, inputs] with some modules of a layer that take the same rows: with bias, without adapters. */
+  /** Multiplies rows [rows, inputs] by some modules of a layer that take the same rows: with bias, without adapters. */
   readonly products: (graph: Graph, layer: number, names: ReadonlyArray<Module>, x: Value) => ReadonlyArray<Value>
-  /** A vector by its whole name. */
+  /** Returns a vector by its whole name. */
   readonly vector: (graph: Graph, name: string, size: number) => Value
   /** [vocabulary, hidden] */
   readonly embedding: (graph: Graph) => Value
-  /** Logits of rows. */
+  /** Computes the logits of rows. */
   readonly head: (graph: Graph, x: Value) => Value
 }
 
-/** Lists of sizes that reshapes need: see {@link samplerGraph}. */
+/** Makes the lists of sizes that reshapes need: see {@link samplerGraph}. */
 export const sizes = (
   shape: Shape,
   n: number,
@@ -60,7 +61,7 @@ export interface SamplerGraphOptions {
   readonly linears: Linears
   /** Modules that adapters may apply to: their factors are inputs. */
   readonly adapted: ReadonlySet<string>
-  /** The cache stays on the device. */
+  /** Whether the cache stays on the device. */
   readonly resident: boolean
 }
 
@@ -89,7 +90,7 @@ export const samplerGraph = (shape: Shape, { adapted, linears, resident }: Sampl
       axis: -1,
       epsilon: { float: epsilon }
     })[0]!
-  /** The norm of a sum, and the sum. */
+  /** Returns the norm of a sum, and the sum. */
   const addAndNorm = (x: Value, y: Value, name: string): readonly [Value, Value] => {
     const inputs = [x, y, linears.vector(graph, name, hidden)]
     const shapes: ReadonlyArray<Dims> = [x.shape, [], [], x.shape]
@@ -122,7 +123,7 @@ export const samplerGraph = (shape: Shape, { adapted, linears, resident }: Sampl
     ;[normed, x] = addAndNorm(down!, x, next)
   }
   const selected = graph.gather(normed, graph.input("select", ["selected"], "int64"))
-  // The temperature is put into the few numbers before the head.
+  // The temperature is applied to the few numbers before the head.
   const tempered = graph.mul(selected, graph.input("inverseTemperature", ["selected", 1]))
   const logits = linears.head(graph, tempered)
   const { logprob, token } = draw(graph, logits, "selected")
@@ -132,7 +133,7 @@ export const samplerGraph = (shape: Shape, { adapted, linears, resident }: Sampl
   return graph.build()
 }
 
-/** Attention over the cache and the new tokens; new keys and values become results of the graph. */
+/** Attention over the cache and the new tokens. New keys and values become results of the graph. */
 const attention = (graph: Graph, shape: Shape, resident: boolean) => {
   const { headDim, heads, kvHeads } = shape
   const listOf = (name: string, length: number) => graph.input(`sizes.${name}`, [length], "int64")
@@ -147,16 +148,16 @@ const attention = (graph: Graph, shape: Shape, resident: boolean) => {
     ["n", kvHeads, 1, "wgt"]
   ] as [Dims, Dims]
 
-  /** Query rows by keys, both [..., headDim]. */
+  /** Multiplies query rows by keys, both [..., headDim]. */
   const scores = (q: Value, k: Value): Value => {
     const shapeOf = [...q.shape.slice(0, -1), k.shape.at(-2)!]
     if (!resident) {
       return graph.op("FusedMatMul", [q, k], [shapeOf], { transB: 1, alpha: { float: scale } })[0]!
     }
-    // Few rows by long caches: the device's product of matrices would fill tiles of 32 rows with one.
+    // Few rows by long caches: the device's matrix product would fill tiles of 32 rows with one.
     return graph.op("Einsum", [q, k], [shapeOf], { equation: "nkwqd,nkwsd->nkwqs" })[0]!
   }
-  /** Shares [..., keys] of values [..., headDim]. */
+  /** Mixes values [..., headDim] by shares [..., keys]. */
   const mix = (shares: Value, v: Value): Value => {
     if (!resident) return graph.matmul(shares, v)
     const shapeOf = [...shares.shape.slice(0, -1), headDim]

@@ -1,4 +1,4 @@
-/** Runs the sampler's graph: what every run is given besides the cache, and the sessions. */
+/** Runs the sampler's graph: the inputs of every run besides the cache, and the sessions. */
 import type { Device, Feeds, Session, Tensor } from "../worker/device.ts"
 import { int64 } from "../graph/graph.ts"
 import { type Parts, type Results } from "./cache.ts"
@@ -21,14 +21,14 @@ export interface Step {
   readonly width: number
   /** New tokens of each slot. */
   readonly length: number
-  /** [gridRows x width x length], as are their positions. */
+  /** [gridRows x width x length], like their positions. */
   readonly tokens: ReadonlyArray<number>
   readonly positions: ReadonlyArray<number>
   readonly mask: Tensor
   readonly parts: Parts
   readonly cache: Feeds
   readonly draws: ReadonlyArray<Drawing>
-  /** Whether logits are wanted too. */
+  /** Whether to return logits too. */
   readonly logits: boolean
 }
 
@@ -40,7 +40,7 @@ export interface Outcome {
   readonly results: Results
 }
 
-/** The largest number of f32 below 1. */
+/** The largest f32 number below 1. */
 const BELOW_ONE = 1 - 2 ** -24
 
 interface Made {
@@ -67,7 +67,7 @@ export class SamplerRun {
     this.#angles = { cos: new Float32Array(), sin: new Float32Array(), positions: 0 }
   }
 
-  /** Makes what a run with these weights needs, if it is not there yet. */
+  /** Makes what a run with these weights needs, unless it exists. */
   async prepare(owner: Owner): Promise<void> {
     for (const order of new Set([this.#source.orderOf(1), this.#source.orderOf(Infinity)])) {
       await this.#session(owner, order)
@@ -136,7 +136,7 @@ export class SamplerRun {
   /** Graphs differ by the modules that adapters apply to, and by the order of products. */
   async #session(owner: Owner, order: Order): Promise<Made> {
     const modules = this.#weights.adapter(owner)?.modules
-    // Constants are copied into every session: one that has adapters computes the bare base as well.
+    // Constants are copied into every session. A session that has adapters can compute the bare base as well.
     const serves = (made: Made): boolean =>
       made.order === order &&
       (modules === undefined ? this.#constant || made.adapted.size === 0 : modules.isSubsetOf(made.adapted))

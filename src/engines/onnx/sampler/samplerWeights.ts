@@ -1,6 +1,6 @@
 /**
- * Weights of the sampler's graph: inputs (the policy's own tensors: an update is seen at once) or constants of the graph
- * (laid out for the processor when the session is made, possibly quantised).
+ * Weights of the sampler's graph: inputs or constants. Inputs are the policy's own tensors, so an update takes effect
+ * at once. Constants are laid out for the processor when the session is made, possibly quantised.
  */
 import type { NativeModel } from "../../internal/nativeModel.ts"
 import type { Device, Feeds, Tensor } from "../worker/device.ts"
@@ -10,30 +10,30 @@ import { type BlockWeight, pack, quantise } from "./weightBlocks.ts"
 import type { Linears } from "./samplerGraph.ts"
 import { layerPrefix, type Owner, type Weights } from "../worker/weights.ts"
 
-/** How constants are held. `file`: as the store holds them. */
+/** Storage of constants. `file`: as the store holds them. */
 export type Form = "f32" | "f16" | "q8" | "q4" | "file"
 
 const EMBEDDING = "model.embed_tokens.weight"
 const headName = (shape: Shape): string => (shape.tied ? EMBEDDING : "lm_head.weight")
 
 /**
- * How products are computed. `columns`: the weight by the transposed rows, then transposed back. The runtime reads a weight
- * that is an input as it lies there then, where the other way it copies it into its own layout in every run; that pays for
- * a batch of rows on the processor, and not for one.
+ * Order of products. `columns` multiplies the weight by the transposed rows and transposes the result. The runtime then
+ * reads an input weight in place; with `rows` it copies the weight into its own layout in every run. This pays for a
+ * batch of rows on the processor, and not for one.
  */
 export type Order = "rows" | "columns"
 
 export interface WeightSource {
-  /** The better order for one new token in each of so many rows. */
+  /** Returns the better order for one new token in each of so many rows. */
   readonly orderOf: (rows: number) => Order
-  /** What a graph is built with, for the time of building it. */
+  /** Returns the weights for the time in which a graph is built. */
   readonly linears: (order: Order) => Promise<Linears>
-  /** What every run is given. */
+  /** Inputs of every run. */
   readonly feeds: () => Feeds
   readonly close: () => void
 }
 
-/** The base's own tensors, as inputs. */
+/** Takes the base's own tensors as inputs. */
 export const inputWeights = (weights: Weights): WeightSource => {
   const { device, shape } = weights
   const names = [EMBEDDING, "model.norm.weight", headName(shape)]
@@ -49,7 +49,7 @@ export const inputWeights = (weights: Weights): WeightSource => {
     }
     const product = (graph: Graph, x: Value, weight: Value): Value => {
       if (order === "rows") return graph.gemm(x, weight, { transB: true })
-      // A Gemm the runtime would turn round again.
+      // The runtime would transpose a Gemm back.
       const columns = graph.op("FusedMatMul", [weight, x], [[weight.shape[0]!, x.shape[0]!]], { transB: 1 })[0]!
       return graph.transpose(columns, [1, 0])
     }
@@ -74,20 +74,20 @@ export const inputWeights = (weights: Weights): WeightSource => {
   }
 }
 
-/** Rows from which on `columns` is the faster order: measured, 4 to 96 of them take 20 to 40 % less time. */
+/** Rows from which `columns` is the faster order. Measured: 4 to 96 rows take 20 to 40 % less time. */
 const FEW = 4
 
 const hasBias = (shape: Shape, module: Module): boolean => shape.qkvBias && /[qkv]_proj$/.test(module)
 
 export interface ConstantOptions {
   readonly form: Form
-  /** Of MatMulNBits: 4 rounds the rows to 8 bits too, 0 leaves the choice to the runtime. */
+  /** Accuracy of MatMulNBits: 4 also rounds the rows to 8 bits, 0 leaves the choice to the runtime. */
   readonly accuracy: number
 }
 
 type Held = { readonly values: Float32Array } | { readonly blocks: BlockWeight }
 
-/** A frozen base, read from its store each time a graph is built and not kept here. */
+/** Takes a frozen base as constants. It is read from its store each time a graph is built, and not kept here. */
 export const constantWeights = async (weights: Weights, { accuracy, form }: ConstantOptions): Promise<WeightSource> => {
   const { device, shape, store } = weights
   const embedding = await upload(device, store, EMBEDDING)
@@ -96,7 +96,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
     const stored = form === "file" ? await store.blocks(name, "base") : null
     if (stored !== null) return { blocks: pack(stored) }
     const { shape: dims, values } = await store.parameter(name, "base")
-    // The processor has no products of 16 bits: it computes with the rounded numbers.
+    // The processor has no 16-bit products: it computes with the rounded numbers.
     if (form === "f16" && !half && !head) return { values: new Float32Array(new Float16Array(values)) }
     if (form === "q8" || form === "q4") return { blocks: quantise(values, dims, head ? 8 : form === "q8" ? 8 : 4) }
     return { values }
@@ -114,7 +114,7 @@ export const constantWeights = async (weights: Weights, { accuracy, form }: Cons
         }
       }
       vectors.set("model.norm.weight", (await store.parameter("model.norm.weight", "base")).values)
-      // The head keeps 32 bits: logits of 16 would be too coarse.
+      // The head keeps 32 bits: 16-bit logits would be too coarse.
       const head = half && shape.tied ? undefined : await read(headName(shape), true)
       let embedded: Value | undefined
       const embedding = (graph: Graph) => (embedded ??= graph.input(EMBEDDING, [shape.vocabulary, shape.hidden]))
@@ -145,7 +145,7 @@ const upload = async (device: Device, store: NativeModel, name: string): Promise
   return device.upload(values, shape)
 }
 
-/** The product with a constant matrix. */
+/** Multiplies by a constant matrix. */
 const product = (graph: Graph, x: Value, weight: Held, accuracy: number, half: boolean): Value => {
   if ("blocks" in weight) return blockProduct(graph, x, weight.blocks, accuracy)
   const shape = [weight.values.length / (x.shape[1] as number), x.shape[1]!]
@@ -169,7 +169,7 @@ const blockProduct = (graph: Graph, x: Value, block: BlockWeight, accuracy: numb
   return graph.add(y, graph.gemm(sums, graph.constant(offsets, [outputs, count]), { transB: true }))
 }
 
-/** Feeds of an adapter's factors for a graph in which adapters may apply to `modules`; zeros where this one does not. */
+/** Feeds an adapter's factors to a graph whose `modules` take adapters; zeros for a module that this adapter skips. */
 export const adapterFeeds = (weights: Weights, owner: Owner, modules: ReadonlySet<string>, zeros: Zeros): Feeds => {
   const adapter = weights.adapter(owner)
   const feeds: Record<string, Tensor> = {

@@ -1,4 +1,4 @@
-/** A request under way, and its samples. */
+/** A request in flight, and its samples. */
 import type { SampleEvents, SampleRequest, StopReason } from "../../internal/nativeModel.ts"
 import { uniforms } from "./philox.ts"
 import type { Shape } from "../graph/network.ts"
@@ -17,13 +17,13 @@ export class Job {
   readonly emit: Emit
   /** Tokens of the prompt before its last one. */
   readonly prefix: number
-  /** The most tokens a sample can come to have. */
+  /** Most tokens that a sample can have. */
   readonly longest: number
   readonly filtered: boolean
   readonly inverseTemperature: number
   readonly stops: StopConditions
   readonly gathered = new Gathered()
-  /** Samples that wait for a slot after an eviction, or were peeked at. */
+  /** Samples that wait for a slot after an eviction, or that were peeked at. */
   readonly waiting: Array<Sequence> = []
   unfinished: number
   #begun = 0
@@ -58,7 +58,7 @@ export class Job {
     return this.waiting.length + this.request.count - this.#begun
   }
 
-  /** Up to `count` of them, evicted ones first; they still count as waiting until {@link begin}. */
+  /** Returns up to `count` of them, evicted ones first. They still count as waiting until {@link begin}. */
   peek(count: number): ReadonlyArray<Sequence> {
     while (this.waiting.length < count && this.#begun < this.request.count) {
       this.waiting.push(new Sequence(this, this.#begun++))
@@ -86,15 +86,15 @@ const NOTHING = new Uint8Array()
 /** One sample. */
 export class Sequence implements Member<Job> {
   readonly group: Job
-  /** Offset in its request. */
+  /** Offset in the request. */
   readonly sample: number
-  /** What was drawn. */
+  /** Drawn tokens. */
   readonly tokens: Array<number> = []
   stored = 0
   filled = false
   shares = false
   slot: Slot | undefined
-  /** The end of its text, for stop strings. */
+  /** End of the text, for stop strings. */
   #tail = NOTHING
 
   constructor(group: Job, sample: number) {
@@ -105,21 +105,21 @@ export class Sequence implements Member<Job> {
   get length(): number {
     return this.group.request.prompt.length + this.tokens.length
   }
-  /** The first token that is not in the cache. */
+  /** Position of the first token that is not in the cache. */
   get next(): number {
     const { prompt } = this.group.request
     return this.stored < prompt.length ? prompt[this.stored]! : this.tokens[this.stored - prompt.length]!
   }
-  /** Whether what comes after that token is to be drawn, not known already. */
+  /** Whether the token after that one is to be drawn, not known already. */
   get draws(): boolean {
     return this.stored === this.length - 1
   }
-  /** The most positions it can come to have in the cache: its last token is never stored. */
+  /** Most positions that the sample can have in the cache: its last token is never stored. */
   get most(): number {
     return this.group.longest - 1
   }
 
-  /** Appends a token; gives why the sample ends with it, if it does. */
+  /** Appends a token; returns the stop reason if the sample ends with it. */
   accept(token: number, context: number): StopReason | undefined {
     const { request, stops } = this.group
     this.tokens.push(token)

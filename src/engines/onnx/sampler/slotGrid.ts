@@ -1,4 +1,4 @@
-/** Assigns slots of the cache, and says what to copy if they are arranged again. */
+/** Assigns slots of the cache, and lists the copies for a new arrangement. */
 import type { Copy, Occupied, Place } from "./cache.ts"
 import { EMPTY } from "./cache.ts"
 import type { Layout, Plan, Slot } from "./slotLayout.ts"
@@ -11,7 +11,7 @@ export interface PromptGroup {
 
 export interface Member<F extends PromptGroup> {
   readonly group: F
-  /** Positions whose keys and values are in the cache; 0 as long as the prompt is not there. */
+  /** Positions whose keys and values are in the cache; 0 until the prompt is stored. */
   stored: number
   filled: boolean
   shares: boolean
@@ -19,7 +19,7 @@ export interface Member<F extends PromptGroup> {
 }
 
 interface GridRow<F> {
-  /** Whose prompt is, or will be, in the shared region. */
+  /** Group whose prompt is, or will be, in the shared region. */
   sharer: F | undefined
   filled: boolean
 }
@@ -27,20 +27,20 @@ interface GridRow<F> {
 export class Grid<F extends PromptGroup, M extends Member<F>> {
   layout: Layout = EMPTY
   #gridRows: Array<GridRow<F>> = []
-  /** Grid row by grid row. */
+  /** Slots, grid row by grid row. */
   #slots: Array<M | undefined> = []
 
-  /** By grid rows and columns. */
+  /** Members by grid rows and columns. */
   get members(): ReadonlyArray<M> {
     return this.#slots.filter((member) => member !== undefined)
   }
-  /** Grid rows up to the last with an occupied slot. */
+  /** Number of grid rows up to the last with an occupied slot. */
   get used(): number {
     const last = this.#slots.findLastIndex((member) => member !== undefined)
     return Math.floor(last / this.layout.width) + 1
   }
 
-  /** What a member's tokens may look at. */
+  /** Returns the positions that a member's tokens may attend to. */
   occupied(member: M): Occupied {
     const shared = member.shares ? member.group.prefix : 0
     return { ...member.slot!, shared, own: Math.max(0, member.stored - shared) }
@@ -75,7 +75,7 @@ export class Grid<F extends PromptGroup, M extends Member<F>> {
       this.#gridRows[slot.gridRow] = { sharer: undefined, filled: false }
   }
 
-  /** Finds a slot among those there are, for a member that needs this many positions in all. False: there is none. */
+  /** Finds a free slot for a member that needs this many positions in all. Returns false if there is none. */
   assign(member: M, needed: number, siblings: boolean): boolean {
     const { own, shared, width } = this.layout
     const { group } = member
@@ -101,7 +101,7 @@ export class Grid<F extends PromptGroup, M extends Member<F>> {
     return true
   }
 
-  /** The group's prompt has been computed: where it goes. Its members can go on from there. */
+  /** Returns the places for a group's computed prompt; its members can then continue. */
   fill(group: F): ReadonlyArray<Place> {
     const places: Array<Place> = []
     for (const member of this.members) {
@@ -119,8 +119,8 @@ export class Grid<F extends PromptGroup, M extends Member<F>> {
   }
 
   /**
-   * Gives every member its planned slot; members outside the plan must have left. What is in the cache is to be copied, also a prompt
-   * to new members.
+   * Gives every member its planned slot; members outside the plan must have left. Returns the copies that keep the
+   * cache's content, and that bring a prompt to new members.
    */
   arrange({ layout, slots }: Plan<M>): ReadonlyArray<Copy> {
     const copies: Array<Copy> = []
@@ -155,7 +155,7 @@ export class Grid<F extends PromptGroup, M extends Member<F>> {
         member.stored = prefix
       }
       if (old === undefined || !wasFilled) continue
-      // What came after the prompt.
+      // Positions after the prompt.
       const from: Place = { region: "own", gridRow: old.gridRow, column: old.column, at: prefix - old.shared }
       push(from, { region: "own", gridRow, column, at: shares ? 0 : prefix }, member.stored - prefix)
     }

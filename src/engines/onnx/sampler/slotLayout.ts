@@ -1,11 +1,11 @@
 /**
- * Slots of sequences in the cache, in rows of a grid. Samples of one prompt have slots in one grid row and read the prompt from the
- * grid row's shared region; a slot's own region holds what is the sample's alone (of a sample without siblings, all of it).
+ * Assigns sequences to slots of the cache, in rows of a grid. Samples of one prompt have slots in one grid row and read
+ * the prompt from its shared region. A slot's own region holds the rest; for a sample without siblings, everything.
  */
 
 export interface Layout {
   readonly gridRows: number
-  /** Slots of a grid row. */
+  /** Number of slots in a grid row. */
   readonly width: number
   /** Positions of a grid row's shared region. */
   readonly shared: number
@@ -20,9 +20,9 @@ export interface Slot {
 
 /** Samples of one prompt. */
 export interface Siblings<S> {
-  /** Positions that they can share. */
+  /** Number of positions that they can share. */
   readonly prefix: number
-  /** Each with the positions that it needs, the shared ones included. */
+  /** Samples, each with the positions that it needs, the shared ones included. */
   readonly members: ReadonlyArray<{ readonly sequence: S; readonly length: number }>
 }
 
@@ -31,18 +31,18 @@ export interface Plan<S> {
   readonly slots: ReadonlyMap<S, Slot & { readonly shares: boolean }>
 }
 
-/** Positions of a layout: what it takes of the cache. A shared region of one position holds nothing. */
+/** Positions that a layout takes of the cache. A shared region of one position is empty. */
 export const positionsOf = ({ gridRows, own, shared, width }: Layout): number =>
   gridRows * ((shared > 1 ? shared : 0) + width * own)
 
-/** Wider grid rows would only be filled by larger groups, whose slots end at different times. */
+/** Only larger groups would fill wider grid rows, and their slots end at different times. */
 const WIDEST = 16
 /** Shorter prompts are not worth a region. */
 const SHORTEST = 8
 
 const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to
 
-/** The layout that takes the least of the cache. `grain`: sizes of regions are multiples of it. */
+/** Finds the layout that takes the least of the cache. Sizes of regions are multiples of `grain`. */
 export const plan = <S>(groups: ReadonlyArray<Siblings<S>>, grain: number): Plan<S> => {
   const counts = groups.map(({ members }) => Math.min(members.length, WIDEST))
   const plans = Array.from(new Set([1, ...counts]), (width) => planOf(groups, width, grain))

@@ -1,14 +1,14 @@
-/** Matrices in blocks of few bits, as the operator MatMulNBits takes them. */
+/** Matrices in blocks of few bits, in the form of the operator MatMulNBits. */
 import type { BlockTensor } from "../../internal/nativeModel.ts"
 
 /** [outputs, inputs]; a weight is (code - {@link zeroOf}) * scale + offset. */
 export interface BlockWeight {
   readonly bits: 4 | 8
-  /** Neighbours in a row that share a scale. */
+  /** Number of neighbours in a row that share a scale. */
   readonly size: number
   readonly outputs: number
   readonly inputs: number
-  /** [outputs, blocks, size * bits / 8]; of 4 bits the even neighbour is the lower half of a byte. */
+  /** [outputs, blocks, size * bits / 8]; with 4 bits the even neighbour is the lower half of a byte. */
   readonly codes: Uint8Array
   /** [outputs, blocks] */
   readonly scales: Float32Array
@@ -16,10 +16,10 @@ export interface BlockWeight {
   readonly offsets: Float32Array | null
 }
 
-/** The operator's code for zero where it is given none, which is its fastest way. */
+/** The operator's default code for zero, with which it is fastest. */
 const zeroOf = (bits: 4 | 8): number => (bits === 8 ? 128 : 8)
 
-/** Blocks that a store holds already. */
+/** Packs blocks that a store already holds. */
 export const pack = ({ codes, group, kind, offsets, scales, shape, zero }: BlockTensor): BlockWeight => {
   const [outputs, inputs] = shape as readonly [number, number]
   const bits = kind.startsWith("Q4") ? 4 : 8
@@ -44,8 +44,8 @@ const nibbles = (codes: Uint8Array): Uint8Array => {
 const SIZE = 32
 
 /**
- * Quantises by ggml's rules, blocks of 32: Q8_0 (the largest magnitude becomes 127) or Q4_0 (the number of the largest
- * magnitude becomes -8). A row that does not divide into blocks ends with zeros.
+ * Quantises by ggml's rules, in blocks of 32. Q8_0 maps the largest magnitude to 127; Q4_0 maps the number of the
+ * largest magnitude to -8. A row that does not divide into blocks ends with zeros.
  */
 export const quantise = (values: Float32Array, shape: ReadonlyArray<number>, bits: 4 | 8): BlockWeight => {
   const [outputs, inputs] = shape as readonly [number, number]
@@ -87,7 +87,7 @@ export const quantise = (values: Float32Array, shape: ReadonlyArray<number>, bit
 }
 
 const half = new Float16Array(1)
-/** ggml keeps scales in 16 bits. */
+/** ggml stores scales in 16 bits. */
 const roundToHalf = (scale: number): number => {
   half[0] = scale
   return half[0]

@@ -1,4 +1,7 @@
-/** The main thread's side of an ONNX engine, whose sessions live in a worker thread. A worker that is gone fails every call. */
+/**
+ * The main thread's side of an ONNX engine, whose sessions live in a worker thread. If the worker has ended, every call
+ * fails.
+ */
 import { setTimeout as sleep } from "node:timers/promises"
 import { Worker } from "node:worker_threads"
 import type { Capabilities } from "../../../engine/Capabilities.ts"
@@ -19,7 +22,7 @@ import {
   type WorkerSettings
 } from "./protocol.ts"
 
-/** How long a thread may take to end; one that a driver holds is then left behind. */
+/** Milliseconds that a thread may take to end. If a driver blocks it for longer, it is abandoned. */
 const closeMilliseconds = 60_000
 
 const remedy = "open the layer again and resume from the checkpoint"
@@ -44,7 +47,7 @@ export class OnnxClient implements Engine {
     adapters: ["lora"],
     reference: true
   }
-  /** What the worker said when it had opened. */
+  /** The worker's report on opening. */
   readonly opened: Opened
   readonly #worker: Worker
   readonly #calls = new Map<number, Call>()
@@ -66,7 +69,7 @@ export class OnnxClient implements Engine {
     this.#hold()
   }
 
-  /** Rejects with what the worker could not open. `module` stands in for the worker's own, in tests. */
+  /** Rejects if the worker could not open the engine. In tests `module` replaces the worker's own. */
   static open(settings: Omit<WorkerSettings, "gate">, module = sibling("main", import.meta.url)): Promise<OnnxClient> {
     const gate = putUp()
     const workerData: WorkerSettings = { ...settings, gate: gate.memory }
@@ -89,7 +92,7 @@ export class OnnxClient implements Engine {
         stop()
         resolve(client)
       }
-      // One by one: without any listener a worker delivers nothing any more.
+      // Listeners are removed one by one: without any listener a worker delivers no messages.
       const stop = () => {
         worker.off("message", onMessage).off("exit", onExit)
         worker.off("error", onError).on("error", () => {})
@@ -154,7 +157,7 @@ export class OnnxClient implements Engine {
     return this.#call("update", [weights], signal)
   }
 
-  /** Ends what is under way, releases the sessions, and waits until the thread is gone. */
+  /** Ends calls in progress, releases the sessions, and waits until the thread has ended. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close())
   }
@@ -223,7 +226,7 @@ export class OnnxClient implements Engine {
       }
       case "Closed":
         this.#lose("it was closed")
-        // Between two runs, as it must be.
+        // The gate guarantees that this is between two runs.
         void this.#worker.terminate()
         return
     }
@@ -251,7 +254,7 @@ export class OnnxClient implements Engine {
     for (const onEvents of samples) onEvents(this.#lost, none)
   }
 
-  /** Only what is under way keeps the process alive. */
+  /** Only calls in progress keep the process alive. */
   #hold(): void {
     if (this.#calls.size + this.#samples.size > 0 || this.#closing !== undefined) this.#worker.ref()
     else this.#worker.unref()

@@ -1,9 +1,9 @@
 /**
- * Where ONNX graphs run: the first execution provider of a list that opens, its sessions, and tensors that stay where it
- * computes. Only the worker thread uses this: a session's `run` blocks its thread.
+ * A device for ONNX graphs: the first execution provider of a list that opens, its sessions, and its tensors. Only the
+ * worker thread uses this: a session's `run` blocks its thread.
  *
- * With WebGPU tensors live in GPU buffers; one is read back only by a session whose output is declared to be on the host
- * (`getData` of the runtime would abort the process). Everywhere else a tensor is a typed array.
+ * With WebGPU tensors live in GPU buffers. One is read back only by a session whose output is declared to be on the
+ * host, since `getData` of the runtime would abort the process. On other providers a tensor is a typed array.
  */
 import type * as Ort from "onnxruntime-node"
 import { EngineFailure } from "./failure.ts"
@@ -15,17 +15,17 @@ export type Tensor = Ort.Tensor
 export type Provider = "cpu" | "webgpu" | "cuda" | "dml" | "coreml"
 
 export interface DeviceOptions {
-  /** In order of preference; the first that opens is taken. */
+  /** Providers in order of preference; the first that opens is used. */
   readonly providers: ReadonlyArray<Provider>
-  /** Of the processor. Default: the runtime's. */
+  /** Threads of the processor. Default: the runtime's. */
   readonly threads?: number
-  /** Bytes that tensors on the device may take together. Default: until the device refuses. */
+  /** Most bytes of tensors on the device. Default: until the device refuses. */
   readonly deviceBytes?: number
   /** Entries of the runtime's own session configuration (`disable_cpu_ep_fallback`, ...). */
   readonly config?: Readonly<Record<string, string>>
-  /** Where the runtime writes what each node took; a file for each session, the name begins so. */
+  /** Prefix of the files in which the runtime records the time of each node; each session has its own file. */
   readonly profile?: string
-  /** What every call of the runtime goes through. Default: one of its own. */
+  /** Gate that every call of the runtime passes. Default: a new one. */
   readonly gate?: Gate
 }
 
@@ -45,33 +45,35 @@ export type Feeds = Readonly<Record<string, Tensor>>
 export interface Session {
   readonly model: Pick<Model, "inputs" | "outputs" | "nodes">
   /**
-   * Results by name; on the device unless they were declared to be on the host. `wanted` leaves the others out, where
-   * tensors are on the host and would be copied.
+   * Returns results by name, on the device unless they were declared to be on the host. `wanted` leaves out the others,
+   * which would be copied if tensors are on the host.
    */
   readonly run: (feeds: Feeds, wanted?: ReadonlyArray<string>) => Promise<Readonly<Record<string, Tensor>>>
   readonly release: () => Promise<void>
 }
 
-/** Each session has threads of its own, and many take turns: those that wait must not keep those that work off the cores. */
+/**
+ * Each session has threads of its own, and many take turns. Waiting threads must not occupy the cores of working ones.
+ */
 const patient = { "intra_op.allow_spinning": "0" }
 
 /** Bytes of one element. */
 const widths: Readonly<Record<Type, number>> = { float32: 4, float16: 2, int64: 8, int32: 4, uint8: 1, bool: 1 }
 
 /**
- * A session of the runtime. A tensor on the device is freed by what belongs to the session that computed it: without it the
- * process would crash, so the session stays for as long as there are such tensors.
+ * A session of the runtime. A tensor on the device is freed through the session that computed it; without the session
+ * the process would crash. So the session stays as long as such tensors exist.
  */
 interface Held {
   readonly session: Ort.InferenceSession
   tensors: number
-  /** Nobody runs it any more. */
+  /** Whether no run will use it again. */
   released: boolean
 }
 
 export class Device {
   readonly provider: Provider
-  /** Providers asked for before it, and why they did not open. */
+  /** Preferred providers that did not open, with the reason. */
   readonly refused: ReadonlyArray<{ readonly provider: Provider; readonly reason: string }>
   /** Whether tensors stay on the device. */
   readonly resident: boolean
@@ -79,7 +81,7 @@ export class Device {
   readonly #options: DeviceOptions
   readonly #gate: Gate
   readonly #sessions = new Set<Held>()
-  /** Those on the device, by what computed them. */
+  /** Tensors on the device, by the session that computed them. */
   readonly #tensors = new Map<Tensor, Held>()
   readonly #copies = new Map<string, Promise<Session>>()
   #bytes = 0
@@ -103,7 +105,7 @@ export class Device {
     for (const provider of options.providers) {
       const device = new Device(ort, options, provider, refused)
       try {
-        // The runtime would go on without it, and say so only in its log.
+        // The runtime would continue without it, and report it only in its log.
         if (!offered.has(provider)) throw new Error(`not in the runtime for ${process.platform}-${process.arch}`)
         const session = await device.session(model, { host: ["y"] })
         const { y } = await session.run({ x: device.host(Float32Array.of(1, 2), [2]) })
@@ -111,7 +113,7 @@ export class Device {
         await session.release()
         return device
       } catch (cause) {
-        // Its libraries are not in the package: a script that npm may be told not to run fetches them.
+        // Its libraries are not in the package. An install script, which npm may be told to skip, downloads them.
         const remedy =
           provider === "cuda" ? " (are CUDA 12 and what onnxruntime-node's postinstall fetches there?)" : ""
         refused.push({ provider, reason: `${briefly(cause)}${remedy}` })
@@ -123,12 +125,12 @@ export class Device {
     throw new EngineFailure("PROVIDER", `no execution provider opened\n${reasons}\n${remedy}`)
   }
 
-  /** Of tensors on the device; on the host nobody counts. */
+  /** Counts the bytes of tensors on the device; those on the host are not counted. */
   get bytes(): number {
     return this.#bytes
   }
 
-  /** `host`: results that are to be read here. `name`: what a profile calls the graph. */
+  /** `host` names results that are read on the host. `name` is the graph's name in a profile. */
   async session(
     model: Model,
     { host = [], name = "other" }: { readonly host?: ReadonlyArray<string>; readonly name?: string } = {}
@@ -136,7 +138,7 @@ export class Device {
     const where = Object.fromEntries(
       model.outputs.map(({ name }) => [name, host.includes(name) ? ("cpu" as const) : ("gpu-buffer" as const)])
     )
-    // Naming the processor too would contradict it.
+    // Naming the processor as well would contradict this setting.
     const strict = this.#options.config?.["disable_cpu_ep_fallback"] === "1"
     try {
       const session = await this.#call(() =>
@@ -175,7 +177,7 @@ export class Device {
     }
   }
 
-  /** Frees every tensor and releases every session: the garbage collector would do it while another engine computes. */
+  /** Frees every tensor and releases every session. The garbage collector would do it while another engine computes. */
   async close(): Promise<void> {
     this.free(...this.#tensors.keys())
     for (const held of this.#sessions) await this.#release(held)
@@ -189,12 +191,12 @@ export class Device {
     await this.#call(() => held.session.release())
   }
 
-  /** A tensor over an array of this thread; it is not copied. */
+  /** Makes a tensor over an array of this thread, without a copy. */
   host(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Tensor {
     return new this.#ort.Tensor(type, values as never, dims) as Tensor
   }
 
-  /** A tensor where the device computes. */
+  /** Copies numbers to a tensor on the device. */
   async upload(values: Numbers, dims: ReadonlyArray<number>, type: Type = "float32"): Promise<Tensor> {
     const tensor = this.host(values, dims, type)
     if (!this.resident) return tensor
@@ -203,14 +205,14 @@ export class Device {
     return (await copy.run({ x: tensor }))["y"]!
   }
 
-  /** The numbers of a tensor: a view of what is on the host already, else a copy. */
+  /** Returns the numbers of a tensor: a view if it is on the host, else a copy. */
   async download(tensor: Tensor): Promise<Float32Array> {
     if (tensor.location === "cpu") return tensor.data as Float32Array
     const copy = await this.#copy(tensor.dims.length, tensor.type as Type, true)
     return (await copy.run({ x: tensor }))["y"]!.data as Float32Array
   }
 
-  /** Frees tensors of the device; those on the host are left to the garbage collector. */
+  /** Frees tensors on the device; those on the host are left to the garbage collector. */
   free(...tensors: ReadonlyArray<Tensor | undefined>): void {
     for (const tensor of tensors) {
       if (tensor?.location !== "gpu-buffer") continue
@@ -259,7 +261,7 @@ export class Device {
     )
   }
 
-  /** Keeps all of a run's results that are on the device, or none. */
+  /** Keeps either all of a run's results on the device, or none. */
   #keepAll(results: ReadonlyArray<Tensor>, held: Held): void {
     const own = results.filter(({ location }) => location === "gpu-buffer")
     const bytes = own.reduce((sum, tensor) => sum + bytesOf(tensor), 0)
@@ -277,7 +279,7 @@ export class Device {
 
 const bytesOf = ({ dims, type }: Tensor): number => dims.reduce((size, dim) => size * dim, widths[type as Type])
 
-/** The end of what the runtime says, which begins with paths and conditions of its source. */
+/** Returns the end of the runtime's message, which begins with paths and conditions of its source. */
 const briefly = (cause: unknown): string => {
   const text = cause instanceof Error ? cause.message : String(cause)
   const line = text.split("\n").find((line) => line.trim() !== "") ?? ""
@@ -289,7 +291,7 @@ const briefly = (cause: unknown): string => {
 const load = async (): Promise<typeof Ort> => {
   try {
     const ort = await import("onnxruntime-node")
-    // It would write pages to the standard error about providers that do not open.
+    // Prevents pages of messages on standard error about providers that do not open.
     ort.env.logLevel = "fatal"
     return ort
   } catch (cause) {

@@ -1,4 +1,4 @@
-/** What the worker thread of an ONNX engine opens: the device, the store, and the engines on them. */
+/** Opens the device, the store, and the engines on them, in the worker thread of an ONNX engine. */
 import { basename } from "node:path"
 import type { EngineFacts } from "../../internal/engine.ts"
 import { load, type NativeInfo, type NativeModel } from "../../internal/nativeModel.ts"
@@ -11,7 +11,7 @@ import { openSampler } from "../sampler/batchingSampler.ts"
 import type { Engines } from "./serve.ts"
 import { factsOf, Weights } from "./weights.ts"
 
-/** On failure nothing stays open. */
+/** If it fails, nothing stays open. */
 export const openEngines = async (
   settings: WorkerSettings
 ): Promise<{ readonly device: Device; readonly engines: Engines }> => {
@@ -31,7 +31,7 @@ export const openEngines = async (
   }
 }
 
-/** It computes nothing: it reads and writes files, and holds what is written. */
+/** The store computes nothing: it reads and writes files, and holds the weights to write. */
 const openStore = ({ store }: WorkerSettings, path = store.path): Promise<NativeModel> => {
   const { NativeModel } = load()
   const { config, ...settings } = { ...store.settings, threads: 1 }
@@ -99,7 +99,7 @@ const openFollower = async (settings: WorkerSettings, device: Device): Promise<E
   }
 }
 
-/** What is on the device and belongs to nobody else is the sampler's. */
+/** Counts the device's other tensors as the sampler's. */
 const withCache = (info: NativeInfo, device: Device): NativeInfo => {
   const { activations, adapters, gradients, moments, reference, total, weights } = info.memory
   const others = weights + adapters + reference + gradients + moments + activations
@@ -107,12 +107,12 @@ const withCache = (info: NativeInfo, device: Device): NativeInfo => {
   return { ...info, memory: { ...info.memory, cache, total: total + cache } }
 }
 
-/** `dtype`: what the weights are computed with. */
+/** `dtype` is the type that weights are computed with. */
 const described = (info: NativeInfo, dtype: string, device: Device, { threads }: WorkerSettings): EngineFacts => {
   const driver = process.env["VK_DRIVER_FILES"] ?? process.env["VK_ICD_FILENAMES"]
   const where = [
     device.provider,
-    // The runtime does not say which adapter it took; a driver that was chosen by hand is known.
+    // The runtime does not say which graphics adapter it uses; a driver that was selected by hand is known.
     ...(device.provider === "webgpu" && driver !== undefined ? [basename(driver)] : []),
     ...(threads === undefined ? [] : [`${threads} threads`])
   ].join(", ")

@@ -1,19 +1,19 @@
 /** The execution providers of ONNX Runtime, and the options that choose one. */
 
-/** Where ONNX Runtime computes, by its own names. */
+/** Execution providers, by ONNX Runtime's own names. */
 export type ExecutionProvider = "webgpu" | "cuda" | "dml" | "coreml" | "cpu"
 
-/** Where an engine of ONNX Runtime runs. */
+/** Options of the device on which ONNX Runtime computes. */
 export interface DeviceOptions {
   /**
-   * In order of preference: the first that opens runs every graph; operators it does not have run on the processor. Only
-   * with `webgpu` do weights stay on the device between runs; for the others the runtime copies them for each.
-   * Default: webgpu, then cpu.
+   * Providers in order of preference. The first that opens runs every graph; operators that it lacks run on the
+   * processor. Only with `webgpu` do weights stay on the device between runs. For other providers the runtime copies
+   * them in each run. Default: webgpu, then cpu.
    */
   readonly executionProviders?: ReadonlyArray<ExecutionProvider>
   /**
-   * Bytes that tensors kept on the device may take together: weights, gradients, moments, layer inputs, the sampler's cache.
-   * What a graph needs while it runs comes on top. Default: until the device refuses.
+   * Most bytes of tensors on the device: weights, gradients, moments, layer inputs, the sampler's cache. A graph needs
+   * more while it runs. Default: until the device refuses.
    */
   readonly deviceBytes?: number
 }

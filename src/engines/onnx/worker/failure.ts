@@ -1,7 +1,7 @@
-/** What the engines of the worker thread share: their failures, aborts, and what the sampler is asked for. */
+/** Types that the engines of the worker thread share: failures, aborts, and requests of the sampler. */
 import type { SampleEvents, SampleRequest } from "../../internal/nativeModel.ts"
 
-/** What goes wrong in the worker, with the same codes as the native kernel's errors, and `PROVIDER`, `DEVICE_LOST`. */
+/** A failure in the worker, with the codes of the native kernel's errors, and `PROVIDER`, `DEVICE_LOST`. */
 export class EngineFailure extends Error {
   readonly code: string
   constructor(code: string, message: string) {
@@ -10,7 +10,7 @@ export class EngineFailure extends Error {
   }
 }
 
-/** Raised between two runs of the runtime; what is under way ends with `ABORTED`. */
+/** A flag that is read between two runs of the runtime; the call in progress then ends with `ABORTED`. */
 export interface Abort {
   readonly aborted: boolean
 }
@@ -28,10 +28,10 @@ export interface WorkerSampler {
     request: SampleRequest,
     emit: (error: Error | null, events?: SampleEvents) => void
   ) => void
-  /** What is left of the request ends with reason `abort`. */
+  /** Ends the rest of the request with reason `abort`. */
   readonly cancel: (id: number) => void
   /** Whether a step would do anything. */
   readonly busy: () => boolean
-  /** One prefill, or one token for every sequence. What fails in the device fails the requests under way. */
+  /** Computes one prefill, or one token for every sequence. A failure of the device fails the requests in flight. */
   readonly step: () => Promise<void>
 }

@@ -1,21 +1,23 @@
 /**
- * What a worker thread goes through for every call of the runtime. It keeps the thread from being ended within one: the
- * binding would then abort the whole process; who wants to end the thread shuts the gate first. And it keeps threads from
- * using WebGPU at the same time: the runtime has one device for all of them, and two calls at once crash it.
+ * A gate that a worker thread passes for every call of the runtime.
+ *
+ * It prevents the end of the thread within a call, at which the binding would abort the whole process. To end the
+ * thread, shut the gate first. It also prevents threads from using WebGPU at the same time: the runtime has one device
+ * for all threads, and two calls at once crash it.
  */
 import { EngineFailure } from "./failure.ts"
 
-/** What the threads of an engine share; `lock` is shared by all engines, who are told apart by `id`. */
+/** Memory that the threads of an engine share. All engines share `lock` and are distinguished by `id`. */
 export interface GateMemory {
   readonly state: SharedArrayBuffer
   readonly lock: SharedArrayBuffer
   readonly id: number
 }
 
-// In `state`: how many calls are under way, whether no more may begin.
+// In `state`: the number of calls in progress, and whether the gate is shut.
 const within = 0
 const shut = 1
-// In `lock`: the id of who has it or 0, how many wait for it, the id of who had it last.
+// In `lock`: the id of the holder or 0, the number of waiting threads, the id of the last holder.
 const owner = 0
 const waiting = 1
 const last = 2
@@ -24,7 +26,7 @@ export class Gate {
   readonly memory: GateMemory
   readonly #state: Int32Array
   readonly #lock: Int32Array
-  /** How often this thread has the lock. */
+  /** Number of times that this thread holds the lock. */
   #held = 0
 
   constructor(memory: GateMemory = { state: new SharedArrayBuffer(8), lock: new SharedArrayBuffer(12), id: 1 }) {
@@ -33,7 +35,7 @@ export class Gate {
     this.#lock = new Int32Array(memory.lock)
   }
 
-  /** A call of the runtime. `alone`: while no other engine makes such a call. */
+  /** Runs a call of the runtime; with `alone`, while no other engine makes such a call. */
   async through<A>(call: () => Promise<A>, alone: boolean): Promise<A> {
     this.#enter(alone)
     try {
@@ -43,7 +45,7 @@ export class Gate {
     }
   }
 
-  /** The same for what is done at once. */
+  /** Runs a synchronous call. */
   throughSync(call: () => void, alone: boolean): void {
     this.#enter(alone)
     try {
@@ -67,11 +69,11 @@ export class Gate {
     Atomics.notify(this.#state, within)
   }
 
-  /** Blocks the thread, which a call of the runtime does as well. */
+  /** Blocks the thread, as a call of the runtime does. */
   #acquire(): void {
     if (this.#held++ > 0) return
     const { id } = this.memory
-    // Who had it lets others have it.
+    // The last holder lets other threads take the lock.
     if (Atomics.load(this.#lock, last) === id && Atomics.load(this.#lock, waiting) > 0) pause(1)
     Atomics.add(this.#lock, waiting, 1)
     for (;;) {
@@ -88,19 +90,19 @@ export class Gate {
     this.forfeit()
   }
 
-  /** Gives back the lock of a thread that is gone. */
+  /** Releases the lock of a thread that has ended. */
   forfeit(): void {
     if (Atomics.compareExchange(this.#lock, owner, this.memory.id, 0) === this.memory.id) {
       Atomics.notify(this.#lock, owner, 1)
     }
   }
 
-  /** From now on no call begins. */
+  /** Prevents further calls. */
   shut(): void {
     Atomics.store(this.#state, shut, 1)
   }
 
-  /** Blocks until no call is under way; false after so many milliseconds. For the moment in which a process ends. */
+  /** Blocks until no call is in progress, for when the process ends. Returns false after so many milliseconds. */
   waitSync(milliseconds: number): boolean {
     const end = Date.now() + milliseconds
     for (;;) {
@@ -114,7 +116,7 @@ export class Gate {
 const nothing = new Int32Array(new SharedArrayBuffer(4))
 const pause = (milliseconds: number): void => void Atomics.wait(nothing, 0, 0, milliseconds)
 
-/** How long the end of the process waits for a call of the runtime. */
+/** Milliseconds that the end of the process waits for a call of the runtime. */
 const exitMilliseconds = 20_000
 
 const open = new Set<Gate>()
@@ -126,7 +128,7 @@ const atExit = (): void => {
 const sharedLock = new SharedArrayBuffer(12)
 let gates = 0
 
-/** The gate of a new engine. The process ends between two of its calls, until it is taken down. */
+/** Makes the gate of a new engine. Until it is taken down, the process ends only between two of the engine's calls. */
 export const putUp = (): Gate => {
   const gate = new Gate({ state: new SharedArrayBuffer(8), lock: sharedLock, id: ++gates })
   if (open.size === 0) process.on("exit", atExit)
@@ -134,7 +136,7 @@ export const putUp = (): Gate => {
   return gate
 }
 
-/** When the engine's thread is gone. */
+/** Removes the gate after the engine's thread has ended. */
 export const takeDown = (gate: Gate): void => {
   gate.forfeit()
   if (open.delete(gate) && open.size === 0) process.off("exit", atExit)

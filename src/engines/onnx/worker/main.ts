@@ -18,5 +18,5 @@ const main = async (): Promise<void> => {
   }
 }
 
-// Not awaited: messages are delivered only when the module has been evaluated.
+// Not awaited: messages are delivered only after the module has been evaluated.
 void main()

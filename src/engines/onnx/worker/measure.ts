@@ -1,4 +1,7 @@
-/** What an execution provider can do here: the speed of products, of the engines, and which nodes it really computes. */
+/**
+ * Measures an execution provider on this machine: the speed of products and engines, and the nodes that it really
+ * computes.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -12,24 +15,27 @@ import type { WorkerSettings } from "./protocol.ts"
 import { openSampler, type Sampler } from "../sampler/batchingSampler.ts"
 import { Weights } from "./weights.ts"
 
-/** Where the nodes of a graph were computed. */
+/** Placement of a graph's nodes on providers. */
 export interface GraphPlacement {
-  /** `sampler`; of an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`, ... */
+  /**
+   * `sampler`; for an update `embed`, `forward`, `head`, `headBackward`, `backward` (of one layer), `squares`, `adamW`,
+   * ...
+   */
   readonly name: string
-  /** How many nodes each provider computed, by the runtime's names. */
+  /** Number of nodes that each provider computed, by the runtime's names. */
   readonly nodes: Readonly<Record<string, number>>
-  /** Operators that ran on the processor instead, with how often. */
+  /** Operators that ran on the processor instead, with their counts. */
   readonly fellBack: Readonly<Record<string, number>>
-  /** Copies between host and device that the runtime put in. */
+  /** Copies between host and device that the runtime inserted. */
   readonly copies: number
 }
 
-/** What one process measures of one provider. */
+/** Settings of one process that measures one provider. */
 export interface Measurement {
   readonly provider: Provider
   readonly threads?: number
   readonly deviceBytes?: number
-  /** Measures the engines on it too, and where their nodes run. */
+  /** If given, measures the engines too, and the placement of their nodes. */
   readonly store?: WorkerSettings["store"]
 }
 
@@ -70,7 +76,7 @@ const openStore = ({ path, settings }: WorkerSettings["store"]): Promise<NativeM
     : NativeModel.open(path, JSON.stringify({ ...settings, threads: 1 }))
 }
 
-/** Of the matrices; larger ones are tried while that takes no time. */
+/** Sizes of the matrices. Larger ones are tried as long as that is fast. */
 const sides = [128, 256, 512, 1024, 2048]
 const inARow = 4
 const enoughSeconds = 0.1
@@ -90,7 +96,7 @@ const products = async (settings: Measurement): Promise<number> => {
   }
 }
 
-/** Seconds of products of a matrix with itself that give it again, so that what they give can be checked. */
+/** Measures the seconds of products of a matrix whose square is itself, so that the result can be checked. */
 const product = async (device: Device, side: number): Promise<number> => {
   const graph = new Graph()
   const x = graph.input("x", [side, side])
@@ -138,7 +144,7 @@ const withEngines = async <A>(
   }
 }
 
-/** Some tokens of every verb, while the runtime writes down where each node ran. */
+/** Runs some tokens through every verb, while the runtime records where each node ran. */
 export const placements = async (settings: Measurement, store: NativeModel): Promise<ReadonlyArray<GraphPlacement>> => {
   const directory = mkdtempSync(join(tmpdir(), "quintain-profile-"))
   try {
@@ -153,7 +159,7 @@ export const placements = async (settings: Measurement, store: NativeModel): Pro
   }
 }
 
-/** Profiles of the runtime in a folder, `graph-<name>_<date>.json`; those of one name are added up. */
+/** Reads the runtime's profiles in a folder, `graph-<name>_<date>.json`; those of one name are added up. */
 export const readProfiles = (directory: string): ReadonlyArray<GraphPlacement> => {
   const graphs = new Map<string, Map<string, { readonly provider: string; readonly op: string }>>()
   for (const file of readdirSync(directory)) {
@@ -164,7 +170,7 @@ export const readProfiles = (directory: string): ReadonlyArray<GraphPlacement> =
     for (const event of JSON.parse(readFileSync(join(directory, file), "utf8")) as ReadonlyArray<ProfileEvent>) {
       const provider = event.args?.provider
       if (event.cat !== "Node" || provider === undefined) continue
-      // A node is the same in every run of it.
+      // A node is the same in every run of its graph.
       nodes.set(event.name, { provider, op: event.args?.op_name ?? event.name })
     }
   }
@@ -200,7 +206,7 @@ const timed = (settings: Measurement, store: NativeModel) =>
   withEngines(store, optionsOf(settings), async (engines) => {
     const drawing = { prompt: 64, tokens: 32, count: 8 }
     const forest = batch(engines, { prompt: 64, completion: 32, count: 8 })
-    // The first of each makes the graphs.
+    // The first call of each makes the graphs.
     await update(engines, forest)
     const updateSeconds = await seconds(() => update(engines, forest))
     await decode(engines, drawing)

@@ -1,4 +1,4 @@
-/** Has a process of its own measure an execution provider. */
+/** Measures an execution provider in a separate process. */
 import * as Effect from "effect/Effect"
 import { fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -7,17 +7,17 @@ import type { Measured, Measurement } from "./measure.ts"
 
 export type ProbeAnswer =
   | { readonly _tag: "Measured"; readonly measured: Measured }
-  /** Why the provider cannot be used, in one line. */
+  /** Reason why the provider cannot be used, in one line. */
   | { readonly _tag: "Refused"; readonly reason: string }
 
-/** The provider's name and the framing of a failure that has one cause add nothing to it. */
+/** Removes the provider's name and, if there is one cause, the framing: they add nothing. */
 const oneLine = (reason: string): string => {
   const lines = reason.split("\n").map((line) => line.trim())
   const named = lines[0] === "no execution provider opened" ? lines[1]?.replace(/^\w+: /, "") : lines[0]
   return (named ?? reason).slice(0, 300)
 }
 
-/** `deadline` in milliseconds. What the driver prints is not passed on. Interruption ends the process. */
+/** `deadline` is in milliseconds. The driver's output is discarded. Interruption ends the process. */
 export const probe = (settings: Measurement, deadline: number): Effect.Effect<ProbeAnswer> =>
   Effect.callback((resume) => {
     const child = fork(fileURLToPath(sibling("probeMain", import.meta.url)), {

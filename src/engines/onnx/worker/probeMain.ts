@@ -1,4 +1,4 @@
-/** A process of its own that measures one execution provider: a driver that aborts or hangs harms nobody else. */
+/** A process that measures one execution provider. A driver that aborts or hangs affects only this process. */
 import { describe } from "../../../addon/addon.ts"
 import { type Measurement, measure } from "./measure.ts"
 import type { ProbeAnswer } from "./probe.ts"

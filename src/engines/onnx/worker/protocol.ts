@@ -1,4 +1,4 @@
-/** What crosses between the main thread and the worker thread of an ONNX engine. Plain, cloneable data only. */
+/** Messages between the main thread and the worker thread of an ONNX engine. Plain, cloneable data only. */
 import type { Forest } from "../../../engine/Policy.ts"
 import type { WeightUpdate } from "../../../engine/Sampler.ts"
 import type { EngineFacts } from "../../internal/engine.ts"
@@ -16,17 +16,17 @@ import type { Provider } from "./device.ts"
 import type { Abort } from "./failure.ts"
 import type { GateMemory } from "./gate.ts"
 
-/** What weights of a sampler alone are held in. `file`: the blocks of a GGUF file as they are. */
+/** Storage of a lone sampler's weights. `file`: the blocks of a GGUF file as they are. */
 export type SamplerWeights = "f32" | "f16" | "q8_0" | "q4_0" | "file"
 
-/** What a worker thread opens. */
+/** Settings of a worker thread. */
 export interface WorkerSettings {
-  /** Opened from `path`, or made from the settings' `config`. */
+  /** The store is opened from `path`, or made from the settings' `config`. */
   readonly store: { readonly path: string | undefined; readonly settings: NativeSettings }
   readonly providers: ReadonlyArray<Provider>
   readonly threads?: number
   readonly deviceBytes?: number
-  /** Policy and sampler on the same tensors, unless `weights` says that there is a sampler alone. */
+  /** Policy and sampler share the same tensors, unless `weights` requests a sampler alone. */
   readonly policy?: { readonly chunkTokens?: number; readonly activationBytes?: number }
   readonly weights?: SamplerWeights
   readonly cacheBytes?: number
@@ -36,7 +36,7 @@ export interface WorkerSettings {
 type Save = Parameters<NativeModel["save"]>[1]
 type Export = Parameters<NativeModel["exportModel"]>[1]
 
-/** Calls, which run one after another in the order they were made. */
+/** Calls, which run one after another in their order. */
 export interface Verbs {
   readonly forward: (abort: Abort, forest: Forest, settings: ForwardSettings) => Promise<Forward>
   readonly backward: (abort: Abort, id: number, dLogprobs: Float32Array, dEntropy: Float32Array | null) => Promise<void>
@@ -49,7 +49,7 @@ export interface Verbs {
   readonly addAdapter: (abort: Abort, name: string, settings: string | null, directory: string | null) => Promise<void>
   readonly removeAdapter: (abort: Abort, name: string) => Promise<void>
   readonly exportModel: (abort: Abort, directory: string, options: Export) => Promise<void>
-  /** Of a sampler alone. Waits for the samples under way; those asked for later wait for it. */
+  /** For a sampler alone. Waits for the samples in flight; samples requested later wait for it. */
   readonly update: (abort: Abort, weights: WeightUpdate) => Promise<void>
 }
 export type Verb = keyof Verbs
@@ -70,7 +70,7 @@ export type ToWorker =
   | { readonly _tag: "Vocabulary"; readonly bytes: Uint8Array; readonly offsets: Uint32Array }
   | { readonly _tag: "Close" }
 
-/** An error on its way between the threads. */
+/** An error in transit between the threads. */
 export interface Failure {
   readonly code: string
   readonly detail: string
@@ -91,8 +91,8 @@ export type FromWorker =
   | { readonly _tag: "Closed" }
 
 /**
- * A message whose arrays the receiver may have: each is copied once, whatever part of a buffer it is, so that nobody's own
- * array is detached.
+ * Packs a message whose arrays the receiver may keep. Each array is copied once, even a part of a buffer, so that no
+ * caller's array is detached.
  */
 export const packed = <A>(message: A): readonly [A, ReadonlyArray<ArrayBuffer>] => {
   const buffers: Array<ArrayBuffer> = []

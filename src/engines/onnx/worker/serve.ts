@@ -1,6 +1,6 @@
 /**
- * The loop of the worker thread: calls in the order they were made, between them a step of the sampler, and after every one
- * of either a look at the messages, so that aborts and cancels arrive while work is under way.
+ * The loop of the worker thread. It runs calls in their order, with a step of the sampler between two calls. After each
+ * of these it reads messages, so that aborts and cancels arrive during work.
  */
 import type { MessagePort } from "node:worker_threads"
 import type { EngineFacts } from "../../internal/engine.ts"
@@ -8,9 +8,9 @@ import { describe } from "../../../addon/addon.ts"
 import { type Abort, EngineFailure, type WorkerSampler, throwIfAborted } from "./failure.ts"
 import { type Failure, type FromWorker, packed, type ToWorker, type Verb, type Verbs } from "./protocol.ts"
 
-/** What a worker thread serves. */
+/** The engines that a worker thread serves. */
 export interface Engines {
-  /** Those it has; the others are refused. */
+  /** The verbs that the engine has; others are refused. */
   readonly verbs: Partial<Verbs>
   readonly sampler: Omit<WorkerSampler, "close">
   readonly facts: () => EngineFacts
@@ -19,16 +19,16 @@ export interface Engines {
 
 interface Job {
   readonly id: number
-  /** Wants a sampler without requests. */
+  /** Whether the call needs a sampler without requests. */
   readonly alone: boolean
   readonly run: () => Promise<void>
   readonly fail: (failure: Failure) => void
 }
 
-/** Lets what has arrived be read. */
+/** Lets pending messages arrive. */
 const messages = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve))
 
-/** Answers what comes through the port until it is told to close, and closes the engines. */
+/** Answers messages of the port until it is told to close, then closes the engines. */
 export const serve = (port: MessagePort, engines: Engines): Promise<void> => new Server(port, engines).done
 
 class Server {
@@ -38,7 +38,7 @@ class Server {
   readonly #queue: Array<Job> = []
   readonly #aborts = new Map<number, { aborted: boolean }>()
   readonly #samples = new Set<number>()
-  /** What the device was lost by: nothing works after it. */
+  /** The failure that lost the device; nothing works after it. */
   #lost: Failure | undefined
   #looping = false
   #closing = false
@@ -136,7 +136,7 @@ class Server {
       this.#samples.add(id)
       try {
         this.#engines.sampler.submit(id, request, (error, events) => {
-          // The sampler may still have words for a request that was failed with the device.
+          // The sampler may still emit events for a request that failed with the device.
           if (!this.#samples.has(id)) return
           if (error !== null || events?.done === true) this.#samples.delete(id)
           if (error !== null) return this.#fail(id, error)
@@ -147,7 +147,7 @@ class Server {
         this.#fail(id, cause)
       }
     }
-    // Not before other weights that were asked for first; otherwise at once, whatever calls wait.
+    // Samples wait for an earlier update of the weights; otherwise they start at once, whatever calls wait.
     if (this.#queue.some(({ alone }) => alone) || this.#lost !== undefined) {
       this.#enqueue({ id, alone: false, run: submit, fail: (failure) => this.#send({ _tag: "Failed", id, failure }) })
     } else {
@@ -179,7 +179,7 @@ class Server {
         this.#failSamples(this.#lost)
         break
       }
-      // What was failed here may linger in the sampler; it goes when others are served.
+      // A failed request may remain in the sampler until others are served.
       const busy = this.#samples.size > 0 && sampler.busy()
       const job = this.#queue[0]
       if (job === undefined && !busy) break

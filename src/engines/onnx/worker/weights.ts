@@ -1,6 +1,6 @@
 /**
- * The weights that ONNX graphs compute with: tensors on a device, read from a native model (the store), which opens every
- * checkpoint and adapter and writes them again. A tensor is never changed: an update puts another in its place.
+ * The weights of ONNX graphs: tensors on a device, read from a native model (the store). The store opens every
+ * checkpoint and adapter, and writes them. A tensor is never changed: an update replaces it.
  */
 import type { NativeInfo, NativeModel } from "../../internal/nativeModel.ts"
 import type { Device, Tensor } from "./device.ts"
@@ -8,29 +8,29 @@ import { EngineFailure } from "./failure.ts"
 import { sizeOf } from "../graph/graph.ts"
 import type { Shape } from "../graph/network.ts"
 
-/** The adapter that calls which name none mean, where there is one; and the name of the model without any. */
+/** The adapter of calls that name none, if it exists. */
 const DEFAULT = "default"
 const BASE = "base"
 
 /** `model.layers.3.` */
 export const layerPrefix = (layer: number): string => `model.layers.${layer}.`
 
-/** What tensors belong to: an adapter, or (undefined) the base. */
+/** Owner of tensors: an adapter, or (undefined) the base. */
 export type Owner = string | undefined
 
 export interface Adapter {
   /** alpha / rank, or alpha / sqrt(rank). */
   readonly scale: number
   readonly rank: number
-  /** Paths of the modules it applies to: `model.layers.0.self_attn.q_proj`. */
+  /** Paths of the modules that it applies to: `model.layers.0.self_attn.q_proj`. */
   readonly modules: ReadonlySet<string>
 }
 
-/** Of a module's factors in PEFT's files: A [rank, inputs] and B [outputs, rank]; y += scale * (x A^T) B^T. */
+/** Names a module's factor in PEFT's files: A [rank, inputs] and B [outputs, rank]; y += scale * (x A^T) B^T. */
 export const factorName = (module: string, factor: "A" | "B"): string =>
   `base_model.model.${module}.lora_${factor}.weight`
 
-/** The facts of a store, parsed. */
+/** Parses the facts of a store. */
 export const factsOf = (store: Pick<NativeModel, "info">): NativeInfo => JSON.parse(store.info()) as NativeInfo
 
 export class Weights {
@@ -57,7 +57,7 @@ export class Weights {
     this.full = !facts.frozen
   }
 
-  /** Copies the model of a store to a device, its adapters too; or (`base` false) these alone. */
+  /** Copies the model of a store to a device with its adapters; if `base` is false, the adapters alone. */
   static async open(
     store: NativeModel,
     device: Device,
@@ -69,7 +69,9 @@ export class Weights {
     return weights
   }
 
-  /** Which weights a call means that names `adapter`; refuses those of which only a part was replaced. */
+  /**
+   * Returns the owner of the weights that a call names by `adapter`. Refuses weights that were replaced only in part.
+   */
   owner(operation: string, adapter: string | undefined): Owner {
     const owner = this.named(operation, adapter)
     if (!this.#torn.has(owner) && !this.#torn.has(undefined)) return owner
@@ -77,7 +79,7 @@ export class Weights {
     throw new EngineFailure("STATE", `${operation}: ${problem}: load a checkpoint`)
   }
 
-  /** The same, whatever state the weights are in. */
+  /** Returns the same owner, whatever state its weights are in. */
   named(operation: string, adapter: string | undefined): Owner {
     if (adapter === undefined) return this.#adapters.has(DEFAULT) ? DEFAULT : undefined
     if (adapter === BASE) return undefined
@@ -101,7 +103,7 @@ export class Weights {
     return tensor
   }
 
-  /** Puts another tensor in the place of one, which is freed unless the reference policy holds it. */
+  /** Replaces a tensor, and frees the former one unless the reference policy holds it. */
   replace(owner: Owner, name: string, tensor: Tensor): void {
     const old = this.tensor(owner, name)
     this.#tensors.get(owner)!.set(name, tensor)
@@ -109,7 +111,7 @@ export class Weights {
     if (old !== tensor && !this.#pinned.has(old)) this.device.free(old)
   }
 
-  /** Replaces many tensors: where that fails amid them, the owner's weights are of no use until they are loaded anew. */
+  /** Replaces many tensors. If that fails halfway, the owner's weights are invalid until they are loaded again. */
   async whole(owner: Owner, change: () => Promise<void>): Promise<void> {
     const before = this.#replaced
     try {
@@ -131,7 +133,7 @@ export class Weights {
     return version
   }
 
-  /** Copies an owner's tensors from the store, in place of those that were here. */
+  /** Copies an owner's tensors from the store over the present ones. */
   async reload(owner: Owner): Promise<void> {
     const facts = factsOf(this.store)
     if (owner !== undefined) {
@@ -163,7 +165,7 @@ export class Weights {
     this.#versions.delete(adapter)
   }
 
-  /** The base as it is now, kept when it is updated. */
+  /** Keeps the present base across updates. */
   pin(): ReadonlyMap<string, Tensor> {
     const base = new Map(this.#tensors.get(undefined))
     this.unpin()
@@ -176,7 +178,7 @@ export class Weights {
     this.#pinned.clear()
   }
 
-  /** Frees all of them. */
+  /** Frees all tensors. */
   free(): void {
     this.unpin()
     for (const own of this.#tensors.values()) this.device.free(...own.values())
@@ -184,7 +186,7 @@ export class Weights {
     this.#adapters.clear()
   }
 
-  /** Bytes of the tensors: of the base, of adapters, of a reference policy apart from the base. */
+  /** Counts the bytes of the base, of adapters, and of a reference policy that differs from the base. */
   memory(): { readonly weights: number; readonly adapters: number; readonly reference: number } {
     const bytes = (tensors: Iterable<Tensor>) => [...tensors].reduce((sum, { dims }) => sum + 4 * sizeOf(dims), 0)
     const base = new Set(this.#tensors.get(undefined)?.values())

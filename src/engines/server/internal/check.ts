@@ -1,10 +1,10 @@
-/** What a server's answer must be before anything is trained on it. */
+/** Checks on a server's answer before anything is trained on it. */
 import type { Completion } from "../../../engine/Sampler.ts"
 import { type Answer, type Draw, Unusable } from "./dialect.ts"
 
-// Rounding may leave the logarithm of a certain token's probability a little above 0.
+// Rounding may put the log-probability of a certain token slightly above 0.
 const ROUNDING = 1e-3
-// Servers write such a number in place of minus infinity, and nothing less likely is ever drawn.
+// Servers write such a number for minus infinity; less likely tokens are never drawn.
 const LEAST = -1000
 
 export interface Bounds {
@@ -13,7 +13,7 @@ export interface Bounds {
   readonly cut: boolean
 }
 
-/** The completion of a draw, or {@link Unusable}. */
+/** Returns the completion of a draw, or throws {@link Unusable}. */
 export const check = (answer: Answer, draw: Draw, { cut, vocabularySize }: Bounds): Omit<Completion, "versions"> => {
   const { prompt } = answer
   if (prompt !== undefined && (prompt.length !== draw.prompt.length || prompt.some((id, t) => id !== draw.prompt[t]))) {
@@ -66,7 +66,7 @@ const stopReason = (answer: Answer, draw: Draw, stopped: number, kept: number): 
   const { finish, matched, reason } = answer
   const strange = typeof matched === "string" && !draw.stop.includes(matched)
   if (finish !== "other" && !strange) {
-    // Servers disagree on what a stop token is called that is the last one allowed as well.
+    // Servers disagree on the reason if a stop token is also the last token allowed.
     if (ended || typeof matched === "string") return "stop"
     if (finish === "length") return kept === draw.maxTokens ? "length" : "context"
   }

@@ -1,6 +1,6 @@
 /**
- * Requests to an inference server: a deadline for each, answers of bounded size, and another attempt where a passing failure
- * explains the first. Interruption closes the connection, at which servers stop generating.
+ * Requests to an inference server: a deadline for each, answers of bounded size, and retries after transient failures.
+ * Interruption closes the connection, at which servers stop generating.
  */
 import * as Effect from "effect/Effect"
 import * as HttpClient from "effect/http/HttpClient"
@@ -15,31 +15,31 @@ export interface ClientOptions {
   readonly url: string
   readonly apiKey?: string
   readonly retries: number
-  /** Milliseconds before the first of them; doubled each time. */
+  /** Milliseconds before the first retry; doubled each time. */
   readonly pause: number
 }
 
 export interface Limits {
   readonly operation: string
-  /** Milliseconds, for one attempt. */
+  /** Milliseconds for one attempt. */
   readonly deadline: number
   readonly bytes: number
 }
 
-// What a proxy writes on its error pages is not worth more.
+// Most bytes of an error page; a proxy's page has no more information.
 const MAX_ERROR_BYTES = 8192
 const MAX_PAUSE = 30_000
 
-/** A failure, and whether the same request may fare better later. */
+/** A failure, and whether a retry may succeed. */
 interface Failure {
   readonly error: EngineError
   readonly passing: boolean
-  /** Milliseconds that the server wants to be left alone for. */
+  /** Milliseconds that the server asks to wait. */
   readonly after?: number
 }
 
 export interface Client {
-  /** The body of the answer, as text. */
+  /** Returns the body of the answer as text. */
   readonly post: (call: Call, limits: Limits) => Effect.Effect<string, EngineError>
 }
 
@@ -125,7 +125,7 @@ export const makeClient = (http: HttpClient.HttpClient, options: ClientOptions):
   return { post }
 }
 
-/** The first `limit` bytes as text, and whether there were more. */
+/** Returns the first `limit` bytes as text, and whether there were more. */
 const read = (
   response: HttpClientResponse.HttpClientResponse,
   limit: number
@@ -148,7 +148,7 @@ const read = (
     )
   })
 
-/** The innermost reason: `fetch` hides it. */
+/** Returns the innermost reason, which `fetch` hides. */
 const causeOf = (error: HttpClientError.HttpClientError): string => {
   let cause: unknown = error
   while (cause instanceof Error && cause.cause !== undefined) cause = cause.cause
@@ -160,7 +160,7 @@ const causeOf = (error: HttpClientError.HttpClientError): string => {
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null
 
-/** The message in an error's body, in whichever of the servers' forms. */
+/** Returns the message in an error's body, in the form of any of the servers. */
 const saidBy = (text: string): string => {
   let said: unknown = text
   try {
@@ -168,15 +168,15 @@ const saidBy = (text: string): string => {
     const inner = isRecord(body) ? (body["error"] ?? body["detail"] ?? body["message"] ?? body["error_message"]) : body
     said = isRecord(inner) ? (inner["message"] ?? JSON.stringify(inner)) : inner
   } catch {
-    // Not JSON: a proxy's page, perhaps.
+    // The body is not JSON; it may be a proxy's page.
   }
-  // What a server says goes to a terminal.
+  // The server's text goes to a terminal.
   // oxlint-disable-next-line no-control-regex
   const printable = String(said).replace(/[\u0000-\u001f\u007f]+/g, " ")
   return printable.slice(0, 300)
 }
 
-/** Milliseconds; seconds or a date in the header. */
+/** Milliseconds, from seconds or a date in the header. */
 const retryAfter = (header: string | undefined): number | undefined => {
   if (header === undefined) return undefined
   const milliseconds = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now()

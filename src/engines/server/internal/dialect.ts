@@ -1,9 +1,9 @@
-/** What the servers' protocols have in common, so that everything else is written once. */
+/** Common interface of the servers' protocols. */
 import type * as Schema from "effect/Schema"
 import { hash64 } from "../../../internal/hash64.ts"
 import type { SampleKey, SampleRequest, WeightUpdate } from "../../../engine/Sampler.ts"
 
-/** One sample, with nothing left to a server's defaults. */
+/** A request for one sample, which leaves nothing to a server's defaults. */
 export interface Draw {
   readonly prompt: Uint32Array
   readonly maxTokens: number
@@ -14,36 +14,36 @@ export interface Draw {
   readonly stopTokens: ReadonlyArray<number>
   readonly stop: ReadonlyArray<string>
   readonly seed: bigint
-  /** The server's name of an adapter; none: its base. */
+  /** The server's name of an adapter; absent for the base. */
   readonly adapter?: string
 }
 
 export interface Call {
-  /** After the server's address: `/v1/completions`. */
+  /** Path after the server's address: `/v1/completions`. */
   readonly path: string
   readonly body: Readonly<Record<string, unknown>>
 }
 
-/** What a server said of one sample, not yet checked. */
+/** A server's answer for one sample, not yet checked. */
 export interface Answer {
   readonly tokens: ReadonlyArray<number>
-  /** Null stands for a number that JSON cannot carry. */
+  /** Log-probabilities; null stands for a number that JSON cannot represent. */
   readonly logprobs: ReadonlyArray<number | null>
-  /** `stop`: by a token or a string, `matched` where the server says which. */
+  /** `stop`: by a token or a string, `matched` if the server says which. */
   readonly finish: "stop" | "length" | "other"
-  /** The server's own word for it. */
+  /** The server's own name for the reason. */
   readonly reason: string
   readonly matched?: number | string
-  /** The model or adapter that drew it, where the server says so. */
+  /** The model or adapter that drew it, if the server says so. */
   readonly model?: string
-  /** The ids that the server took as the prompt, where it says so. */
+  /** The ids that the server used as the prompt, if it says so. */
   readonly prompt?: ReadonlyArray<number>
 }
 
 /** The most likely tokens at one position: log-probability by a key that is the same in every answer. */
 export type Alternatives = ReadonlyMap<string, number>
 
-/** Missing or impossible where the form of the answer is right; `remedy` is what makes the server do otherwise. */
+/** An answer of the right form with missing or impossible values. `remedy` says how to configure the server. */
 export class Unusable extends Error {}
 
 export interface Dialect<Body> {
@@ -52,16 +52,16 @@ export interface Dialect<Body> {
   readonly draw: (draw: Draw, model: string | undefined) => Call
   /** Throws {@link Unusable}. */
   readonly answer: (body: Body) => Answer
-  /** Asks for one token of `prompt` at a temperature, with the most likely tokens' log-probabilities. */
+  /** Requests one token of `prompt` at a temperature, with the log-probabilities of the most likely tokens. */
   readonly probe: (prompt: Uint32Array, temperature: number, model: string | undefined) => Call
   readonly alternatives: (body: Body) => Alternatives
   /** Whether processed log-probabilities are those before top-k, top-p and min-p. */
   readonly beforeFilters: boolean
-  /** What makes the server report log-probabilities of the tempered distribution. */
+  /** Setting with which the server reports log-probabilities of the tempered distribution. */
   readonly tempered: string
-  /** The server goes on after stop tokens that are not its own: what follows is cut off here. */
+  /** Whether the server continues after stop tokens that are not its own. The rest is then cut off here. */
   readonly cut: boolean
-  /** Strings that end a sample are beyond it. */
+  /** Reason why the server cannot stop at strings. */
   readonly refusesStop?: string
   /** Requests may name an adapter. */
   readonly adapters: boolean
@@ -70,12 +70,12 @@ export interface Dialect<Body> {
     readonly adapter?: (name: string, directory: string) => Call
     readonly unload?: (name: string) => Call
     readonly model?: (directory: string) => Call
-    /** Why a kind is not to be had. */
+    /** Says why a kind is unavailable. */
     readonly refused: (kind: WeightUpdate["kind"]) => string
   }
 }
 
-/** Of sample `index` of a key: retries and resumed runs ask for the same. */
+/** Seed for sample `index` of a key. Retries and resumed runs request the same. */
 export const seedOf = (key: SampleKey, index: number): bigint => hash64(`${key.seed} ${key.stream} ${index}`)
 
 export const drawOf = (request: SampleRequest, i: number, adapter: string | undefined): Draw => {

@@ -1,6 +1,6 @@
 /**
- * llama.cpp's `/completion`. It reports log-probabilities before the temperature, ends a sample only at the model's own ends
- * of generation, and leaves out log-probabilities of tokens that end amid a character of UTF-8.
+ * llama.cpp's `/completion`. It reports log-probabilities before the temperature, and ends a sample only at the model's
+ * own ends of generation. It omits log-probabilities of tokens that end inside a UTF-8 character.
  */
 import * as Schema from "effect/Schema"
 import { type Dialect, type Draw, Unusable } from "./dialect.ts"
@@ -20,7 +20,7 @@ const Body = Schema.Struct({
   stop_type: Schema.String
 })
 
-// The highest number of 32 bits asks for a seed of the server's own.
+// The highest 32-bit number requests a random seed.
 const SEED_BITS = 31
 
 const completion = (draw: Draw, alternatives: number) => ({
@@ -32,7 +32,7 @@ const completion = (draw: Draw, alternatives: number) => ({
     top_k: draw.topK,
     top_p: draw.topP,
     min_p: draw.minP,
-    // What is not named is not applied: no penalties.
+    // Samplers that are not named are not applied: no penalties.
     samplers: ["temperature", "top_k", "top_p", "min_p"],
     repeat_penalty: 1,
     presence_penalty: 0,

@@ -1,7 +1,8 @@
 /**
- * Whether a server's log-probabilities are those before its temperature (`raw`) or after (`processed`): told by its answers
- * alone, since settings of the server decide it and no answer says so. One token is asked for at temperature 1 and at 2. The
- * normaliser of a distribution drops out of the difference of two tokens' log-probabilities, which the temperature divides.
+ * Tells whether a server's log-probabilities are those before its temperature (`raw`) or after (`processed`).
+ *
+ * The server's settings decide it, and no answer states it. So one token is requested at temperature 1 and at 2. The
+ * normaliser cancels in the difference of two tokens' log-probabilities, which the temperature divides.
  */
 import type { Alternatives } from "./dialect.ts"
 
@@ -9,10 +10,10 @@ export type Meaning = "raw" | "processed"
 
 export const PROBED = 2
 
-// Of two tokens as likely as each other nothing can be told. Beyond this, rounding in 16 bits is small beside it.
+// Two equally likely tokens tell nothing. From this difference on, 16-bit rounding is small in comparison.
 const LEAST_DIFFERENCE = 0.2
 
-/** Undefined where the two answers do not tell. */
+/** Returns undefined if the two answers are inconclusive. */
 export const meaningOf = (plain: Alternatives, tempered: Alternatives): Meaning | undefined => {
   const shared = [...plain.keys()].filter((token) => tempered.has(token))
   const by = shared.toSorted((a, b) => plain.get(a)! - plain.get(b)!)

@@ -1,7 +1,7 @@
 /**
- * SGLang's `/generate`. Its log-probabilities are those of the tempered distribution before any filter. `ignore_eos` would
- * ignore the stop tokens as well, so the model's own end of text ends a sample whether it is asked for or not; and the
- * seed counts only under `--enable-deterministic-inference`.
+ * SGLang's `/generate`. Its log-probabilities are those of the tempered distribution before any filter. `ignore_eos`
+ * would also ignore the stop tokens, so the model's own end of text always ends a sample. The seed takes effect only
+ * under `--enable-deterministic-inference`.
  */
 import * as Schema from "effect/Schema"
 import { type Call, type Dialect, type Draw, Unusable } from "./dialect.ts"
@@ -48,7 +48,7 @@ const generate = (draw: Omit<Draw, "seed"> & { readonly seed: bigint }, alternat
       no_stop_trim: true
     },
     return_logprob: true,
-    // Of the answer alone; older versions begin with the prompt.
+    // Log-probabilities of the answer alone; older versions begin with the prompt.
     logprob_start_len: -1,
     top_logprobs_num: alternatives,
     stream: false,

@@ -1,6 +1,6 @@
 /**
- * vLLM's `/v1/completions`. Everything that a model's `generation_config.json` could set is set here; `ignore_eos` leaves the
- * stop tokens to the request alone. Token ids need vLLM 0.10.2 or newer.
+ * vLLM's `/v1/completions`. Requests set everything that a model's `generation_config.json` could set; `ignore_eos`
+ * leaves the stop tokens to the request alone. Token ids need vLLM 0.10.2 or newer.
  */
 import * as Schema from "effect/Schema"
 import { type Call, type Dialect, type Draw, Unusable } from "./dialect.ts"
@@ -27,7 +27,7 @@ const Body = Schema.Struct({
   )
 })
 
-// Wider seeds lose digits on their way through JSON.
+// Wider seeds lose digits in JSON.
 const SEED_BITS = 53
 
 const completions = (

@@ -1,4 +1,4 @@
-/** Which weights a server draws with, and how it gets others: by path, under a name that nobody else uses. */
+/** Tracks the weights that a server samples with, and loads others by path, under a unique name. */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { randomUUID } from "node:crypto"
@@ -10,7 +10,7 @@ import type { Call, Dialect } from "./dialect.ts"
 
 const failed = (operation: string, reason: Reason) => new EngineError({ operation, reason })
 
-/** Milliseconds that the end of a scope may wait for a server to drop what it was given. */
+/** Milliseconds that the end of a scope may wait for a server to unload an adapter. */
 const LAST_WISHES = 5000
 
 /** `alone` runs an exchange while no sample is in flight. */
@@ -21,7 +21,7 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
   alone: (exchange: Effect.Effect<void, EngineError>) => Effect.Effect<void, EngineError>
 ) {
   let own: { readonly adapter?: string; readonly version: number } = { version: 0 }
-  /** The version of a model that was handed over, of which the server has not said whether it took it. */
+  /** Version of a pushed model that the server may or may not have loaded. */
   let unsure: number | undefined
   const serving = (asked: string | undefined): Effect.Effect<typeof own, EngineError> => {
     if (unsure !== undefined) {
@@ -34,7 +34,7 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
   if (load === undefined) return { serving, update: undefined }
 
   const post = (call: Call) => client.post(call, { operation: "update", deadline, bytes: 2 ** 20 })
-  /** Names that the server may know, besides those that it was started with. */
+  /** Names that the server may know, in addition to those that it was started with. */
   const loaded = new Set<string>()
   const unload = Effect.gen(function* () {
     for (const name of loaded) {
@@ -48,7 +48,7 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       own = { version: own.version }
-      // Nobody waits long for a server that may be gone.
+      // The server may be down, so the wait is short.
       return Effect.timeoutOption(Effect.interruptible(unload), LAST_WISHES)
     })
   )
@@ -62,12 +62,12 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
           const what = `weights of kind \`${kind}\``
           return yield* failed("update", { _tag: "Unsupported", what, engine: server, detail: load.refused(kind) })
         }
-        // Also when the answer is lost, the server may have it.
+        // The server may have loaded it even if the answer was lost.
         if (name !== undefined) loaded.add(name)
         const before = unsure
         if (name === undefined) unsure = version
         const text = yield* post(call).pipe(
-          // The name is nobody else's: an attempt whose answer was lost has loaded it.
+          // The name is unique: an attempt whose answer was lost has loaded it.
           Effect.catchIf(
             ({ reason }) => name !== undefined && reason._tag === "Rejected" && reason.detail.includes("already"),
             () => Effect.succeed("")
@@ -100,7 +100,7 @@ const Outcome = Schema.fromJsonString(
 )
 const decodeOutcome = Schema.decodeUnknownOption(Outcome)
 
-/** SGLang may refuse with a good status; vLLM answers in plain text. */
+/** SGLang may refuse with a status of success; vLLM answers in plain text. */
 const refusal = (text: string): string | undefined => {
   const outcome = decodeOutcome(text)
   if (outcome._tag === "None" || outcome.value.success) return undefined
