@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use quintain_core::adapter::{AdapterConfig, module_paths};
 use quintain_core::config::ModelConfig;
 use quintain_core::error::{Error, Result};
 use quintain_core::kernels::{BlockKind, Isa, Runtime};
-use quintain_core::model::{AdapterInfo, Blocks, Dtype, LoraConfig, Model, Options, module_paths};
+use quintain_core::model::{AdapterInfo, Blocks, Dtype, Model, Options};
 use quintain_core::sampler::{Options as SamplerOptions, Sampler};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,11 +23,14 @@ pub struct Settings {
     seed: u64,
     dtype: Option<String>,
     blocks: Option<String>,
-    lora: Option<Lora>,
+    /// The settings of the adapter `default`, tagged by kind.
+    adapter: Option<Value>,
+    /// The same of LoRA, without a kind.
+    lora: Option<Value>,
     /// Folders of adapters by name.
     #[serde(default)]
     adapters: BTreeMap<String, PathBuf>,
-    /// Freezes the base; so do `lora` and `adapters`.
+    /// Freezes the base; so do `adapter` and `adapters`.
     #[serde(default)]
     frozen: bool,
     base_name: Option<String>,
@@ -38,31 +42,10 @@ pub struct Settings {
     prefill_rows: Option<usize>,
 }
 
-/// The settings of an adapter.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Lora {
-    rank: usize,
-    alpha: Option<f32>,
-    targets: Option<Vec<String>>,
-    #[serde(default)]
-    rs_lora: bool,
-    #[serde(default)]
-    dropout: f32,
-}
-
-impl Lora {
-    /// Parses the JSON of `addAdapter`.
-    pub fn parse(text: &str) -> Result<LoraConfig> {
-        let lora: Lora = serde_json::from_str(text).map_err(|error| Error::config("lora", error.to_string()))?;
-        Ok(lora.config())
-    }
-
-    fn config(&self) -> LoraConfig {
-        let all = LoraConfig::all(self.rank, self.alpha.unwrap_or(2.0 * self.rank as f32));
-        let targets = self.targets.clone().unwrap_or(all.targets);
-        LoraConfig { targets, rs_lora: self.rs_lora, dropout: self.dropout, ..all }
-    }
+/// Parses the JSON of `addAdapter`.
+pub fn adapter_config(text: &str) -> Result<AdapterConfig> {
+    let settings = serde_json::from_str(text).map_err(|error| Error::config("adapter", error.to_string()))?;
+    AdapterConfig::from_json(settings)
 }
 
 impl Settings {
@@ -77,7 +60,11 @@ impl Settings {
             Some("bf16") => Dtype::Bf16,
             Some(other) => return Err(Error::config("dtype", format!("`{other}` is unknown, use f32 or bf16"))),
         };
-        let lora = self.lora.as_ref().map(Lora::config);
+        let adapter = match (&self.adapter, &self.lora) {
+            (Some(_), Some(_)) => return Err(Error::config("adapter", "is set beside `lora`: leave one out")),
+            (adapter, lora) => adapter.as_ref().or(lora.as_ref()),
+        };
+        let adapter = adapter.cloned().map(AdapterConfig::from_json).transpose()?;
         let frozen = self.frozen || !self.adapters.is_empty();
         let activation_bytes = self.activation_bytes.unwrap_or(Options::default().activation_bytes);
         let blocks = match self.blocks.as_deref() {
@@ -90,7 +77,7 @@ impl Settings {
                 return Err(Error::config("blocks", format!("`{other}` is unknown, use file, q8_0, q4_0 or q4_1")));
             }
         };
-        Ok(Options { dtype, lora, blocks, frozen, activation_bytes })
+        Ok(Options { dtype, adapter, blocks, frozen, activation_bytes })
     }
 
     fn sampler_options(&self) -> SamplerOptions {
@@ -170,7 +157,8 @@ impl Engine {
             "isa": self.isa,
             "threads": self.threads,
             "dtype": match options.dtype { Dtype::F32 => "f32", Dtype::Bf16 => "bf16" },
-            "lora": options.lora.as_ref().map(describe_lora),
+            "adapter": options.adapter.as_ref().map(AdapterConfig::to_json),
+            "lora": options.adapter.as_ref().map(without_kind),
             "frozen": !options.trains_base(),
             "adapters": model.adapters().iter().map(describe_adapter).collect::<Vec<_>>(),
             "modules": module_paths(&model.config),
@@ -205,14 +193,11 @@ fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-fn describe_lora(lora: &LoraConfig) -> Value {
-    json!({
-        "rank": lora.rank,
-        "alpha": decimal(lora.alpha),
-        "targets": lora.targets,
-        "rsLora": lora.rs_lora,
-        "dropout": decimal(lora.dropout),
-    })
+/// The settings of an adapter as callers read them who know one kind only.
+fn without_kind(config: &AdapterConfig) -> Value {
+    let mut settings = config.to_json();
+    settings.as_object_mut().map(|fields| fields.remove("kind"));
+    settings
 }
 
 /// What a configuration comes to.
@@ -236,7 +221,8 @@ fn describe_shape(config: &ModelConfig) -> Value {
 fn describe_adapter(adapter: &AdapterInfo) -> Value {
     json!({
         "name": adapter.name,
-        "lora": describe_lora(&adapter.config),
+        "config": adapter.config.to_json(),
+        "lora": without_kind(&adapter.config),
         "parameters": adapter.parameters,
         "version": adapter.version,
         "steps": adapter.steps,

@@ -1,5 +1,5 @@
 //! The kernel for Node. Thin: converts arguments, keeps calls off the JavaScript thread, and turns errors and panics into
-//! JavaScript errors with a `code`. The types are stated by hand in `src/internal/Native.ts`.
+//! JavaScript errors with a `code`. The types are stated by hand in `src/engines/internal/nativeModel.ts`.
 
 mod engine;
 mod error;
@@ -15,12 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use napi::bindgen_prelude::{Float32Array, Function, Object, ToNapiValue, Uint8Array, Uint32Array};
 use napi::{Env, Unknown};
 use napi_derive::napi;
+use quintain_core::checkpoint::ExportOptions;
 use quintain_core::error::{Error, Result};
 use quintain_core::forest::Forest;
-use quintain_core::model::{AbortFlag, AdamW, ExportOptions, FileDtype, LogprobOptions, Targets};
+use quintain_core::formats::FileDtype;
+use quintain_core::model::{AbortFlag, AdamW, LogprobOptions, Targets};
 use quintain_core::sampler::Vocabulary;
 
-use engine::{Engine, Lora, Settings, Worker};
+use engine::{Engine, Settings, Worker, adapter_config};
 use error::{closed, guard, to_napi};
 use objects::{Batch, ExportSettings, Forward, LogprobSettings, SaveSettings, StepReport, StepSettings};
 use sample::{Arguments, SampleRequest, sink};
@@ -277,7 +279,7 @@ impl NativeModel {
         directory: Option<String>,
     ) -> napi::Result<Object<'env>> {
         self.run(env, "addAdapter", move |engine| match (settings, directory) {
-            (Some(settings), None) => engine.write("addAdapter")?.add_adapter(&name, Lora::parse(&settings)?),
+            (Some(settings), None) => engine.write("addAdapter")?.add_adapter(&name, adapter_config(&settings)?),
             (None, Some(directory)) => engine.write("addAdapter")?.add_adapter_from(&name, Path::new(&directory)),
             _ => Err(Error::config("addAdapter", "takes either settings or a folder")),
         })

@@ -1,4 +1,4 @@
-//! Arguments and results as JavaScript objects; their types are stated in `src/internal/Native.ts`.
+//! Arguments and results as JavaScript objects; their types are stated in `src/engines/internal/nativeModel.ts`.
 
 use napi::bindgen_prelude::{Float32Array, Int32Array, Uint8Array, Uint32Array};
 use napi_derive::napi;

@@ -43,8 +43,8 @@ fn seconds(work: impl FnOnce()) -> f64 {
 fn start(config: &str, dtype: Dtype, threads: Option<usize>, lora: bool) -> Sampler {
     let rt = Runtime::new(threads, None).expect("runtime");
     let config = ModelConfig::from_json(config).expect("config");
-    let lora = lora.then(|| LoraConfig::all(16, 32.0));
-    let model = Model::random(&rt, config, 1, Options { dtype, lora, ..Options::default() }).expect("model");
+    let adapter = lora.then(|| LoraConfig::all(16, 32.0).into());
+    let model = Model::random(&rt, config, 1, Options { dtype, adapter, ..Options::default() }).expect("model");
     Sampler::start(Arc::new(RwLock::new(model)), SamplerOptions::default()).expect("sampler")
 }
 

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use files::*;
-use quintain_core::checkpoint::gguf::Gguf;
-use quintain_core::checkpoint::safetensors::Header;
 use quintain_core::config::ModelConfig;
+use quintain_core::formats::gguf::Gguf;
+use quintain_core::formats::safetensors::Header;
 use quintain_core::kernels::Runtime;
 use quintain_core::model::{Model, Options};
 

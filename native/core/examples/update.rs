@@ -66,9 +66,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| arguments.iter().any(|argument| argument == word);
     let dtype = if has("bf16") { Dtype::Bf16 } else { Dtype::F32 };
-    let lora = (!has("full")).then(|| LoraConfig::all(16, 32.0));
+    let adapter = (!has("full")).then(|| LoraConfig::all(16, 32.0).into());
     let mib = arguments.iter().find_map(|argument| argument.parse::<usize>().ok()).unwrap_or(768);
-    let options = Options { dtype, lora, activation_bytes: mib << 20, ..Options::default() };
+    let options = Options { dtype, adapter, activation_bytes: mib << 20, ..Options::default() };
     let rt = Runtime::new(None, None)?;
     let (config, rounds) = if has("tiny") { (TINY, 200) } else { (SMOLLM2, 3) };
     let config = ModelConfig::from_json(config)?;

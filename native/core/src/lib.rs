@@ -1,24 +1,20 @@
 //! The policy kernel: `sample`, `logprobs`, `backward`, `step`. It knows nothing of Node; see `native/README.md`.
 
-mod activations;
+mod abort;
 pub mod adapter;
-mod attention;
-mod backward;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod forest;
-pub mod forward;
-mod head;
+pub mod formats;
 pub mod kernels;
-mod logits;
 pub mod memory;
 pub mod model;
+mod network;
 pub mod optimizer;
 pub mod params;
 mod passes;
 pub mod philox;
-mod recording;
 pub mod sampler;
-mod tensors;
+mod scratch;
 mod training;

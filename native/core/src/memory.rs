@@ -1,12 +1,11 @@
 //! Bytes by category: what a model holds, and the formula that says so beforehand.
 
-use crate::activations::Shape;
 use crate::adapter::{Adapter, DEFAULT};
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::head::chunk_rows;
 use crate::kernels::NR;
 use crate::model::{Model, Options};
+use crate::network::{Shape, chunk_rows};
 use crate::params::{Parameter, Params};
 use crate::passes::first_kept;
 
@@ -16,7 +15,7 @@ use crate::passes::first_kept;
 pub struct Memory {
     /// Parameters of the base: f32 masters of what is trained, and what products read.
     pub weights: usize,
-    /// Factors of all adapters.
+    /// Parameters of all adapters.
     pub adapters: usize,
     /// The frozen copy of a fully trained model.
     pub reference: usize,
@@ -41,8 +40,9 @@ impl Memory {
     /// knows better.
     pub fn plan(config: &ModelConfig, options: &Options, rows: usize, positions: usize) -> Result<Memory> {
         let params = Params::empty(config, options.dtype, options.trains_base(), options.blocks)?;
-        let lora = options.lora.clone();
-        let adapter = lora.map(|lora| Adapter::empty(config, options.dtype, DEFAULT, lora, 0)).transpose()?;
+        let settings = options.adapter.clone();
+        let adapter =
+            settings.map(|settings| Adapter::empty(config, options.dtype, DEFAULT, settings, 0)).transpose()?;
         let factors = adapter.as_ref().map_or(&[][..], |adapter| &adapter.list);
         let panels = |p: &Parameter| (p.n.div_ceil(NR) * NR, p.k);
         let f32_bytes = |p: &Parameter| panels(p).0 * panels(p).1 * 4;

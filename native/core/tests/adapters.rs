@@ -7,12 +7,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, RwLock};
 
 use common::*;
+use quintain_core::checkpoint::ExportOptions;
 use quintain_core::error::{Error, Result};
 use quintain_core::forest::Forest;
+use quintain_core::formats::FileDtype;
 use quintain_core::kernels::BlockKind;
-use quintain_core::model::{
-    AdamW, BASE, Blocks, Dtype, ExportOptions, FileDtype, LogprobOptions, LoraConfig, Model, Options, Targets,
-};
+use quintain_core::model::{AdamW, BASE, Blocks, Dtype, LogprobOptions, LoraConfig, Model, Options, Targets};
 use quintain_core::sampler::{Choice, Options as SamplerOptions, Request, Sampler};
 
 /// An adapter on everything, one that differs from layer to layer, one with dropout.

@@ -117,7 +117,7 @@ fn adapters_that_differ_from_layer_to_layer_with_and_without_dropout() {
             (targets(&["all-linear"]), 0),
         ] {
             let lora = LoraConfig { targets, dropout, rs_lora: true, ..LoraConfig::all(3, 5.0) };
-            let options = Options { lora: Some(lora), activation_bytes, ..Options::default() };
+            let options = Options { adapter: Some(lora.into()), activation_bytes, ..Options::default() };
             for (json, isa) in [(QWEN2, Isa::Reference), (LLAMA_TIED, best())] {
                 check_model(model(&runtime(isa, 2), json, options.clone()), 1.2, mask);
             }

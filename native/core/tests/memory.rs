@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
 use quintain_core::memory::Memory;
-use quintain_core::model::{AdamW, Dtype, Model, Options};
+use quintain_core::model::{AdamW, AdapterConfig, Dtype, Model, Options};
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
@@ -46,7 +46,7 @@ fn the_plan_is_what_is_held_and_what_was_allocated() {
     for (dtype, lora) in [(Dtype::F32, false), (Dtype::F32, true), (Dtype::Bf16, false), (Dtype::Bf16, true)] {
         for activation_bytes in [0, 1 << 19, 1 << 30] {
             let mut options = Options { activation_bytes, ..options(dtype, lora) };
-            if let Some(lora) = options.lora.as_mut().filter(|_| dtype == Dtype::F32) {
+            if let Some(AdapterConfig::Lora(lora)) = options.adapter.as_mut().filter(|_| dtype == Dtype::F32) {
                 // Layers that differ, the widest not the last, and what dropout needs beside.
                 lora.targets =
                     ["layers.2.self_attn.q_proj", "layers.2.self_attn.v_proj", "up_proj"].map(String::from).into();

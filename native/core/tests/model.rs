@@ -16,8 +16,8 @@ fn small() -> Model {
 fn starts_as_transformers_and_peft_do() {
     let json = r#"{"vocab_size": 500, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2,
         "num_attention_heads": 4, "model_type": "qwen2"}"#;
-    let lora = Some(LoraConfig::all(8, 16.0));
-    let model = Model::random(&runtime(best(), 2), config(json), 7, Options { lora, ..Options::default() }).unwrap();
+    let adapter = Some(LoraConfig::all(8, 16.0).into());
+    let model = Model::random(&runtime(best(), 2), config(json), 7, Options { adapter, ..Options::default() }).unwrap();
     let plain = Model::random(&runtime(best(), 1), config(json), 7, Options::default()).unwrap();
     for name in model.parameter_names() {
         let (shape, values) = model.parameter(&name, None).unwrap();
@@ -133,7 +133,7 @@ fn bad_arguments_are_refused() {
         LoraConfig { targets: vec!["lm_head".into()], ..LoraConfig::all(1, 1.0) },
         LoraConfig { targets: vec![], ..LoraConfig::all(1, 1.0) },
     ] {
-        let options = Options { lora: Some(lora), ..Options::default() };
+        let options = Options { adapter: Some(lora.into()), ..Options::default() };
         assert_eq!(Model::random(&runtime(best(), 1), config(QWEN2), 0, options).err().unwrap().code(), "Config");
     }
 }

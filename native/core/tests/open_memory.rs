@@ -7,7 +7,7 @@ use std::fs;
 
 use quintain_core::config::ModelConfig;
 use quintain_core::kernels::Runtime;
-use quintain_core::model::{Dtype, LoraConfig, Model, Options};
+use quintain_core::model::{AdapterConfig, Dtype, LoraConfig, Model, Options};
 
 /// A line of `/proc/self/status`, in bytes.
 fn status(field: &str) -> usize {
@@ -29,12 +29,14 @@ fn opening_does_not_double_memory() {
     // Nothing is freed before the end: an allocator that has memory left over would hide what is taken.
     let mut models = vec![Model::random(&rt, ModelConfig::from_json(config).unwrap(), 1, Options::default()).unwrap()];
     models[0].save(&dir, None, false).unwrap();
-    let lora = Some(LoraConfig { targets: vec!["q_proj".into()], ..LoraConfig::all(1, 1.0) });
+    let lora = LoraConfig { targets: vec!["q_proj".into()], ..LoraConfig::all(1, 1.0) };
+    let adapter = Some(AdapterConfig::from(lora));
     for dtype in [Dtype::F32, Dtype::Bf16] {
         // The peak so far does not count: 5 sets it to what is resident now.
         fs::write("/proc/self/clear_refs", "5").unwrap();
         let before = status("VmRSS");
-        let model = Model::open(&rt, &dir, 0, Options { dtype, lora: lora.clone(), ..Options::default() }).unwrap();
+        let model =
+            Model::open(&rt, &dir, 0, Options { dtype, adapter: adapter.clone(), ..Options::default() }).unwrap();
         let (weights, grown) = (model.memory().weights, status("VmHWM") - before);
         assert!(grown < weights + SLACK, "{dtype:?}: {grown} bytes for {weights} of weights");
         assert!(grown > weights / 2, "{dtype:?}: {grown} bytes for {weights} of weights: nothing was measured");

@@ -98,7 +98,7 @@ fn a_quantised_base_is_frozen() {
     let refused = model
         .logprobs(&batch.forest, &batch.targets(), keep(1.0), &quiet())
         .and_then(|forward| model.backward(forward.id, &batch.dlogprob, None, &quiet()));
-    assert!(refused.unwrap_err().to_string().contains("lora"), "says what would help");
+    assert!(refused.unwrap_err().to_string().contains("adapter"), "says what would help");
     let options = Options { blocks: Some(Blocks::Make(BlockKind::Q5K)), ..Options::default() };
     let refused = Model::random(&rt, config(FITS), 1, options).err().unwrap().to_string();
     assert!(refused.contains("Q5_K") && refused.contains("q4_1"), "{refused}");
@@ -225,8 +225,8 @@ fn a_gguf_file_keeps_its_blocks() {
         let rt = runtime(isa, 2);
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let open = |blocks| {
-                let lora = Some(LoraConfig::all(4, 8.0));
-                let options = Options { dtype, lora, blocks, ..Options::default() };
+                let adapter = Some(LoraConfig::all(4, 8.0).into());
+                let options = Options { dtype, adapter, blocks, ..Options::default() };
                 let mut model = Model::open(&rt, &path, 7, options).unwrap();
                 let mut dice = Dice::new(8);
                 let names: Vec<String> = model.parameter_names().map(String::from).collect();

@@ -29,8 +29,8 @@ fn config(kind: &str) -> ModelConfig {
 
 fn model(kind: &str, dtype: Dtype, lora: bool, isa: Isa, threads: usize) -> Arc<RwLock<Model>> {
     let rt = Runtime::new(Some(threads), Some(isa)).unwrap();
-    let lora = lora.then(|| LoraConfig::all(4, 8.0));
-    let mut model = Model::random(&rt, config(kind), 5, Options { dtype, lora, ..Options::default() }).unwrap();
+    let adapter = lora.then(|| LoraConfig::all(4, 8.0).into());
+    let mut model = Model::random(&rt, config(kind), 5, Options { dtype, adapter, ..Options::default() }).unwrap();
     // A step of training: adapters begin as zero, biases too.
     train(&mut model);
     Arc::new(RwLock::new(model))

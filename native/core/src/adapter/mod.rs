@@ -1,31 +1,50 @@
-//! Low-rank adapters: several by name on one base, each with its own parameters, gradients and optimiser.
+//! Adapters: several by name on one base, each with its own parameters, gradients and optimiser.
+//!
+//! An adapter's kind is its `peft_type` in PEFT: a member of [`Method`]. Every operation here matches on all members, and
+//! no module outside this folder knows one. Variants of a kind (rsLoRA, later DoRA and PiSSA) are settings of the kind.
+//!
+//! Rule for virtual tokens (prompt, prefix and p-tuning, later): they exist in the kernel alone. A `Forest` and a request
+//! to the sampler hold real tokens. The kernel puts the owner's virtual rows before each tree, and the context length
+//! becomes the adapter's: the model's, less these rows.
 
 mod config;
 mod dropout;
-mod layout;
-mod named;
+mod folder;
+mod lora;
+mod modules;
+mod names;
+mod product;
 mod runs;
 
-pub(crate) use config::matches;
-pub use config::{LoraConfig, module_paths};
+pub use config::AdapterConfig;
 pub(crate) use dropout::Dropout;
-pub(crate) use layout::{Lora, Places};
-pub(crate) use named::Chosen;
-pub use named::{AdapterInfo, BASE, DEFAULT};
+pub(crate) use folder::AdapterFolder;
+pub use lora::LoraConfig;
+pub use modules::module_paths;
+pub(crate) use names::Chosen;
+pub use names::{BASE, DEFAULT};
+pub(crate) use product::Product;
 pub(crate) use runs::{Adapted, Run};
 
+use lora::{Delta, Lora};
+use names::check_name;
+
 use crate::config::ModelConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::Runtime;
-use crate::params::{Dtype, Linear, Parameter};
+use crate::params::{Dtype, Gradients, Linear, Parameter, Slice};
 use crate::training::Training;
+
+/// How an adapter changes the network, by PEFT's `peft_type`.
+enum Method {
+    Lora(Lora),
+}
 
 /// An adapter.
 pub(crate) struct Adapter {
     pub name: String,
-    pub config: LoraConfig,
+    method: Method,
     pub list: Vec<Parameter>,
-    pub layers: Vec<Places>,
     pub training: Training,
     /// Training forwards so far: what dropout draws from.
     pub forwards: u64,
@@ -36,54 +55,131 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     /// An adapter without values.
-    pub fn empty(config: &ModelConfig, dtype: Dtype, name: &str, lora: LoraConfig, seed: u64) -> Result<Self> {
+    pub fn empty(model: &ModelConfig, dtype: Dtype, name: &str, config: AdapterConfig, seed: u64) -> Result<Self> {
         check_name(name)?;
-        lora.validate(config)?;
-        let (list, layers) = layout::build(config, dtype, &lora);
+        config.validate(model)?;
+        let (method, list) = match config {
+            AdapterConfig::Lora(config) => {
+                let (lora, list) = Lora::build(model, dtype, config);
+                (Method::Lora(lora), list)
+            }
+        };
         let training = Training::default();
-        Ok(Adapter { name: name.into(), config: lora, list, layers, training, forwards: 0, base_name: None, seed })
+        Ok(Adapter { name: name.into(), method, list, training, forwards: 0, base_name: None, seed })
     }
 
-    /// Draws the factors; equal names and seeds give equal ones.
+    /// Draws the parameters; equal names and seeds give equal ones.
     pub fn draw(&mut self, rt: &Runtime) {
         let seed = if self.name == DEFAULT { self.seed } else { dropout::stream(&self.name, [self.seed, 0, 0]) };
         self.list.iter_mut().for_each(|parameter| parameter.draw(rt, seed));
     }
 
-    /// What is added to a product.
-    pub fn lora(&self, linear: &Linear) -> Option<&Lora> {
-        self.layers[linear.layer][linear.product].as_ref()
+    /// Its settings.
+    pub fn config(&self) -> AdapterConfig {
+        match &self.method {
+            Method::Lora(lora) => lora.config.clone().into(),
+        }
+    }
+
+    /// Whether it changes a product.
+    pub fn adapts(&self, linear: &Linear) -> bool {
+        match &self.method {
+            Method::Lora(lora) => lora.adapts(linear),
+        }
+    }
+
+    /// Width of the inner activation of a product.
+    pub fn inner_width(&self, linear: &Linear) -> usize {
+        match &self.method {
+            Method::Lora(lora) => lora.inner_width(linear),
+        }
     }
 
     /// Widths of the inner activations of a layer.
     pub fn widths(&self, layer: usize) -> [usize; 4] {
-        self.layers[layer].each_ref().map(|place| place.as_ref().map_or(0, Lora::width))
+        match &self.method {
+            Method::Lora(lora) => lora.widths(layer),
+        }
     }
 
     /// The first layer that it changes.
     pub fn first_layer(&self) -> usize {
-        self.layers.iter().position(|places| places.iter().any(Option::is_some)).unwrap_or(0)
+        match &self.method {
+            Method::Lora(lora) => lora.first_layer(),
+        }
     }
 
-    /// What the next training forward drops; none without dropout.
+    /// The inner activation of a product into `low`, rows `stride` apart. `x` is what the product reads, the rows of the
+    /// pass from `first` on.
+    pub fn inner(
+        &self,
+        rt: &Runtime,
+        linear: &Linear,
+        (first, x): (usize, &[f32]),
+        dropout: Option<&Dropout>,
+        (low, stride): (&mut [f32], usize),
+    ) {
+        match &self.method {
+            Method::Lora(lora) => lora.inner(rt, &self.list, linear, (first, x), dropout, (low, stride)),
+        }
+    }
+
+    /// Adds to the output `y` of a product what follows from the inner activation.
+    pub fn add_product(
+        &self,
+        rt: &Runtime,
+        linear: &Linear,
+        rows: usize,
+        (low, stride): (&[f32], usize),
+        y: &mut [f32],
+    ) {
+        match &self.method {
+            Method::Lora(lora) => lora.add(rt, &self.list, linear, rows, (low, stride), y),
+        }
+    }
+
+    /// The part of the adapter in the gradient of a product: parameters into `gradients`, input added to `dx`. `dlow` is a
+    /// buffer.
+    pub fn backward(
+        &self,
+        rt: &Runtime,
+        product: &Product,
+        dropout: Option<&Dropout>,
+        dy: &[f32],
+        (gradients, dlow): (&mut Gradients, &mut Vec<f32>),
+        dx: Option<&mut [f32]>,
+    ) {
+        match &self.method {
+            Method::Lora(lora) => lora.backward(rt, &self.list, product, dropout, dy, (gradients, dlow), dx),
+        }
+    }
+
+    /// What it adds to a weight of the base.
+    pub fn delta(&self, weight: &Slice) -> Option<Delta<'_>> {
+        match &self.method {
+            Method::Lora(lora) => lora.delta(&self.list, weight),
+        }
+    }
+
+    /// The share of its inputs that a training forward drops.
+    fn dropped_share(&self) -> f32 {
+        match &self.method {
+            Method::Lora(lora) => lora.config.dropout,
+        }
+    }
+
+    /// Whether its training forwards drop inputs.
+    pub fn drops(&self) -> bool {
+        self.dropped_share() > 0.0
+    }
+
+    /// The masks of the next training forward; none without dropout.
     pub fn dropout(&self) -> Option<Dropout> {
-        (self.config.dropout > 0.0).then(|| Dropout::new(self.config.dropout, self.seed, &self.name, self.forwards))
+        self.drops().then(|| Dropout::new(self.dropped_share(), self.seed, &self.name, self.forwards))
     }
 
-    /// Bytes of the factors.
+    /// Bytes of the parameters.
     pub fn bytes(&self) -> usize {
         self.list.iter().map(Parameter::bytes).sum()
     }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
-        let message = format!("`{}` must be 1 to 64 letters, digits, `-` or `_`", name.escape_debug());
-        return Err(Error::config("adapter", message));
-    }
-    if name == BASE {
-        return Err(Error::config("adapter", "`base` means the model without adapters: choose another name"));
-    }
-    Ok(())
 }

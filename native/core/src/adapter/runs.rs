@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Adapter, Lora};
+use super::Adapter;
 use crate::params::Linear;
 
 /// Consecutive rows with one adapter, or with none.
@@ -34,6 +34,14 @@ impl<'a> Adapted<'a> {
         all.map(|adapter| (0..rows, adapter)).into_iter().chain(runs)
     }
 
+    /// Whether every one of `rows` rows has its place.
+    pub fn covers(self, rows: usize) -> bool {
+        match self {
+            Adapted::All(_) => true,
+            Adapted::Runs(runs) => runs.last().map(|run| run.rows.end) == Some(rows),
+        }
+    }
+
     /// The one adapter of a training pass.
     pub fn one(self) -> Option<&'a Adapter> {
         match self {
@@ -52,6 +60,6 @@ impl<'a> Adapted<'a> {
 
     /// The width for one product.
     pub fn low_width(self, linear: &Linear) -> usize {
-        self.runs(usize::MAX).map(|(_, adapter)| adapter.lora(linear).map_or(0, Lora::width)).max().unwrap_or(0)
+        self.runs(usize::MAX).map(|(_, adapter)| adapter.inner_width(linear)).max().unwrap_or(0)
     }
 }

@@ -5,12 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::file::{FileDtype, Outgoing, write_tensors};
 use super::shards::{INDEX, MODEL};
-use super::{within, write_text};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::kernels::{Runtime, SharedMut};
+use crate::formats::{FileDtype, Outgoing, write_tensors, write_text};
 use crate::model::Model;
 use crate::params::{Parameter, Slice};
 
@@ -89,53 +87,14 @@ impl Model {
 
     /// A tensor of the base with what the adapter adds to it.
     fn merged<'a>(&'a self, adapter: Option<&'a Adapter>, parameter: &'a Parameter, slice: &'a Slice) -> Outgoing<'a> {
-        let factors = adapter.and_then(|adapter| Factors::of(adapter, slice));
+        let delta = adapter.and_then(|adapter| adapter.delta(slice));
         let rows = move |rows: Range<usize>| {
-            let mut values = parameter.read_rows(within(slice, rows.clone()));
-            if let Some(factors) = &factors {
-                factors.add(&self.rt, rows, &mut values);
+            let mut values = parameter.read_rows(slice.within(rows.clone()));
+            if let Some(delta) = &delta {
+                delta.add(&self.rt, rows, &mut values);
             }
             values
         };
         Outgoing { name: slice.name.clone(), shape: parameter.shape(slice), rows: Box::new(rows) }
-    }
-}
-
-/// The factors of one module.
-struct Factors<'a> {
-    a: (&'a Parameter, &'a Slice),
-    b: (&'a Parameter, &'a Slice),
-    scale: f32,
-}
-
-impl<'a> Factors<'a> {
-    fn of(adapter: &'a Adapter, weight: &Slice) -> Option<Self> {
-        let module = weight.name.strip_suffix(".weight")?;
-        let find = |factor: &str| {
-            let name = format!("base_model.model.{module}.{factor}.weight");
-            let slices = adapter.list.iter().flat_map(|p| p.slices.iter().map(move |slice| (p, slice)));
-            slices.into_iter().find(|(_, slice)| slice.name == name)
-        };
-        Some(Factors { a: find("lora_A")?, b: find("lora_B")?, scale: adapter.config.scale() })
-    }
-
-    /// `values += scale · B[rows] · A`
-    fn add(&self, rt: &Runtime, rows: Range<usize>, values: &mut [f32]) {
-        let (rank, width, count) = (self.b.0.k, self.a.0.k, rows.len());
-        let a = self.a.0.read_rows(self.a.1.rows.clone());
-        let b = self.b.0.read_rows(within(self.b.1, rows));
-        let values = SharedMut::new(values);
-        rt.parallel_ranges(count, 16, |range| {
-            let mut sum = vec![0.0f32; width];
-            for row in range {
-                sum.fill(0.0);
-                for (factor, a) in b[row * rank..][..rank].iter().zip(a.chunks_exact(width)) {
-                    sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * a);
-                }
-                // SAFETY: each row is written by one task.
-                let out = unsafe { values.range(row * width..(row + 1) * width) };
-                out.iter_mut().zip(&sum).for_each(|(value, sum)| *value += self.scale * sum);
-            }
-        });
     }
 }

@@ -7,12 +7,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::encoding::Encoding;
-use super::gguf::{Gguf, Tensor, Value};
-use super::map::FileMap;
-use super::source::{Order, TensorSource};
 use crate::config::{ModelConfig, RopeScaling, frequencies};
 use crate::error::{Error, Result};
+use crate::formats::gguf::{Gguf, Tensor, Value};
+use crate::formats::{Encoding, FileMap, Order, TensorSource};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";

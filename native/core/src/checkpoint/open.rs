@@ -1,16 +1,14 @@
 //! Opening a model: a Hugging Face folder or a GGUF file, streamed from the mapped files into the parameters.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::encoding::Encoding;
-use super::file::read_text;
-use super::gguf::Gguf;
-use super::map::FileMap;
-use super::source::TensorSource;
-use super::{check, gguf_model, shards};
+use super::{gguf_model, shards};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::formats::gguf::Gguf;
+use crate::formats::{Encoding, FileMap, TensorSource, read_text};
 use crate::kernels::Runtime;
 use crate::model::{Model, Options};
 use crate::params::{Blocks, Parameter, Params};
@@ -70,5 +68,24 @@ pub(super) fn fill(source: &TensorSource, parameter: &mut Parameter) {
                 parameter.put_row(first + place, &values);
             }
         });
+    }
+}
+
+/// Every tensor of `parameters` must be there in its shape, and nothing else.
+pub(super) fn check(files: &TensorSource, parameters: &[Parameter]) -> Result<()> {
+    let mut known = BTreeSet::new();
+    for parameter in parameters {
+        for slice in &parameter.slices {
+            files.expect(&slice.name, &parameter.shape(slice))?;
+            known.insert(slice.name.as_str());
+        }
+    }
+    let unexpected = files.names().find(|name| {
+        // Tied checkpoints may repeat the head; old ones list the rotary frequencies.
+        !known.contains(name) && *name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq")
+    });
+    match unexpected {
+        Some(name) => Err(Error::format(files.path(), format!("{name} is no tensor of this model"))),
+        None => Ok(()),
     }
 }

@@ -5,9 +5,8 @@ use std::path::{Component, Path};
 
 use serde_json::{Map, Value};
 
-use super::file::read_json;
-use super::source::TensorSource;
 use crate::error::{Error, Result};
+use crate::formats::{TensorSource, read_json};
 
 pub(super) const MODEL: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";

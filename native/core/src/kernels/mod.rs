@@ -20,6 +20,7 @@ mod simd;
 mod tile;
 mod tile_pairs;
 mod transpose;
+mod weight;
 
 pub use aligned::AlignedVec;
 pub use attention::{GradSpan, KeySpan, Queries, attend, attend_backward, attend_rows, attend_rows_backward};
@@ -30,5 +31,6 @@ pub use elementwise::{
 };
 pub use gemm::{linear, linear_dw, linear_dx};
 pub use isa::Isa;
-pub use packed::{NR, PackedBf16, PackedF32, Weight, bf16_from_f32, f32_from_bf16};
+pub use packed::{NR, PackedBf16, PackedF32, bf16_from_f32, f32_from_bf16};
 pub use runtime::{Runtime, SharedMut};
+pub use weight::Weight;

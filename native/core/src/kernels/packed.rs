@@ -1,7 +1,6 @@
 //! Weights `W[n, k]` in panels of [`NR`] outputs: the layout that every product streams through in order.
 
 use super::aligned::AlignedVec;
-use super::blocks::PackedBlocks;
 
 /// Outputs per panel: two AVX-512 registers of f32, two AMX tiles of bf16.
 pub const NR: usize = 32;
@@ -26,28 +25,6 @@ pub struct PackedBf16 {
     pub k: usize,
     /// The panels.
     pub data: AlignedVec<u16>,
-}
-
-/// A weight as products read it.
-#[derive(Clone, Copy)]
-pub enum Weight<'a> {
-    /// Full precision: products are f32 throughout.
-    F32(&'a PackedF32),
-    /// Half the memory: inputs are rounded to bf16, sums stay f32.
-    Bf16(&'a PackedBf16),
-    /// Quantised, and frozen: what either of the above gives for the values the blocks stand for, bit for bit.
-    Blocks(&'a PackedBlocks),
-}
-
-impl Weight<'_> {
-    /// `(n, k)`: outputs, inputs.
-    pub fn shape(&self) -> (usize, usize) {
-        match self {
-            Weight::F32(w) => (w.n, w.k),
-            Weight::Bf16(w) => (w.n, w.k),
-            Weight::Blocks(w) => (w.n, w.k),
-        }
-    }
 }
 
 /// Rounds to nearest even; NaN stays NaN.

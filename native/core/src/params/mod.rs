@@ -33,6 +33,13 @@ pub struct Slice {
     pub rows: Range<usize>,
 }
 
+impl Slice {
+    /// Rows of the slice as rows of its parameter.
+    pub fn within(&self, rows: Range<usize>) -> Range<usize> {
+        self.rows.start + rows.start..self.rows.start + rows.end
+    }
+}
+
 /// How a parameter starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Init {

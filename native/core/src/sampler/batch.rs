@@ -11,18 +11,18 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::attention::{Cached, Place, Work};
 use super::draw::{Draw, Drawer};
 use super::job::Job;
-use super::paged::{Paged, Place, Work};
-use super::pages::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
+use super::kv_cache::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
 use super::request::{Reason, Request, Sink, Vocabulary};
 use super::sequence::{Sequence, pages_for, room_for};
-use crate::adapter::Run;
+use crate::adapter::{Adapted, Run};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::forward::{Scratch, forward_rows};
 use crate::model::Model;
-use crate::recording::{Plan, Recordings};
+use crate::network::Scratch;
+use crate::passes::{Plan, Recordings, forward_rows};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,9 +320,10 @@ impl Batch {
         };
         let runs: Vec<Run> = work.chunk_by(|a, b| a.chosen == b.chosen).map(run).collect();
         let group = model.config.group();
-        let mut cache = Paged { pages: &mut self.pages, work, table, group, places };
+        let mut cache = Cached { pages: &mut self.pages, work, table, group, places };
         let record = recordings.as_deref_mut().map(|recordings| (recordings, &record[..]));
-        if let Err(error) = forward_rows(model, &runs, tokens, positions, &mut cache, forward, record, hidden) {
+        let net = model.net_of(&model.params, Adapted::Runs(&runs));
+        if let Err(error) = forward_rows(&net, tokens, positions, &mut cache, forward, record, hidden) {
             recordings.as_deref_mut().map(Recordings::clear);
             return Err(error);
         }

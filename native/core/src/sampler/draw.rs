@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use super::choose::{self, Choice, choose};
 use super::request::Request;
 use super::sequence::Sequence;
+use crate::adapter::Chosen;
 use crate::error::{Error, Result};
-use crate::forward::head_logits;
 use crate::kernels::{RowStats, SharedMut, row_stats};
 use crate::model::Model;
 use crate::philox::{philox, uniform_f64};
@@ -83,7 +83,8 @@ impl Drawer {
             self.logits.resize(rows * vocab, 0.0);
         }
         let logits = &mut self.logits[..rows * vocab];
-        head_logits(model, hidden, rows, logits);
+        // The head is the base's, whoever is adapted.
+        model.net(Chosen::Base).logits(hidden, rows, logits);
         self.stats.resize(rows, RowStats::default());
         self.tokens.resize(draws.len(), 0);
         let (logits, stats, tokens) = (&*logits, SharedMut::new(&mut self.stats), SharedMut::new(&mut self.tokens));

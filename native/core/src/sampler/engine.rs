@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use super::batch::{Batch, Options, page_layout};
-use super::pages::PageCounts;
+use super::kv_cache::PageCounts;
 use super::request::{Request, Sink, Vocabulary};
 use super::sequence::pages_for;
 use crate::config::ModelConfig;

@@ -1,13 +1,13 @@
 //! Tokens out of prompts: continuous batching over a paged key-value cache, on a thread of its own.
 
+mod attention;
 mod batch;
 mod choose;
 mod draw;
 mod engine;
 mod job;
+mod kv_cache;
 mod outcome;
-mod paged;
-mod pages;
 mod record;
 mod request;
 mod sequence;
@@ -15,5 +15,5 @@ mod sequence;
 pub use batch::Options;
 pub use choose::Choice;
 pub use engine::Sampler;
-pub use pages::PageCounts;
+pub use kv_cache::PageCounts;
 pub use request::{Events, Reason, Request, Sink, Vocabulary};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::batch::{Batch, Buffers};
 use super::draw::Draw;
 use super::job::Job;
-use super::pages::PAGE;
+use super::kv_cache::PAGE;
 use super::request::Reason;
 use super::sequence::{Recorded, room_for};
 use crate::model::Model;

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 use super::batch::{Batch, Buffers};
 use super::sequence::Recorded;
 use crate::model::Model;
-use crate::recording::{Plan, ROOT, Recordings};
+use crate::passes::{Plan, ROOT, Recordings};
 
 impl Batch {
     /// Whether an update will read some of the samples.

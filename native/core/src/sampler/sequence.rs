@@ -1,6 +1,6 @@
 //! A sample under way: its tokens, and which pages hold its keys and values.
 
-use super::pages::{ChainId, PAGE, PageId, Pages};
+use super::kv_cache::{ChainId, PAGE, PageId, Pages};
 use super::request::Tail;
 use crate::adapter::Chosen;
 

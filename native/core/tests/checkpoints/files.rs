@@ -1,7 +1,7 @@
 //! Files for tests and for the fuzzer: small GGUF and safetensors files, and a deterministic mutator.
 #![allow(dead_code)]
 
-use quintain_core::checkpoint::{gguf, safetensors};
+use quintain_core::formats::{gguf, safetensors};
 use quintain_core::philox::philox;
 
 /// A GGUF file in parts; `bytes` puts them together without judging them.

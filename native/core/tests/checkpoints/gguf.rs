@@ -1,7 +1,7 @@
 //! The GGUF parser: what it reads, what it refuses, what it allocates.
 
-use quintain_core::checkpoint::Encoding;
-use quintain_core::checkpoint::gguf::{Gguf, Value};
+use quintain_core::formats::Encoding;
+use quintain_core::formats::gguf::{Gguf, Value};
 
 use crate::files::*;
 

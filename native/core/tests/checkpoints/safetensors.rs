@@ -1,6 +1,6 @@
 //! The safetensors parser, beside the format's own reader.
 
-use quintain_core::checkpoint::safetensors::Header;
+use quintain_core::formats::safetensors::Header;
 
 use crate::files::*;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quintain_core::config::ModelConfig;
 use quintain_core::forest::Forest;
 use quintain_core::kernels::{Isa, Runtime};
-use quintain_core::model::{AbortFlag, Dtype, LogprobOptions, LoraConfig, Model, Options, Targets};
+use quintain_core::model::{AbortFlag, AdapterConfig, Dtype, LogprobOptions, LoraConfig, Model, Options, Targets};
 use quintain_core::philox::{philox, uniform_f32};
 
 /// A sequence of random numbers for tests.
@@ -55,8 +55,8 @@ pub fn best() -> Isa {
 pub fn options(dtype: Dtype, lora: bool) -> Options {
     // Not a power of two, and not all modules: fused products with a part that has no adapter.
     let targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from).to_vec();
-    let lora = lora.then_some(LoraConfig { targets, ..LoraConfig::all(3, 7.0) });
-    Options { dtype, lora, ..Options::default() }
+    let adapter = lora.then_some(LoraConfig { targets, ..LoraConfig::all(3, 7.0) }.into());
+    Options { dtype, adapter, ..Options::default() }
 }
 
 /// A model whose every parameter is away from its start: norms off 1, biases off 0, B off 0.
@@ -153,7 +153,8 @@ impl Mirror {
         let tensors = model.parameter_names().map(|name| {
             (name.to_string(), model.parameter(&name, None).unwrap().1.iter().map(|&v| f64::from(v)).collect())
         });
-        let lora_scale = model.options().lora.as_ref().map_or(0.0, |lora| f64::from(lora.scale()));
+        let lora_scale =
+            model.options().adapter.as_ref().map_or(0.0, |AdapterConfig::Lora(lora)| f64::from(lora.scale()));
         Mirror { config: model.config.clone(), tensors: tensors.collect(), lora_scale, dropout: None }
     }
 

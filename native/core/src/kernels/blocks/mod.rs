@@ -2,6 +2,7 @@
 
 mod encode;
 mod fields;
+mod form;
 mod packed;
 pub(super) mod unpack;
 

@@ -18,11 +18,9 @@
 use super::super::Isa;
 use super::super::aligned::AlignedVec;
 use super::super::packed::{NR, bf16_from_f32, f32_from_bf16};
+use super::form::{Form, GROUP};
 use super::{BLOCK, BlockKind, fields, unpack};
 use std::ops::Range;
-
-/// Steps of a group, whose codes stand together.
-pub const GROUP: usize = 32;
 
 /// Quantised weights `W[n, k]`, for products in bf16 or f32.
 #[derive(Clone)]
@@ -57,40 +55,6 @@ pub struct BlockRows {
     pub scales: Vec<f32>,
     /// The same; none: all zero.
     pub offsets: Option<Vec<f32>>,
-}
-
-/// Bytes of a panel's parts.
-#[derive(Clone, Copy)]
-pub struct Form {
-    /// Before every eight groups.
-    pub head: usize,
-    /// Scales and minima of a group.
-    pub scales: usize,
-    /// A group with its codes.
-    pub group: usize,
-}
-
-impl Form {
-    #[inline(always)]
-    pub fn of(kind: BlockKind) -> Form {
-        let halves = if kind.has_minimum() { 4 * NR } else { 2 * NR };
-        let (head, scales) = if kind.is_super() { (halves, 2 * NR) } else { (0, halves) };
-        let codes = if kind.is_narrow() { GROUP * NR / 2 } else { GROUP * NR };
-        Form { head, scales, group: scales + codes }
-    }
-
-    /// Where the head of a group starts, and the group.
-    #[inline(always)]
-    pub fn places(self, group: usize) -> (usize, usize) {
-        let head = group / 8 * (self.head + 8 * self.group);
-        // Without heads eight groups are as good as any number.
-        (head, head + self.head + group % 8 * self.group)
-    }
-
-    /// Bytes of a panel of `groups`.
-    fn panel(self, groups: usize) -> usize {
-        groups.div_ceil(8) * self.head + groups * self.group
-    }
 }
 
 impl PackedBlocks {

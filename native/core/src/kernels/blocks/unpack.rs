@@ -4,7 +4,7 @@
 use super::super::Isa;
 use super::super::packed::NR;
 use super::super::simd::{Simd, simd_fn};
-use super::packed::{Form, GROUP};
+use super::form::{Form, GROUP};
 use super::{BlockKind, f32_from_f16};
 use std::ops::Range;
 

@@ -4,7 +4,7 @@
 use super::super::super::packed::NR;
 use super::super::super::tile::{Tile, prefetch};
 use super::super::BlockKind;
-use super::super::packed::{Form, GROUP};
+use super::super::form::{Form, GROUP};
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -12,8 +12,9 @@ mod naive;
 mod pairs;
 
 use super::aligned::AlignedVec;
-use super::packed::{NR, PackedF32, Weight};
+use super::packed::{NR, PackedF32};
 use super::tile::{tile_f32, tile_widened};
+use super::weight::Weight;
 use super::{Isa, Runtime, transpose};
 use drive::{FEW_ROWS, Output, Panels, Product, Rows, Scratch, Shared, chunk, drive, stored};
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! The products by the oracle.
 
-use crate::kernels::packed::{PackedF32, Weight, bf16_from_f32, f32_from_bf16};
+use crate::kernels::packed::{PackedF32, bf16_from_f32, f32_from_bf16};
 use crate::kernels::reference;
+use crate::kernels::weight::Weight;
 
 fn rounded(values: &[f32], bf16: bool) -> Vec<f32> {
     let round = |value: &f32| if bf16 { f32_from_bf16(bf16_from_f32(*value)) } else { *value };

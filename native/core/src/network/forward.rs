@@ -1,71 +1,20 @@
-//! The forward pass over rows of tokens. Training and sampling run the same code; they differ in the [`KeyValues`] that
-//! attention reads and in what is kept for the gradient.
+//! One decoder layer forward over rows of tokens. Training and sampling run the same code; they differ in the [`KeyValues`]
+//! that attention reads and in what is kept for the gradient.
 
-use crate::activations::{Activations, Widths, widths};
-use crate::adapter::{Adapted, Dropout, Run};
-use crate::config::ModelConfig;
-use crate::error::{Error, Result};
-use crate::kernels::{RopeTable, Runtime, SharedMut, linear, rmsnorm, rope, silu_mul};
-use crate::model::Model;
-use crate::params::{Linear, Params};
-use crate::recording::{Plan, Recordings};
+use super::activations::{Activations, Widths, widths};
+use super::{KeyValues, Net, Projections};
+use crate::error::Result;
+use crate::kernels::{SharedMut, linear, rmsnorm, rope, silu_mul};
+use crate::params::Linear;
+use crate::scratch::{ROW_GRAIN, sized};
 
-/// The projections of some rows: row `r` of each starts at `r * stride`; q and k are rotated.
-pub struct Projections<'a> {
-    /// `[rows][heads * head_dim]`
-    pub q: &'a [f32],
-    /// `[rows][kv_heads * head_dim]`
-    pub k: &'a [f32],
-    /// `[rows][kv_heads * head_dim]`
-    pub v: &'a [f32],
-    pub stride: usize,
-    pub rows: usize,
-}
-
-/// Where attention finds keys and values: a token forest, or the paged cache of the sampler.
-pub trait KeyValues {
-    /// Stores k and v of these rows for `layer` and writes what their queries attend to.
-    ///
-    /// `out` is `[rows][heads * head_dim]`; `lse` is `[rows][heads]`, the log-sum-exp of the scaled scores.
-    fn attend(
-        &mut self,
-        rt: &Runtime,
-        layer: usize,
-        rows: &Projections,
-        out: &mut [f32],
-        lse: &mut [f32],
-    ) -> Result<()>;
-}
-
-/// Weights and constants of one forward pass.
-#[derive(Clone, Copy)]
-pub(crate) struct Net<'a> {
-    pub rt: &'a Runtime,
-    pub config: &'a ModelConfig,
-    pub params: &'a Params,
-    pub rope: &'a RopeTable,
-    pub adapted: Adapted<'a>,
-    /// What the adapters' inputs lose: in training forwards.
-    pub dropout: Option<Dropout>,
-}
-
-/// Buffers of a forward pass that are free again after it; keep one per thread that calls [`forward_rows`].
+/// Buffers of a forward pass that are free again after it; keep one per thread.
 #[derive(Default)]
-pub struct Scratch {
-    pub(crate) x: [Vec<f32>; 2],
-    pub(crate) normed: Vec<f32>,
-    pub(crate) act: Vec<f32>,
-    pub(crate) layer: Activations,
-}
-
-/// At least `len` numbers of unspecified value, allocated only when the buffer has to grow.
-pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        // Not `resize`: that would copy what nobody reads; this takes fresh zero pages from the system.
-        *buffer = Vec::new();
-        *buffer = vec![0.0; len];
-    }
-    &mut buffer[..len]
+pub(crate) struct Scratch {
+    pub x: [Vec<f32>; 2],
+    pub normed: Vec<f32>,
+    pub act: Vec<f32>,
+    pub layer: Activations,
 }
 
 impl Scratch {
@@ -95,37 +44,17 @@ impl Net<'_> {
         self.low(linear_, x, rows, low);
         let stride = self.adapted.low_width(linear_);
         for (range, adapter) in self.adapted.runs(rows) {
-            let Some(lora) = adapter.lora(linear_) else { continue };
-            let low = &low[range.start * stride..];
-            for (part, b) in lora.parts.iter().enumerate() {
-                let (x, y) = (&low[part * lora.rank..], &mut y[range.start * width + b.outputs.start..]);
-                linear(self.rt, x, range.len(), stride, adapter.list[b.b].weight(), y, width, true);
-            }
+            let (low, y) = (&low[range.start * stride..], &mut y[range.start * width..]);
+            adapter.add_product(self.rt, linear_, range.len(), (low, stride), y);
         }
     }
 
-    /// The inner activation of the adapters, scaled: `low = scale · dropout(x) · Aᵀ`.
+    /// The inner activation of the adapters.
     pub fn low(&self, linear_: &Linear, x: &[f32], rows: usize, low: &mut [f32]) {
         let (stride, inputs) = (self.adapted.low_width(linear_), linear_.inputs);
         for (range, adapter) in self.adapted.runs(rows) {
-            let Some(lora) = adapter.lora(linear_) else { continue };
-            let a = adapter.list[lora.a].weight();
             let (x, low) = (&x[range.start * inputs..range.end * inputs], &mut low[range.start * stride..]);
-            match self.dropout {
-                None => linear(self.rt, x, range.len(), inputs, a, low, stride, false),
-                Some(dropout) => {
-                    let block = Dropout::rows(inputs).min(range.len());
-                    let mut masked = vec![0.0; block * inputs];
-                    for (at, x) in x.chunks(block * inputs).enumerate() {
-                        let count = x.len() / inputs;
-                        dropout.mask(self.rt, linear_, range.start + at * block, x, &mut masked, false);
-                        linear(self.rt, &masked, count, inputs, a, &mut low[at * block * stride..], stride, false);
-                    }
-                }
-            }
-            for row in low[..range.len() * stride].chunks_exact_mut(stride) {
-                row[..lora.width()].iter_mut().for_each(|value| *value *= lora.scale);
-            }
+            adapter.inner(self.rt, linear_, (range.start, x), self.dropout.as_ref(), (low, stride));
         }
     }
 
@@ -240,50 +169,4 @@ impl Net<'_> {
         let head = self.params.get(self.params.layout.head).weight();
         linear(self.rt, hidden, rows, self.config.hidden_size, head, logits, self.config.vocab_size, false);
     }
-}
-
-/// Numbers below which element-wise work is not worth a second thread.
-pub(crate) const ROW_GRAIN: usize = 16 * 1024;
-
-/// Runs `tokens`, one row each, through the model; `hidden` receives the rows after the final norm.
-/// What `record` names, by the owner of the weights, is kept for an update.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn forward_rows(
-    model: &Model,
-    runs: &[Run],
-    tokens: &[u32],
-    positions: &[u32],
-    kv: &mut dyn KeyValues,
-    scratch: &mut Scratch,
-    mut record: Option<(&mut Recordings, &[(u64, Plan)])>,
-    hidden: &mut Vec<f32>,
-) -> Result<()> {
-    let net = model.net_of(&model.params, Adapted::Runs(runs));
-    let (rows, width) = (tokens.len(), net.config.hidden_size);
-    if positions.len() != rows || runs.last().map(|run| run.rows.end) != Some(rows) {
-        return Err(Error::shape("forward", format!("{rows} tokens, {} positions", positions.len())));
-    }
-    let Scratch { x: [x, next], normed, act, layer } = scratch;
-    let (mut x, mut next) = (sized(x, rows * width), sized(next, rows * width));
-    net.embed(tokens, x);
-    for index in 0..net.config.num_hidden_layers {
-        net.attention(index, x, positions, kv, layer, normed)?;
-        net.gate_up(index, rows, layer, normed);
-        net.down(index, rows, layer, act, next);
-        if let Some((recordings, plans)) = &mut record {
-            recordings.store(net.config, index, plans, x, layer, &net.widths(index));
-        }
-        std::mem::swap(&mut x, &mut next);
-    }
-    if let Some((recordings, plans)) = &mut record {
-        recordings.store_last(net.config, plans, x);
-    }
-    net.norm(net.params.layout.norm, x, rows, sized(hidden, rows * width));
-    hidden.truncate(rows * width);
-    Ok(())
-}
-
-/// Logits `[m][vocab_size]` of rows that [`forward_rows`] returned.
-pub(crate) fn head_logits(model: &Model, hidden: &[f32], m: usize, logits: &mut [f32]) {
-    model.net_of(&model.params, Adapted::All(None)).logits(hidden, m, logits);
 }

@@ -16,7 +16,7 @@ const RELEASE: usize = 4 << 20;
 
 /// In which order a file holds the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     Plain,
     /// Within each head, the two halves interleaved: llama.cpp's converter does that to q and k of Llama, because its
     /// rotary embedding pairs neighbours where Hugging Face pairs halves.
@@ -48,7 +48,7 @@ struct Entry {
 }
 
 /// The tensors of one or several files, checked, not yet read.
-pub(super) struct TensorSource {
+pub(crate) struct TensorSource {
     files: Vec<FileMap>,
     entries: HashMap<String, Entry>,
     /// Of safetensors files, all together.
@@ -57,7 +57,7 @@ pub(super) struct TensorSource {
 
 /// A row of a tensor as the file holds it; a vector is one row.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     pub encoding: Encoding,
     pub bytes: &'a [u8],
 }

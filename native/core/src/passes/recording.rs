@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 
-use crate::activations::{Activations, Shape, Widths};
 use crate::config::ModelConfig;
 use crate::forest::Forest;
-use crate::forward::sized;
-use crate::head::HeadPlan;
 use crate::kernels::{RowStats, Runtime, SharedMut};
+use crate::network::{Activations, HeadPlan, Shape, Widths};
+use crate::scratch::sized;
 
 /// The parent of first tokens.
 pub(crate) const ROOT: u32 = u32::MAX;

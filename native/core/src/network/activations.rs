@@ -2,8 +2,8 @@
 
 use crate::adapter::Adapter;
 use crate::config::ModelConfig;
-use crate::forward::sized;
 use crate::kernels::SharedMut;
+use crate::scratch::sized;
 
 /// Numbers of a row in each buffer of a layer's [`Activations`].
 pub(crate) type Widths = [usize; 10];

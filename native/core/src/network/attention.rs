@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::{KeyValues, Projections};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::forest::Forest;
-use crate::forward::{KeyValues, Projections, sized};
 use crate::kernels::{GradSpan, KeySpan, Queries, Runtime, SharedMut, attend_rows, attend_rows_backward};
+use crate::scratch::sized;
 
 /// Query rows of one task: enough to reuse a loaded key, few enough to balance the threads.
 const ROWS: usize = 32;

@@ -3,8 +3,6 @@
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
-use super::reader::Reader;
-
 /// The type of a metadata value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -97,14 +95,6 @@ pub struct Array<'a> {
     pub kind: Kind,
     pub len: usize,
     pub(super) bytes: &'a [u8],
-}
-
-impl<'a> Array<'a> {
-    /// The elements.
-    pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
-        let (kind, mut reader) = (self.kind, Reader::new(self.bytes));
-        (0..self.len).map_while(move |_| reader.scalar(kind).ok())
-    }
 }
 
 impl Serialize for Value<'_> {

@@ -1,12 +1,13 @@
 //! The LM head over the target positions of a batch, in chunks: logits never exist for more than one chunk of rows.
 
-use crate::backward::Sink;
+use super::Net;
+use super::backward::Sink;
+use crate::abort::{AbortFlag, check_abort};
 use crate::error::{Error, Result};
 use crate::forest::Forest;
-use crate::forward::{Net, ROW_GRAIN, sized};
 use crate::kernels::{RowStats, SharedMut, dlogits, linear_dw, linear_dx, rmsnorm_backward, row_stats};
-use crate::model::{AbortFlag, check_abort};
 use crate::params::Dtype;
+use crate::scratch::{ROW_GRAIN, sized};
 
 /// Logits in memory at once: enough rows per pass over the weights to be bound by arithmetic, not by memory.
 const LOGITS: usize = 12 << 20;

@@ -1,13 +1,14 @@
 //! The gradient of the forward pass, layer by layer. Frozen weights get no products of their own.
 
-use crate::activations::Activations;
-use crate::adapter::{Adapter, Dropout, Lora};
-use crate::attention::ForestAttention;
-use crate::forward::{Net, Projections, ROW_GRAIN, sized};
+use super::activations::Activations;
+use super::attention::ForestAttention;
+use super::{Net, Projections};
+use crate::adapter::{Adapter, Product};
 use crate::kernels::{
     PackedF32, SharedMut, column_sum, linear_dw, linear_dx, rmsnorm_backward, rope, silu_mul_backward,
 };
 use crate::params::{Dtype, Gradients, Layer, Linear, Params};
+use crate::scratch::{ROW_GRAIN, sized};
 
 /// Where gradients go: into the base, or into the adapter that the pass went through.
 pub(crate) struct Sink<'a> {
@@ -19,11 +20,6 @@ impl Sink<'_> {
     /// The accumulator of a parameter of the base, if it is trained.
     pub fn of(&mut self, params: &Params, index: usize) -> Option<&mut PackedF32> {
         if self.adapted { None } else { self.gradients.of(&params.list, index) }
-    }
-
-    /// The accumulator of a factor.
-    fn factor(&mut self, adapter: &Adapter, index: usize) -> Option<&mut PackedF32> {
-        self.gradients.of(&adapter.list, index)
     }
 }
 
@@ -48,16 +44,6 @@ impl BackwardScratch {
     }
 }
 
-/// A product and its rows, as seen by its gradient.
-struct Product<'a> {
-    linear: &'a Linear,
-    rows: usize,
-    /// What it read.
-    x: &'a [f32],
-    /// Its adapter's inner activation.
-    low: &'a [f32],
-}
-
 impl Net<'_> {
     /// Gradients of one product: parameters into `grads`, input into `dx` (overwritten) if wanted.
     fn linear_backward(
@@ -80,56 +66,8 @@ impl Net<'_> {
         if let Some(dx) = dx.as_deref_mut() {
             linear_dx(rt, dy, rows, width, base.weight(), dx, inputs, false);
         }
-        if let Some((adapter, lora)) = self.adapted.one().and_then(|it| Some((it, it.lora(p.linear)?))) {
-            self.lora_backward(p, (adapter, lora), dy, grads, dlow, dx);
-        }
-    }
-
-    /// The part of the adapter: factors into `grads`, input added to `dx`.
-    fn lora_backward(
-        &self,
-        p: &Product,
-        (adapter, lora): (&Adapter, &Lora),
-        dy: &[f32],
-        grads: &mut Sink,
-        dlow: &mut Vec<f32>,
-        mut dx: Option<&mut [f32]>,
-    ) {
-        let (rt, rows, width, inputs) = (self.rt, p.rows, p.linear.outputs, p.linear.inputs);
-        let low_width = lora.width();
-        let dlow = sized(dlow, rows * low_width);
-        let a = &adapter.list[lora.a];
-        let bf16 = a.dtype() == Dtype::Bf16;
-        for (part, b) in lora.parts.iter().enumerate() {
-            let (dy, at) = (&dy[b.outputs.start..], part * lora.rank);
-            if let Some(db) = grads.factor(adapter, b.b) {
-                linear_dw(rt, dy, width, &p.low[at..], low_width, rows, db, bf16);
-            }
-            linear_dx(rt, dy, rows, width, adapter.list[b.b].weight(), &mut dlow[at..], low_width, false);
-        }
-        dlow.iter_mut().for_each(|value| *value *= lora.scale);
-        let Some(dropout) = self.dropout else {
-            if let Some(da) = grads.factor(adapter, lora.a) {
-                linear_dw(rt, dlow, low_width, p.x, inputs, rows, da, bf16);
-            }
-            if let Some(dx) = dx {
-                linear_dx(rt, dlow, rows, low_width, a.weight(), dx, inputs, true);
-            }
-            return;
-        };
-        let block = Dropout::rows(inputs).min(rows);
-        let mut masked = vec![0.0; block * inputs];
-        for first in (0..rows).step_by(block) {
-            let count = block.min(rows - first);
-            let (at, dlow) = (first * inputs..(first + count) * inputs, &dlow[first * low_width..]);
-            if let Some(da) = grads.factor(adapter, lora.a) {
-                dropout.mask(rt, p.linear, first, &p.x[at.clone()], &mut masked, false);
-                linear_dw(rt, dlow, low_width, &masked, inputs, count, da, bf16);
-            }
-            if let Some(dx) = dx.as_deref_mut() {
-                linear_dx(rt, dlow, count, low_width, a.weight(), &mut masked, inputs, false);
-                dropout.mask(rt, p.linear, first, &masked[..count * inputs], &mut dx[at], true);
-            }
+        if let Some(adapter) = self.adapted.one() {
+            adapter.backward(rt, p, self.dropout.as_ref(), dy, (grads.gradients, dlow), dx);
         }
     }
 
@@ -144,7 +82,7 @@ impl Net<'_> {
     /// Whether the gradient of a product's parameters needs what the product read.
     fn needs_input(&self, linear: &Linear) -> bool {
         match self.adapted.one() {
-            Some(adapter) => adapter.lora(linear).is_some(),
+            Some(adapter) => adapter.adapts(linear),
             None => self.trains(linear.base),
         }
     }

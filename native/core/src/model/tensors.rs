@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::Model;
 use crate::adapter::{BASE, Chosen, DEFAULT};
 use crate::error::{Error, Result};
 use crate::kernels::{BlockRows, PackedF32};
-use crate::model::Model;
 use crate::params::{Parameter, read_rows};
 
 /// Some rows of a parameter.

@@ -1,87 +1,12 @@
-//! The adapters of a model by name.
+//! Whose weights a call works with, and which weights they are now.
 
-use super::{Adapter, LoraConfig};
+use super::Model;
+use crate::adapter::{Adapter, BASE, Chosen, DEFAULT};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::params::Parameter;
 use crate::training::Training;
 
-/// The name of the adapter that [`Options::lora`](crate::model::Options) makes, which serves calls that name none.
-pub const DEFAULT: &str = "default";
-
-/// Names the model without adapters.
-pub const BASE: &str = "base";
-
-/// Whose weights a call works with.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Chosen {
-    #[default]
-    Base,
-    /// The adapter at this place of the model's list.
-    Adapter(usize),
-}
-
-/// An adapter, as reports show it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterInfo {
-    pub name: String,
-    pub config: LoraConfig,
-    pub parameters: usize,
-    pub version: u64,
-    pub steps: u64,
-    /// Bytes of its factors.
-    pub bytes: usize,
-}
-
 impl Model {
-    /// Adds an adapter that starts as PEFT's do: it changes nothing yet.
-    ///
-    /// # Errors
-    /// `Config` where the name is taken or the settings cannot be used.
-    pub fn add_adapter(&mut self, name: &str, lora: LoraConfig) -> Result<()> {
-        let mut adapter = Adapter::empty(&self.config, self.options.dtype, name, lora, self.seed)?;
-        adapter.base_name.clone_from(&self.base_name);
-        adapter.draw(&self.rt);
-        self.adopt(adapter)
-    }
-
-    /// Takes in an adapter that has its values.
-    pub(crate) fn adopt(&mut self, mut adapter: Adapter) -> Result<()> {
-        if self.adapters.iter().any(|other| other.name == adapter.name) {
-            let message = format!("`{}` exists: remove it first, or choose another name", adapter.name);
-            return Err(Error::config("adapter", message));
-        }
-        adapter.training.owner = self.stamp();
-        adapter.training.weights = adapter.training.owner;
-        self.adapters.push(adapter);
-        Ok(())
-    }
-
-    /// Removes an adapter with its gradients and its optimiser. Samples under way with it fail.
-    pub fn remove_adapter(&mut self, name: &str) -> Result<()> {
-        let Chosen::Adapter(index) = self.choose("remove_adapter", Some(name))? else {
-            return Err(Error::state("remove_adapter", "the base cannot be removed: name an adapter"));
-        };
-        let owner = self.adapters.remove(index).training.owner;
-        self.kept.retain(|kept| kept.owner != owner);
-        self.recordings().remove(owner);
-        self.stamp();
-        Ok(())
-    }
-
-    /// The adapters, in the order they were added.
-    pub fn adapters(&self) -> Vec<AdapterInfo> {
-        let info = |adapter: &Adapter| AdapterInfo {
-            name: adapter.name.clone(),
-            config: adapter.config.clone(),
-            parameters: adapter.list.iter().map(|parameter| parameter.n * parameter.k).sum(),
-            version: adapter.training.version,
-            steps: adapter.training.moments.steps,
-            bytes: adapter.bytes(),
-        };
-        self.adapters.iter().map(info).collect()
-    }
-
     /// What `name` stands for; absent, the adapter [`DEFAULT`] if there is one, else the base.
     pub(crate) fn choose(&self, op: &'static str, name: Option<&str>) -> Result<Chosen> {
         let place = |name: &str| self.adapters.iter().position(|adapter| adapter.name == name).map(Chosen::Adapter);
@@ -102,7 +27,7 @@ impl Model {
         if self.trains(chosen) {
             return Ok(chosen);
         }
-        Err(Error::state(op, "the base is frozen: name an adapter, add one first, or open the model with `lora`"))
+        Err(Error::state(op, "the base is frozen: name an adapter, add one first, or open the model with `adapter`"))
     }
 
     /// Whether a call with these weights can train them.
@@ -112,7 +37,7 @@ impl Model {
 
     /// Whether an update can read what sampling keeps: not where dropout makes a training forward another.
     pub(crate) fn records(&self, chosen: Chosen) -> bool {
-        self.trains(chosen) && self.adapter(chosen).is_none_or(|adapter| adapter.config.dropout == 0.0)
+        self.trains(chosen) && self.adapter(chosen).is_none_or(|adapter| !adapter.drops())
     }
 
     /// The adapter, if one is chosen.

@@ -1,11 +1,11 @@
 //! Whole rows of logits: for comparisons with other engines. Training and sampling never hold them for a batch.
 
-use crate::adapter::Adapted;
+use super::Model;
+use crate::abort::AbortFlag;
 use crate::error::{Error, Result};
 use crate::forest::Forest;
-use crate::head::HeadPlan;
-use crate::model::{AbortFlag, Model, Targets};
-use crate::passes::Wanted;
+use crate::network::{HeadPlan, Targets};
+use crate::passes::{Wanted, evaluate};
 
 impl Model {
     /// The logits after each of `positions` of the forest, `vocab_size` a position, in that order. `adapter` as in
@@ -32,8 +32,8 @@ impl Model {
         let plan = HeadPlan::new(forest, &Targets { position: &position, token: &token }, vocab)?;
         let wanted = Wanted { plan: &plan, inverse_temperature: 1.0, entropy: false };
         let mut work = std::mem::take(&mut self.work);
-        let net = self.net_of(&self.params, Adapted::All(self.adapter(chosen)));
-        let result = self.rt.run(|| self.evaluate(&net, forest, &wanted, &mut work, abort));
+        let net = self.net(chosen);
+        let result = self.rt.run(|| evaluate(&net, forest, &wanted, &mut work, abort));
         self.work = work;
         let (mut logits, _, stats) = result?;
         for (row, stats) in logits.chunks_exact_mut(vocab).zip(stats) {

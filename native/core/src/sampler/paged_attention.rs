@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use super::pages::{PAGE, PageId, Pages};
+use super::kv_cache::{PAGE, PageId, Pages};
 use crate::adapter::Chosen;
 use crate::error::Result;
-use crate::forward::{KeyValues, Projections};
 use crate::kernels::{KeySpan, Queries, Runtime, SharedMut, attend_rows};
+use crate::network::{KeyValues, Projections};
 
 /// Consecutive rows of a step that belong to one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub(super) struct Work {
 }
 
 /// The cache as one step sees it.
-pub(super) struct Paged<'a> {
+pub(super) struct Cached<'a> {
     pub pages: &'a mut Pages,
     pub work: &'a [Work],
     pub table: &'a [PageId],
@@ -52,7 +52,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Paged<'_> {
+impl Cached<'_> {
     fn store(&mut self, layer: usize, rows: &Projections) {
         let layout = self.pages.layout();
         let dim = layout.head_dim;
@@ -123,7 +123,7 @@ pub(super) struct Place {
     first: usize,
 }
 
-impl KeyValues for Paged<'_> {
+impl KeyValues for Cached<'_> {
     fn attend(
         &mut self,
         rt: &Runtime,

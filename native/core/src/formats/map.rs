@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use crate::error::{Error, Result};
 
 /// A mapped file.
-pub(super) struct FileMap {
+pub(crate) struct FileMap {
     pub path: PathBuf,
     map: Mmap,
 }

@@ -1,14 +1,15 @@
-//! The factors of an adapter: which parameters there are, and which product of which layer they add to.
+//! The factors of LoRA: which parameters there are, and which product of which layer they add to.
 
 use std::ops::Range;
 
-use super::config::{LoraConfig, PRODUCTS, path};
+use super::super::modules::{PRODUCTS, path};
+use super::config::LoraConfig;
 use crate::config::ModelConfig;
 use crate::params::{Dtype, Init, Parameter, stack};
 
 /// `y[rows of part] += scale · (x · Aᵀ)[columns of part] · Bᵀ`; the A's of a fused product are one matrix.
 #[derive(Debug, Clone)]
-pub(crate) struct Lora {
+pub(super) struct LoraPlace {
     pub rank: usize,
     pub scale: f32,
     pub a: usize,
@@ -17,13 +18,13 @@ pub(crate) struct Lora {
 
 /// The B of one target.
 #[derive(Debug, Clone)]
-pub(crate) struct LoraPart {
+pub(super) struct LoraPart {
     pub b: usize,
     /// Outputs of the fused product that it adds to.
     pub outputs: Range<usize>,
 }
 
-impl Lora {
+impl LoraPlace {
     /// Width of the inner activation, all targets of a fused product side by side.
     pub fn width(&self) -> usize {
         self.parts.len() * self.rank
@@ -31,7 +32,7 @@ impl Lora {
 }
 
 /// What an adapter adds to the products q|k|v, o, gate|up and down of a layer.
-pub(crate) type Places = [Option<Lora>; 4];
+pub(super) type Places = [Option<LoraPlace>; 4];
 
 /// The parameters (still without values), and their places in each layer.
 pub(super) fn build(config: &ModelConfig, dtype: Dtype, lora: &LoraConfig) -> (Vec<Parameter>, Vec<Places>) {
@@ -65,7 +66,7 @@ fn place(
     lora: &LoraConfig,
     inputs: usize,
     targets: Vec<(String, Range<usize>)>,
-) -> Lora {
+) -> LoraPlace {
     let mut push = |parameter| {
         list.push(parameter);
         list.len() - 1
@@ -80,5 +81,5 @@ fn place(
             LoraPart { b: push(Parameter::matrix(slices, rank, Init::Zeros, true, dtype)), outputs }
         })
         .collect();
-    Lora { rank, scale: lora.scale(), a, parts }
+    LoraPlace { rank, scale: lora.scale(), a, parts }
 }

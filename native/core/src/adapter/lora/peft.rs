@@ -1,32 +1,27 @@
-//! Adapters in the format of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
+//! LoRA in the format of PEFT: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::file::{FileDtype, read_json, write_tensors};
-use super::source::TensorSource;
-use super::{outgoing, write_text};
-use crate::adapter::{Adapter, LoraConfig, matches, module_paths};
+use super::super::modules::{matches, module_paths};
+use super::config::{LoraConfig, decimal};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::formats::{FileDtype, TensorSource, outgoing, write_tensors, write_text};
 use crate::params::Parameter;
 
 /// The factors.
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Their shape, scale and place.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// What PEFT calls the method.
+const PEFT_TYPE: &str = "LORA";
 /// More entries are no list of modules.
 const MAX_TARGETS: usize = 1 << 16;
 /// What PEFT puts before the path of a module.
 const PREFIX: &str = "base_model.model.";
-
-/// The shortest decimal that rounds to the number: 0.1, not its binary expansion.
-fn decimal(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
 
 /// Fields that say how an adapter was started, trained or found, not what it computes.
 const HARMLESS: [&str; 22] = [
@@ -54,71 +49,52 @@ const HARMLESS: [&str; 22] = [
     "use_rslora",
 ];
 
-impl Adapter {
-    /// Writes the factors, as f32, and what PEFT needs to know of them.
-    pub(super) fn save(&self, dir: &Path, model: &ModelConfig, state: &str) -> Result<()> {
-        write_tensors(
-            &dir.join(ADAPTER),
-            outgoing(&self.list),
-            FileDtype::F32,
-            &[("format", "pt"), ("quintain", state)],
-        )?;
-        let lora = &self.config;
-        let config = json!({
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": self.base_name,
-            "r": lora.rank,
-            "lora_alpha": decimal(lora.alpha),
-            "lora_dropout": decimal(lora.dropout),
-            "use_rslora": lora.rs_lora,
-            "use_dora": false,
-            "bias": "none",
-            "fan_in_fan_out": false,
-            "inference_mode": true,
-            "init_lora_weights": true,
-            "modules_to_save": null,
-            "rank_pattern": {},
-            "alpha_pattern": {},
-            "target_modules": lora.listed(model),
-        });
-        write_text(&dir.join(ADAPTER_CONFIG), &format!("{config:#}"))
-    }
+/// Writes the factors, as f32, and what PEFT needs to know of them.
+pub(in crate::adapter) fn save(
+    lora: &LoraConfig,
+    list: &[Parameter],
+    base_name: Option<&str>,
+    dir: &Path,
+    model: &ModelConfig,
+    state: &str,
+) -> Result<()> {
+    write_tensors(&dir.join(ADAPTER), outgoing(list), FileDtype::F32, &[("format", "pt"), ("quintain", state)])?;
+    let config = json!({
+        "peft_type": PEFT_TYPE,
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": lora.rank,
+        "lora_alpha": decimal(lora.alpha),
+        "lora_dropout": decimal(lora.dropout),
+        "use_rslora": lora.rs_lora,
+        "use_dora": false,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "modules_to_save": null,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": lora.listed(model),
+    });
+    write_text(&dir.join(ADAPTER_CONFIG), &format!("{config:#}"))
 }
 
-impl Model {
-    /// Adds the adapter in a folder that [`Model::save`] or PEFT wrote. It starts without moments: [`Model::load`] reads
-    /// them.
-    ///
-    /// # Errors
-    /// `Io` and `Format` where the folder cannot be read or does not fit this model; `Config` where the name is taken.
-    pub fn add_adapter_from(&mut self, name: &str, dir: &Path) -> Result<()> {
-        let peft = Peft::open(dir, &self.config)?;
-        let mut adapter = Adapter::empty(&self.config, self.options.dtype, name, peft.config.clone(), self.seed)?;
-        adapter.base_name.clone_from(&peft.base_name);
-        peft.check(&adapter.list)?;
-        peft.read(&mut adapter.list);
-        self.adopt(adapter)
-    }
-}
-
-/// A folder that holds an adapter.
-pub(super) struct Peft {
+/// A folder that holds LoRA's factors.
+pub(crate) struct Folder {
     /// Targets are the paths of the modules that have factors.
     pub config: LoraConfig,
     pub files: TensorSource,
-    base_name: Option<String>,
+    pub base_name: Option<String>,
     path: PathBuf,
     /// The names that the factors have in the file.
     names: HashMap<String, String>,
 }
 
-impl Peft {
-    /// Reads the configuration and finds the factors.
-    pub fn open(dir: &Path, model: &ModelConfig) -> Result<Self> {
-        let path = dir.join(ADAPTER_CONFIG);
-        let saved = read_json(&path)?;
-        let fields = Fields { path: &path, fields: saved.as_object().ok_or_else(|| wrong(&path, "is not an object"))? };
+impl Folder {
+    /// Reads the configuration (`saved`, from `path`) and finds the factors.
+    pub fn open(dir: &Path, path: PathBuf, saved: &Map<String, Value>, model: &ModelConfig) -> Result<Self> {
+        let fields = Fields { path: &path, fields: saved };
         fields.refuse_unsupported()?;
         let files = TensorSource::safetensors(&[dir.join(ADAPTER)])?;
         let (names, modules) = factors(&files, model)?;
@@ -131,7 +107,7 @@ impl Peft {
             dropout: if fields.given("lora_dropout").is_some() { fields.number("lora_dropout")? } else { 0.0 },
         };
         let base_name = fields.given("base_model_name_or_path").and_then(Value::as_str).map(String::from);
-        Ok(Peft { config, files, base_name, path, names })
+        Ok(Folder { config, files, base_name, path, names })
     }
 
     /// Refuses an adapter whose factors differ in shape, scale or place from what the model has.
@@ -258,13 +234,6 @@ impl Fields<'_> {
 
     /// Refuses, by its name, every field that would change what the adapter computes.
     fn refuse_unsupported(&self) -> Result<()> {
-        match self.given("peft_type") {
-            Some(kind) if kind == "LORA" => {}
-            other => {
-                let other = other.unwrap_or(&Value::Null);
-                return self.error(format!("peft_type is {other}: only LORA can be read"));
-            }
-        }
         for name in self.fields.keys() {
             let Some(value) = self.given(name) else { continue };
             let fine = match name.as_str() {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{bf16_from_f32, f16_from_f32};
 
 /// A tensor to write, a matrix or a vector: its values are made some rows at a time (of a vector: some numbers).
-pub(super) struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a> {
     pub name: String,
     pub shape: Vec<usize>,
     pub rows: Box<dyn Fn(Range<usize>) -> Vec<f32> + 'a>,
@@ -59,7 +59,7 @@ impl FileDtype {
 const CHUNK: usize = 1 << 20;
 
 /// Writes tensors in the order of their names. Equal contents give equal bytes.
-pub(super) fn write_tensors(
+pub(crate) fn write_tensors(
     path: &Path,
     mut tensors: Vec<Outgoing>,
     dtype: FileDtype,
@@ -97,7 +97,7 @@ pub(super) fn write_tensors(
 }
 
 /// Writes a file under a temporary name, flushes it to the disk, and gives it its name: never a half-written file.
-pub(super) fn write_atomic(path: &Path, body: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
+fn write_atomic(path: &Path, body: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
     let temporary = path.temporary();
     let write = || {
         let mut out = BufWriter::new(File::create(&temporary)?);
@@ -132,8 +132,13 @@ impl Temporary for Path {
 /// The largest of these files is the index of a sharded checkpoint.
 const MAX_JSON: u64 = 64 << 20;
 
+/// Writes a text file whole or not at all.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomic(path, |out| out.write_all(text.as_bytes()))
+}
+
 /// The text of a small regular file.
-pub(super) fn read_text(path: &Path) -> Result<String> {
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     let io = |cause| Error::io(path, &cause);
     let facts = std::fs::metadata(path).map_err(io)?;
     if !facts.is_file() {
@@ -148,6 +153,6 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Parses a small JSON file.
-pub(super) fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&read_text(path)?).map_err(|cause| Error::format(path, cause.to_string()))
 }

@@ -1,8 +1,8 @@
 //! Reading the parts of a file, none of which is trusted.
 
+use super::super::encoding::Encoding;
 use super::value::{Array, Kind, Value};
 use super::{Fault, MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME, Tensor};
-use crate::checkpoint::encoding::Encoding;
 
 /// A place in the bytes. Nothing is allocated by it.
 pub(super) struct Reader<'a> {
@@ -142,5 +142,13 @@ impl<'a> Reader<'a> {
         let start = usize::try_from(start).map_err(|_| format!("offset {start} lies outside the file"))?;
         let end = start.checked_add(len).ok_or_else(|| format!("offset {start} lies outside the file"))?;
         Ok(Tensor { name, shape, encoding, range: start..end })
+    }
+}
+
+impl<'a> Array<'a> {
+    /// The elements.
+    pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
+        let (kind, mut reader) = (self.kind, Reader::new(self.bytes));
+        (0..self.len).map_while(move |_| reader.scalar(kind).ok())
     }
 }
