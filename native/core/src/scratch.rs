@@ -6,7 +6,7 @@ pub(crate) const ROW_GRAIN: usize = 16 * 1024;
 /// At least `len` numbers of unspecified value, allocated only when the buffer has to grow.
 pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
-        // Not `resize`: that would copy what nobody reads; this takes fresh zero pages from the system.
+        // Not `resize`: that would copy what is never read; this takes fresh zero pages from the system.
         *buffer = Vec::new();
         *buffer = vec![0.0; len];
     }

@@ -19,7 +19,7 @@ pub(crate) struct Training {
     pub accumulated: u64,
 }
 
-/// What a resumed run goes on counting from.
+/// The counters that a resumed run continues from.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
     /// Of the optimiser.

@@ -57,3 +57,30 @@ impl AdapterConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_tagged_by_kind() {
+        let parse = AdapterConfig::from_json;
+        let lora = LoraConfig { dropout: 0.1, rs_lora: true, ..LoraConfig::all(4, 8.0) };
+        let settings = json!({ "kind": "lora", "rank": 4, "dropout": 0.1, "rsLora": true });
+        assert_eq!(parse(settings.clone()).unwrap(), lora.clone().into());
+        let complete = AdapterConfig::from(lora).to_json();
+        assert_eq!((&complete["kind"], &complete["dropout"]), (&settings["kind"], &settings["dropout"]));
+        assert_eq!(parse(complete.clone()).unwrap().to_json(), complete);
+        // LoRA's settings alone.
+        assert_eq!(parse(json!({ "rank": 4 })).unwrap(), LoraConfig::all(4, 8.0).into());
+        for (wrong, named) in [
+            (json!({ "kind": "ia3", "rank": 4 }), "ia3"),
+            (json!({ "kind": "lora", "rank": 4, "rnk": 4 }), "rnk"),
+            (json!({ "kind": "lora" }), "rank"),
+            (json!(4), "integer `4`"),
+        ] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.code() == "Config" && error.to_string().contains(named), "{error}");
+        }
+    }
+}

@@ -55,7 +55,7 @@ impl Model {
         write_text(&dir.join("config.json"), &self.config.to_json())
     }
 
-    /// The counters that a resumed run goes on from.
+    /// The counters that a resumed run continues from.
     fn state(&self, chosen: Chosen) -> String {
         let Counters { steps, version, forwards } = self.counters_of(chosen);
         let mut state = json!({ "steps": steps, "version": version });
@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// Reads what [`Model::save`] wrote for an adapter (or a base) of the same shape. Without `optimizer.safetensors` the
-    /// optimiser starts anew. Everything is checked before anything changes.
+    /// optimiser starts again. Everything is checked before anything changes.
     pub fn load(&mut self, dir: &Path, adapter: Option<&str>) -> Result<()> {
         let chosen = self.choose_trained("load", adapter)?;
         let weights = match self.adapter(chosen) {

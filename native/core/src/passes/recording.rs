@@ -1,6 +1,6 @@
 //! Activations that sampling computed anyway, kept for the update that follows.
 //!
-//! A row's activations are a function of the weights and of the tokens that lead to it, bit for bit, whoever computes
+//! A row's activations are a function of the weights and of the tokens that lead to it, bit for bit, whatever computes
 //! them. A batch sampled from the present weights therefore needs no forward of its own: its rows are found here by
 //! their path of tokens.
 

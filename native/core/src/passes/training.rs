@@ -79,7 +79,7 @@ pub(crate) fn evaluate_kept(
 fn keep_forward(net: &Net, forest: &Forest, first_kept: usize, work: &mut Work, abort: &AbortFlag) -> Result<()> {
     let (rows, hidden, layers) = (forest.len(), net.config.hidden_size, net.config.num_hidden_layers);
     let Work { scratch, keys, streams, layers: sets, holds, .. } = work;
-    // Until all is there it is nobody's.
+    // Until all is there, it belongs to no forward.
     *holds = 0;
     let mut attention = ForestAttention::new(net.config, forest, keys);
     streams.resize_with(layers + 1, Vec::new);

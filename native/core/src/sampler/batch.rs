@@ -1,9 +1,9 @@
 //! Continuous batching: which rows each step computes, and what becomes of them.
 //!
 //! Every sequence is tokens of which the first `stored` have keys and values in pages. A step computes the missing ones:
-//! one for a sequence that is decoding, a bounded chunk for one that is not (a new prompt, or a sequence that had to give
-//! its pages away). Whoever has none missing after it draws a token. Order among sequences is age: the youngest gives way
-//! when pages run out and is computed anew later, with the same result. The oldest can always go on, because a request
+//! one for a sequence that is decoding, a bounded chunk for one that is prefilling (a new prompt, or a sequence that was
+//! preempted). A sequence that misses none after the step draws a token. Priority is age: when pages run out, the youngest
+//! sequence is preempted and computed again later, with the same result. The oldest can always continue, because a request
 //! that could not run alone is refused.
 //!
 //! A step may mix adapters: its rows are put in their order, so that each adapter's products take one run of rows.
@@ -11,10 +11,10 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::attention::{Cached, Place, Work};
 use super::draw::{Draw, Drawer};
 use super::job::Job;
-use super::kv_cache::{ChainId, PAGE, PageCounts, PageId, PageLayout, Pages};
+use super::kv_cache::{ChainId, KvCache, PAGE, PageCounts, PageId, PageLayout};
+use super::paged_attention::{PagedAttention, Place, Work};
 use super::request::{Reason, Request, Sink, Vocabulary};
 use super::sequence::{Sequence, pages_for, room_for};
 use crate::adapter::{Adapted, Run};
@@ -31,7 +31,7 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Sequences that decode at once.
     pub max_sequences: usize,
-    /// Prompt tokens computed in one step, so that a long prompt does not stall those who decode.
+    /// Prompt tokens computed in one step, so that a long prompt does not stall decoding.
     pub prefill_rows: usize,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Buffers {
 /// The state of the engine between steps.
 pub(super) struct Batch {
     pub(super) options: Options,
-    pub(super) pages: Pages,
+    pub(super) cache: KvCache,
     pub(super) jobs: BTreeMap<u64, Job>,
     /// Jobs with pending samples, the first to be served first.
     queue: VecDeque<u64>,
@@ -85,7 +85,7 @@ impl Batch {
     pub fn new(config: &ModelConfig, options: Options) -> Result<Self> {
         Ok(Self {
             options,
-            pages: Pages::new(page_layout(config), options.cache_bytes)?,
+            cache: KvCache::new(page_layout(config), options.cache_bytes)?,
             jobs: BTreeMap::new(),
             queue: VecDeque::new(),
             running: Vec::new(),
@@ -96,7 +96,7 @@ impl Batch {
     }
 
     pub fn counts(&self) -> PageCounts {
-        self.pages.counts()
+        self.cache.counts()
     }
 
     /// Nothing to do.
@@ -115,18 +115,18 @@ impl Batch {
     pub fn cancel(&mut self, id: u64) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let running = self.running.iter().filter(|sequence| sequence.job == id).map(|sequence| sequence.sample);
-        let displaced = job.displaced.iter().map(|sequence| sequence.sample);
-        let rest = displaced.chain(job.fresh.clone()).chain(running);
+        let preempted = job.preempted.iter().map(|sequence| sequence.sample);
+        let rest = preempted.chain(job.fresh.clone()).chain(running);
         job.events.finished.extend(rest.map(|sample| (sample, Reason::Abort)));
         self.close(id, None);
     }
 
-    /// Starts afresh after a panic: no page is trusted.
+    /// Starts again after a panic: no page is trusted.
     pub fn reset(&mut self, config: &ModelConfig, error: &Error) {
         self.fail_all(error);
         self.running.clear();
-        if let Ok(pages) = Pages::new(page_layout(config), self.options.cache_bytes) {
-            self.pages = pages;
+        if let Ok(cache) = KvCache::new(page_layout(config), self.options.cache_bytes) {
+            self.cache = cache;
         }
     }
 
@@ -137,12 +137,12 @@ impl Batch {
         }
     }
 
-    /// Takes a job out, gives its pages back and sends its last events.
+    /// Removes a job, frees its pages and sends its last events.
     pub(super) fn close(&mut self, id: u64, error: Option<Error>) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
         self.queue.retain(|&queued| queued != id);
         for sequence in self.running.iter_mut().filter(|sequence| sequence.job == id) {
-            self.pages.release_all(&mut sequence.pages);
+            self.cache.release_all(&mut sequence.block_table);
             sequence.finished = true;
         }
         self.running.retain(|sequence| sequence.job != id);
@@ -168,7 +168,7 @@ impl Batch {
             return;
         }
         if self.seen != model.stamps {
-            self.pages.forget_all_but(&model.present_weights());
+            self.cache.forget_all_but(&model.present_weights());
         }
         (self.seen, self.news) = (model.stamps, false);
         let mut failed = Vec::new();
@@ -198,9 +198,9 @@ impl Batch {
         self.jobs.retain(|_, job| job.unfinished > 0);
     }
 
-    /// Lets waiting sequences in while there is room, in the order of their requests: nobody is overtaken for ever.
+    /// Admits waiting sequences while there is room, in the order of their requests: none starves.
     fn admit(&mut self) {
-        let (mut room, mut at) = (room_for(&self.pages, &self.running), 0);
+        let (mut room, mut at) = (room_for(&self.cache, &self.running), 0);
         while self.running.len() < self.options.max_sequences
             && let Some(id) = self.queue.get(at)
         {
@@ -213,13 +213,13 @@ impl Batch {
                 continue;
             }
             let prompt = job.request.prompt.len();
-            let length = job.displaced.front().map_or(prompt, |next| next.tokens.len());
+            let length = job.preempted.front().map_or(prompt, |next| next.tokens.len());
             let need = pages_for(length + 1) as isize;
             if need > room && !self.running.is_empty() {
                 break;
             }
             room -= need;
-            if let Some(mut sequence) = job.displaced.pop_front().or_else(|| job.begin(*id)) {
+            if let Some(mut sequence) = job.preempted.pop_front().or_else(|| job.begin(*id)) {
                 if let Some(target) = job.target {
                     sequence.begin(target.chosen, target.weights);
                 }
@@ -241,7 +241,7 @@ impl Batch {
         entries.clear();
         let (mut budget, mut index) = (self.options.prefill_rows, 0);
         while index < self.running.len() {
-            self.running[index].reuse(&mut self.pages);
+            self.running[index].reuse(&mut self.cache);
             let missing = self.running[index].tokens.len() - self.running[index].stored;
             let wanted = if missing == 1 { 1 } else { missing.min(budget) };
             if wanted > 0 && !self.has_twin(index, missing) {
@@ -268,28 +268,28 @@ impl Batch {
         page.is_some_and(|tokens| !self.buffers.planned.insert((sequence.chain, tokens)))
     }
 
-    /// Finds pages for up to `wanted` more positions, taking them from younger sequences if need be; gives how many fit.
+    /// Allocates pages for up to `wanted` more positions, and preempts younger sequences for them; gives how many fit.
     fn reserve(&mut self, index: usize, wanted: usize) -> usize {
         let target = pages_for(self.running[index].stored + wanted);
-        while self.running[index].pages.len() < target {
-            match self.pages.allocate() {
-                Some(page) => self.running[index].pages.push(page),
+        while self.running[index].block_table.len() < target {
+            match self.cache.allocate() {
+                Some(page) => self.running[index].block_table.push(page),
                 None if index + 1 < self.running.len() => self.preempt(),
                 None => break,
             }
         }
         let sequence = &self.running[index];
-        wanted.min(sequence.pages.len() * PAGE - sequence.stored)
+        wanted.min(sequence.block_table.len() * PAGE - sequence.stored)
     }
 
-    /// Sends the youngest sequence back to wait; its pages are computed anew when there is room.
+    /// Preempts the youngest sequence; its pages are computed again when there is room.
     fn preempt(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
-        sequence.vacate(&mut self.pages);
+        sequence.release_pages(&mut self.cache);
         let id = sequence.job;
         if let Some(job) = self.jobs.get_mut(&id) {
             job.led &= !sequence.leads;
-            job.displaced.push_front(sequence);
+            job.preempted.push_front(sequence);
         }
         if !self.queue.contains(&id) {
             self.queue.push_front(id);
@@ -305,7 +305,7 @@ impl Batch {
         work.push(Work { sequence: index, chosen: sequence.chosen, row, rows, position, table: table_start });
         tokens.extend_from_slice(&sequence.tokens[range.clone()]);
         positions.extend(range.map(|position| position as u32));
-        table.extend_from_slice(&sequence.pages);
+        table.extend_from_slice(&sequence.block_table);
     }
 
     fn compute(&mut self, model: &Model) -> Result<()> {
@@ -320,7 +320,7 @@ impl Batch {
         };
         let runs: Vec<Run> = work.chunk_by(|a, b| a.chosen == b.chosen).map(run).collect();
         let group = model.config.group();
-        let mut cache = Cached { pages: &mut self.pages, work, table, group, places };
+        let mut cache = PagedAttention { cache: &mut self.cache, work, tables: table, group, tasks: places };
         let record = recordings.as_deref_mut().map(|recordings| (recordings, &record[..]));
         let net = model.net_of(&model.params, Adapted::Runs(&runs));
         if let Err(error) = forward_rows(&net, tokens, positions, &mut cache, forward, record, hidden) {

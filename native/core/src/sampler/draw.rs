@@ -83,7 +83,7 @@ impl Drawer {
             self.logits.resize(rows * vocab, 0.0);
         }
         let logits = &mut self.logits[..rows * vocab];
-        // The head is the base's, whoever is adapted.
+        // The head is the base's: no adapter changes it.
         model.net(Chosen::Base).logits(hidden, rows, logits);
         self.stats.resize(rows, RowStats::default());
         self.tokens.resize(draws.len(), 0);

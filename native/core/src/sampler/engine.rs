@@ -22,7 +22,7 @@ enum Command {
 }
 
 /// Samples from a model that others train meanwhile: each step holds the read lock, so a training call waits for at most
-/// one step, and a request that outlives a weight update goes on with the new weights (over keys and values of the old
+/// one step, and a request that outlives a weight update continues with the new weights (over keys and values of the old
 /// ones; [`Events::version`](super::Events) tells which weights drew a token).
 pub struct Sampler {
     commands: Sender<Command>,

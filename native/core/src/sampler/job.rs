@@ -17,9 +17,9 @@ pub(super) struct Job {
     pub sink: Sink,
     /// Whose weights it is drawn from; known from its first step on.
     pub target: Option<Target>,
-    /// Samples that had to give way, the first to go on first.
-    pub displaced: VecDeque<Sequence>,
-    /// Samples not begun.
+    /// Samples that were preempted, the first to continue first.
+    pub preempted: VecDeque<Sequence>,
+    /// Samples that have not begun.
     pub fresh: Range<u32>,
     pub unfinished: u32,
     /// One of its sequences is computing the prompt: the others wait for it.
@@ -40,8 +40,8 @@ impl Job {
     /// A request that nothing has been computed of.
     pub fn new(request: Request, vocabulary: Option<Arc<Vocabulary>>, sink: Sink) -> Self {
         let (fresh, unfinished) = (0..request.samples, request.samples);
-        let (displaced, events) = (VecDeque::new(), Events::default());
-        Self { request, vocabulary, sink, target: None, displaced, fresh, unfinished, led: false, events }
+        let (preempted, events) = (VecDeque::new(), Events::default());
+        Self { request, vocabulary, sink, target: None, preempted, fresh, unfinished, led: false, events }
     }
 
     /// Looks up the weights; an error when their adapter is not there, or no longer.
@@ -59,7 +59,7 @@ impl Job {
 
     /// Whether a sample is not running.
     pub fn waits(&self) -> bool {
-        !self.displaced.is_empty() || !self.fresh.is_empty()
+        !self.preempted.is_empty() || !self.fresh.is_empty()
     }
 
     /// The next sample not begun.

@@ -59,7 +59,7 @@ struct Key {
     tokens: [u32; PAGE],
 }
 
-/// A page in the index: `chain` names the chain that ends with it, `stamp` when it was last let go.
+/// A page in the index: `chain` names the chain that ends with it, `stamp` when it was last released.
 #[derive(Debug)]
 struct Published {
     key: Key,
@@ -82,8 +82,8 @@ pub struct PageCounts {
     pub touched: usize,
 }
 
-/// The cache.
-pub struct Pages {
+/// The key-value cache.
+pub struct KvCache {
     layout: PageLayout,
     storage: Vec<f32>,
     first: usize,
@@ -92,14 +92,14 @@ pub struct Pages {
     free: Vec<PageId>,
     published: Vec<Option<Published>>,
     index: HashMap<Key, PageId>,
-    /// Published pages that nobody holds, the one let go longest ago first.
+    /// Published pages that no sequence holds, the least recently used first: those to evict.
     idle: BTreeMap<u64, PageId>,
     clock: u64,
     chains: u64,
     touched: usize,
 }
 
-impl Pages {
+impl KvCache {
     /// As many pages as fit into `bytes`. The memory is only reserved: a page costs nothing until it is used.
     pub fn new(layout: PageLayout, bytes: usize) -> Result<Self> {
         const LINE: usize = 64 / size_of::<f32>();
@@ -162,8 +162,8 @@ impl Pages {
         self.first + page as usize * self.layout.floats()
     }
 
-    /// A page nobody else holds; its contents are whatever they were. Takes the longest unused published page when none is
-    /// free, and gives `None` when every page is held.
+    /// A page that no other sequence holds; its contents are whatever they were. If none is free, it evicts the least
+    /// recently used published page. `None` if every page is held.
     pub fn allocate(&mut self) -> Option<PageId> {
         let page = match self.free.pop() {
             Some(page) => page,
@@ -282,9 +282,9 @@ mod tests {
 
     const ROOT: ChainId = ChainId::Root(1);
 
-    fn pages(count: usize) -> Pages {
+    fn pages(count: usize) -> KvCache {
         let layout = PageLayout { layers: 1, kv_heads: 1, head_dim: 2 };
-        Pages::new(layout, count * layout.bytes()).unwrap()
+        KvCache::new(layout, count * layout.bytes()).unwrap()
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn refuses_a_size_no_machine_has() {
         let layout = PageLayout { layers: 1, kv_heads: 1, head_dim: 1 << 20 };
-        assert_eq!(Pages::new(layout, isize::MAX as usize / 2).err().map(|error| error.code()), Some("OutOfMemory"));
+        assert_eq!(KvCache::new(layout, isize::MAX as usize / 2).err().map(|error| error.code()), Some("OutOfMemory"));
     }
 
     #[test]

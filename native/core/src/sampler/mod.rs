@@ -1,6 +1,5 @@
 //! Tokens out of prompts: continuous batching over a paged key-value cache, on a thread of its own.
 
-mod attention;
 mod batch;
 mod choose;
 mod draw;
@@ -8,6 +7,7 @@ mod engine;
 mod job;
 mod kv_cache;
 mod outcome;
+mod paged_attention;
 mod record;
 mod request;
 mod sequence;

@@ -19,7 +19,7 @@ impl Batch {
         let mut room = None;
         for work in work.iter() {
             let sequence = &mut self.running[work.sequence];
-            sequence.advance(work.rows, &mut self.pages);
+            sequence.advance(work.rows, &mut self.cache);
             if sequence.stored < sequence.tokens.len() {
                 continue;
             }
@@ -35,15 +35,15 @@ impl Batch {
             job.led = false;
             let partial = !sequence.stored.is_multiple_of(PAGE);
             let need = 1 + isize::from(partial);
-            let room = room.get_or_insert_with(|| room_for(&self.pages, &self.running));
+            let room = room.get_or_insert_with(|| room_for(&self.cache, &self.running));
             while self.running.len() < self.options.max_sequences
                 && *room >= need
-                && job.displaced.is_empty()
+                && job.preempted.is_empty()
                 && let Some(sibling) = job.begin(id)
             {
                 *room -= need;
-                let own = if partial { self.pages.allocate() } else { None };
-                let forked = self.running[work.sequence].fork(sibling, own, &mut self.pages);
+                let own = if partial { self.cache.allocate() } else { None };
+                let forked = self.running[work.sequence].fork(sibling, own, &mut self.cache);
                 draws.push(Draw::new(self.running.len(), row, &forked, &job.request));
                 self.running.push(forked);
             }
@@ -102,6 +102,6 @@ impl Batch {
         events.finished.push((sequence.sample, reason));
         job.unfinished -= 1;
         sequence.finished = true;
-        self.pages.release_all(&mut sequence.pages);
+        self.cache.release_all(&mut sequence.block_table);
     }
 }

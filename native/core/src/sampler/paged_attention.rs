@@ -1,8 +1,8 @@
-//! The attention of one step over the paged cache.
+//! Paged attention: the rows of one step over the key-value cache.
 
 use std::cell::RefCell;
 
-use super::kv_cache::{PAGE, PageId, Pages};
+use super::kv_cache::{KvCache, PAGE, PageId};
 use crate::adapter::Chosen;
 use crate::error::Result;
 use crate::kernels::{KeySpan, Queries, Runtime, SharedMut, attend_rows};
@@ -20,19 +20,20 @@ pub(super) struct Work {
     pub rows: usize,
     /// Position of the first row in its sequence.
     pub position: usize,
-    /// Where the sequence's pages begin in the step's table.
+    /// Where the sequence's block table begins among those of the step.
     pub table: usize,
 }
 
-/// The cache as one step sees it.
-pub(super) struct Cached<'a> {
-    pub pages: &'a mut Pages,
+/// The cache and the block tables of one step.
+pub(super) struct PagedAttention<'a> {
+    pub cache: &'a mut KvCache,
     pub work: &'a [Work],
-    pub table: &'a [PageId],
+    /// The block tables of the step's sequences, one after another.
+    pub tables: &'a [PageId],
     /// Query heads per key-value head.
     pub group: usize,
     /// The tasks of a layer; memory kept between steps.
-    pub places: &'a mut Vec<Place>,
+    pub tasks: &'a mut Vec<Place>,
 }
 
 /// Rows of one sequence that a task attends for at once.
@@ -52,15 +53,15 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Cached<'_> {
+impl PagedAttention<'_> {
     fn store(&mut self, layer: usize, rows: &Projections) {
-        let layout = self.pages.layout();
+        let layout = self.cache.layout();
         let dim = layout.head_dim;
         for work in self.work {
             for step in 0..work.rows {
                 let (row, position) = (work.row + step, work.position + step);
                 let slot = position % PAGE;
-                let page = self.pages.page_mut(self.table[work.table + position / PAGE]);
+                let page = self.cache.page_mut(self.tables[work.table + position / PAGE]);
                 for head in 0..layout.kv_heads {
                     let source = row * rows.stride + head * dim;
                     let (key_page, value_page) = page[layout.offset(layer, head)..].split_at_mut(PAGE * dim);
@@ -76,14 +77,14 @@ impl Cached<'_> {
     /// Attention of up to [`TASK_ROWS`] rows of one sequence, for the query heads of one key-value head.
     fn attend_task(&self, rt: &Runtime, place: Place, from: &Projections, to: Outputs, scratch: &mut Scratch) {
         let Place { layer, head, work, first } = place;
-        let layout = self.pages.layout();
+        let layout = self.cache.layout();
         let (dim, heads) = (layout.head_dim, layout.kv_heads * self.group);
         let start = work.position + first;
         let end = start + TASK_ROWS.min(work.rows - first);
         let Scratch { spans, visible, scores } = scratch;
         spans.clear();
-        for (index, &page) in self.table[work.table..work.table + end.div_ceil(PAGE)].iter().enumerate() {
-            let (keys, values) = self.pages.page(page)[layout.offset(layer, head)..].split_at(PAGE * dim);
+        for (index, &page) in self.tables[work.table..work.table + end.div_ceil(PAGE)].iter().enumerate() {
+            let (keys, values) = self.cache.page(page)[layout.offset(layer, head)..].split_at(PAGE * dim);
             let len = PAGE.min(end - index * PAGE);
             spans.push(KeySpan { kt: keys.as_ptr(), kt_stride: PAGE, v: values.as_ptr(), v_stride: dim, len });
         }
@@ -123,7 +124,7 @@ pub(super) struct Place {
     first: usize,
 }
 
-impl KeyValues for Cached<'_> {
+impl KeyValues for PagedAttention<'_> {
     fn attend(
         &mut self,
         rt: &Runtime,
@@ -133,26 +134,26 @@ impl KeyValues for Cached<'_> {
         lse: &mut [f32],
     ) -> Result<()> {
         self.store(layer, rows);
-        let layout = self.pages.layout();
+        let layout = self.cache.layout();
         let heads = layout.kv_heads * self.group;
         assert!(out.len() == rows.rows * heads * layout.head_dim && lse.len() == rows.rows * heads, "attend: outputs");
-        self.places.clear();
+        self.tasks.clear();
         let mut multiplications = 0;
         for &work in self.work {
             multiplications += work.rows * (work.position + work.rows) * heads * layout.head_dim;
             for first in (0..work.rows).step_by(TASK_ROWS) {
-                self.places.extend((0..layout.kv_heads).map(|head| Place { layer, head, work, first }));
+                self.tasks.extend((0..layout.kv_heads).map(|head| Place { layer, head, work, first }));
             }
         }
         let outputs = Outputs { out: SharedMut::new(out), lse: SharedMut::new(lse) };
         let this = &*self;
         let task = |index: usize| {
-            SCRATCH.with_borrow_mut(|scratch| this.attend_task(rt, this.places[index], rows, outputs, scratch));
+            SCRATCH.with_borrow_mut(|scratch| this.attend_task(rt, this.tasks[index], rows, outputs, scratch));
         };
         if multiplications < PARALLEL_WORK {
-            (0..self.places.len()).for_each(task);
+            (0..self.tasks.len()).for_each(task);
         } else {
-            rt.parallel(self.places.len(), task);
+            rt.parallel(self.tasks.len(), task);
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ impl Batch {
             for work in run {
                 let sequence = &mut self.running[work.sequence];
                 let wanted = self.jobs.get(&sequence.job).is_some_and(|job| job.request.for_training);
-                // Rows over keys and values of other weights are nobody's activations.
+                // Rows over keys and values of other weights are activations of no weights.
                 let recording = recording.as_deref_mut().filter(|_| wanted && sequence.begun == sequence.weights);
                 sequence.recorded = match recording {
                     None => Recorded::Not,

@@ -1,6 +1,6 @@
 //! A sample under way: its tokens, and which pages hold its keys and values.
 
-use super::kv_cache::{ChainId, PAGE, PageId, Pages};
+use super::kv_cache::{ChainId, KvCache, PAGE, PageId};
 use super::request::Tail;
 use crate::adapter::Chosen;
 
@@ -29,16 +29,17 @@ pub(super) struct Sequence {
     pub sample: u32,
     /// The prompt and what was drawn.
     pub tokens: Vec<u32>,
-    /// Positions whose keys and values are in `pages`.
+    /// Positions whose keys and values are in the cache.
     pub stored: usize,
-    pub pages: Vec<PageId>,
+    /// The pages, in the order of the positions.
+    pub block_table: Vec<PageId>,
     /// Full pages published so far, and the chain they make.
     pub published: usize,
     pub chain: ChainId,
     /// Whose weights it is drawn from, and which they are now.
     pub chosen: Chosen,
     pub weights: u64,
-    /// The weights that `pages` were first computed with.
+    /// The weights that its pages were first computed with.
     pub begun: u64,
     pub recorded: Recorded,
     pub tail: Tail,
@@ -57,13 +58,13 @@ impl Sequence {
 
     /// Another sample of the same prompt, which has been computed: shares the full pages, and copies the last, partial one
     /// to `own`.
-    pub fn fork(&self, mut sibling: Sequence, own: Option<PageId>, pages: &mut Pages) -> Sequence {
-        let shared = &self.pages[..self.stored / PAGE];
-        shared.iter().for_each(|&page| pages.retain(page));
-        sibling.pages.extend_from_slice(shared);
-        if let (Some(own), Some(&last)) = (own, self.pages.last()) {
-            pages.copy(last, own);
-            sibling.pages.push(own);
+    pub fn fork(&self, mut sibling: Sequence, own: Option<PageId>, cache: &mut KvCache) -> Sequence {
+        let shared = &self.block_table[..self.stored / PAGE];
+        shared.iter().for_each(|&page| cache.retain(page));
+        sibling.block_table.extend_from_slice(shared);
+        if let (Some(own), Some(&last)) = (own, self.block_table.last()) {
+            cache.copy(last, own);
+            sibling.block_table.push(own);
         }
         let (stored, published, chain, recorded) = (self.stored, self.published, self.chain, self.recorded);
         let (chosen, weights, begun) = (self.chosen, self.weights, self.begun);
@@ -71,12 +72,12 @@ impl Sequence {
     }
 
     /// Takes published pages that continue it; its last token is always computed, for its logits.
-    pub fn reuse(&mut self, pages: &mut Pages) {
+    pub fn reuse(&mut self, cache: &mut KvCache) {
         while self.stored + PAGE < self.tokens.len()
             && let Some(tokens) = self.next_page()
-            && let Some((page, chain)) = pages.find(self.chain, &tokens)
+            && let Some((page, chain)) = cache.find(self.chain, &tokens)
         {
-            self.pages.push(page);
+            self.block_table.push(page);
             self.chain = chain;
             self.published += 1;
             self.stored += PAGE;
@@ -85,13 +86,13 @@ impl Sequence {
     }
 
     /// Notes that `rows` more positions are stored, and publishes the pages that they filled.
-    pub fn advance(&mut self, rows: usize, pages: &mut Pages) {
+    pub fn advance(&mut self, rows: usize, cache: &mut KvCache) {
         self.stored += rows;
         while (self.published + 1) * PAGE <= self.stored && self.begun == self.weights {
             let start = self.published * PAGE;
             let Ok(tokens) = self.tokens[start..start + PAGE].try_into() else { break };
-            let page = &mut self.pages[self.published];
-            (*page, self.chain) = pages.publish(*page, self.weights, self.chain, tokens);
+            let page = &mut self.block_table[self.published];
+            (*page, self.chain) = cache.publish(*page, self.weights, self.chain, tokens);
             self.published += 1;
         }
     }
@@ -101,15 +102,15 @@ impl Sequence {
         (self.chosen, self.weights, self.begun, self.chain) = (chosen, weights, weights, ChainId::Root(weights));
     }
 
-    /// Gives all pages back.
-    pub fn vacate(&mut self, pages: &mut Pages) {
-        pages.release_all(&mut self.pages);
+    /// Frees its pages: they are computed again later.
+    pub fn release_pages(&mut self, cache: &mut KvCache) {
+        cache.release_all(&mut self.block_table);
         (self.stored, self.published, self.recorded) = (0, 0, Recorded::Unknown);
     }
 }
 
-/// Pages not yet spoken for: those available, less what each running sequence needs for its tokens and one more.
-pub(super) fn room_for(pages: &Pages, running: &[Sequence]) -> isize {
-    let owed = |sequence: &Sequence| pages_for(sequence.tokens.len() + 1).saturating_sub(sequence.pages.len());
-    pages.available() as isize - running.iter().map(owed).sum::<usize>() as isize
+/// Free pages, less what each running sequence will need for its tokens and one more.
+pub(super) fn room_for(cache: &KvCache, running: &[Sequence]) -> isize {
+    let owed = |sequence: &Sequence| pages_for(sequence.tokens.len() + 1).saturating_sub(sequence.block_table.len());
+    cache.available() as isize - running.iter().map(owed).sum::<usize>() as isize
 }
