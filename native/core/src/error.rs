@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// What can go wrong. [`Error::code`] is stable and crosses the binding; the text is for people.
+/// An error of the kernel. [`Error::code`] is stable and crosses the binding; the text is for people.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     /// Arguments do not fit each other or the model.

@@ -35,7 +35,7 @@ impl Memory {
         self.weights + self.adapters + self.reference + self.gradients + self.moments + self.activations + self.buffers
     }
 
-    /// What training takes, without running it: one kept forward, backward and step over `rows` tokens with targets at
+    /// Bytes that training takes, without running it: one kept forward, backward and step over `rows` tokens with targets at
     /// `positions` of them. With [`Blocks::File`](crate::params::Blocks::File) weights are counted in the dtype: only the file
     /// knows better.
     pub fn plan(config: &ModelConfig, options: &Options, rows: usize, positions: usize) -> Result<Memory> {
@@ -74,7 +74,7 @@ impl Memory {
 }
 
 impl Model {
-    /// What the model holds now.
+    /// Bytes that the model holds now.
     pub fn memory(&self) -> Memory {
         let (activations, buffers) = self.work.bytes();
         let trainings = std::iter::once(&self.base).chain(self.adapters.iter().map(|adapter| &adapter.training));

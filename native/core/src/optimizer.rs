@@ -22,7 +22,7 @@ impl Default for AdamW {
     }
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Norm of all gradients before clipping.

@@ -6,7 +6,7 @@ use crate::params::Gradients;
 /// Gradients, moments, and which weights they belong to.
 #[derive(Default)]
 pub(crate) struct Training {
-    /// Whose weights: never given to another.
+    /// Number of the owner of the weights: never given to another.
     pub owner: u64,
     /// Which weights: never given to others. What is computed from weights (keys and values, activations, a forward that
     /// waits for its backward) is kept under this number.
@@ -22,9 +22,9 @@ pub(crate) struct Training {
 /// The counters that a resumed run continues from.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
-    /// Of the optimiser.
+    /// Steps of the optimiser.
     pub steps: u64,
-    /// Of the weights.
+    /// Version of the weights.
     pub version: u64,
     /// Training forwards of an adapter with dropout.
     pub forwards: u64,

@@ -12,7 +12,7 @@ pub(crate) struct Dropout {
     stream: u64,
     /// Numbers of 16 random bits below this are dropped.
     below: u32,
-    /// What is left is multiplied by it.
+    /// The factor of the numbers that are left.
     scale: f32,
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Adapter {
     pub training: Training,
     /// Training forwards so far: what dropout draws from.
     pub forwards: u64,
-    /// What the base is called, where that is known.
+    /// The base's name, if it is known.
     pub base_name: Option<String>,
     seed: u64,
 }
@@ -154,7 +154,7 @@ impl Adapter {
         }
     }
 
-    /// What it adds to a weight of the base.
+    /// The change that merging makes to a weight of the base.
     pub fn delta(&self, weight: &Slice) -> Option<Delta<'_>> {
         match &self.method {
             Method::Lora(lora) => lora.delta(&self.list, weight),

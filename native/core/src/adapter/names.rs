@@ -8,7 +8,7 @@ pub const DEFAULT: &str = "default";
 /// Names the model without adapters.
 pub const BASE: &str = "base";
 
-/// Whose weights a call works with.
+/// The owner of the weights that a call uses.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Chosen {
     #[default]

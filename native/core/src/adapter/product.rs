@@ -6,7 +6,7 @@ use crate::params::Linear;
 pub(crate) struct Product<'a> {
     pub linear: &'a Linear,
     pub rows: usize,
-    /// What it read.
+    /// Its input.
     pub x: &'a [f32],
     /// Its adapter's inner activation.
     pub low: &'a [f32],

@@ -14,7 +14,7 @@ use crate::formats::{Encoding, FileMap, Order, TensorSource};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
-/// What llama.cpp divides the rotary frequencies by.
+/// The tensor of divisors of the rotary frequencies in llama.cpp.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Opens a GGUF file as a model: its tensors and its configuration.

@@ -175,7 +175,7 @@ fn check_moments(state: &TensorSource, list: &[Parameter]) -> Result<()> {
     Ok(())
 }
 
-/// What [`Model::save`] recorded beside the moments.
+/// The counters that [`Model::save`] wrote beside the moments.
 fn counters(files: &TensorSource) -> Result<Counters> {
     let text = files.metadata.get("quintain").map_or("", String::as_str);
     let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);

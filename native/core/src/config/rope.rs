@@ -17,7 +17,7 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// What Llama 3.1 and its successors were trained with, but for `factor`.
+    /// The settings of Llama 3.1 and its successors, except `factor`.
     pub(crate) fn llama3(factor: f64, original_max_position_embeddings: usize) -> Self {
         RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings }
     }

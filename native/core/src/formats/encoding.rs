@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use crate::kernels::{BlockKind, f32_from_bf16, f32_from_f16};
 
-/// What a file stores a tensor's numbers as; multi-byte numbers are little endian.
+/// The form of a tensor's numbers in a file; multi-byte numbers are little endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     F32,

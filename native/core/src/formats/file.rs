@@ -25,7 +25,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// What the numbers of a file are rounded to.
+/// The type that the numbers of a file are rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileDtype {
     F32,

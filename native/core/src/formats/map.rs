@@ -28,7 +28,7 @@ impl FileMap {
         Ok(FileMap { path: path.to_path_buf(), map })
     }
 
-    /// What was read of these bytes is no longer needed in memory; reading them again reads the file again.
+    /// Frees the pages of these bytes; reading them again reads the file again.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         {

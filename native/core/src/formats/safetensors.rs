@@ -32,7 +32,7 @@ pub struct Tensor {
 /// A parsed header.
 #[derive(Debug, Default, PartialEq)]
 pub struct Header {
-    /// What `__metadata__` holds.
+    /// The fields of `__metadata__`.
     pub metadata: HashMap<String, String>,
     pub tensors: Vec<Tensor>,
 }

@@ -51,7 +51,7 @@ struct Entry {
 pub(crate) struct TensorSource {
     files: Vec<FileMap>,
     entries: HashMap<String, Entry>,
-    /// Of safetensors files, all together.
+    /// Metadata of all safetensors files together.
     pub metadata: HashMap<String, String>,
 }
 

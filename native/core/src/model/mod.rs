@@ -69,7 +69,7 @@ pub struct Model {
     pub(crate) base: Training,
     pub(crate) adapters: Vec<Adapter>,
     pub(crate) seed: u64,
-    /// What adapters made here call their base in files.
+    /// The name of the base in the files of adapters made here.
     pub base_name: Option<String>,
     /// The last number given by [`Model::stamp`].
     pub(crate) stamps: u64,

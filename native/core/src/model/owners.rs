@@ -1,4 +1,4 @@
-//! Whose weights a call works with, and which weights they are now.
+//! The owner of the weights that a call uses, and the present weights.
 
 use super::Model;
 use crate::adapter::{Adapter, BASE, Chosen, DEFAULT};
@@ -7,7 +7,7 @@ use crate::params::Parameter;
 use crate::training::Training;
 
 impl Model {
-    /// What `name` stands for; absent, the adapter [`DEFAULT`] if there is one, else the base.
+    /// The owner called `name`; absent, the adapter [`DEFAULT`] if there is one, else the base.
     pub(crate) fn choose(&self, op: &'static str, name: Option<&str>) -> Result<Chosen> {
         let place = |name: &str| self.adapters.iter().position(|adapter| adapter.name == name).map(Chosen::Adapter);
         match name {

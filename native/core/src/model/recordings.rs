@@ -1,4 +1,4 @@
-//! What sampling has recorded of a model's activations.
+//! The activations that sampling recorded.
 
 use std::sync::{MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! What the layers of a network compute on the way, kept for the gradient.
+//! The intermediate results of a layer, kept for the gradient.
 
 use crate::adapter::Adapter;
 use crate::config::ModelConfig;
@@ -49,7 +49,7 @@ pub(crate) fn widths(config: &ModelConfig, low: [usize; 4]) -> Widths {
     ]
 }
 
-/// What a layer computes on the way; backward reads it.
+/// The intermediate results of a layer; backward reads them.
 #[derive(Default)]
 pub(crate) struct Activations {
     /// q|k|v `[rows][qkv_width]`, after bias, head norms and rotation.

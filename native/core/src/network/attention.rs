@@ -79,7 +79,7 @@ impl<'a> ForestAttention<'a> {
         *self.keys = keys;
     }
 
-    /// What a query of `segment` reads, of one key-value head: the segments of its path.
+    /// The keys and values that a query of `segment` reads, of one head: the segments of its path.
     fn spans(&self, path: &[usize], head: usize, v: &[f32], stride: usize) -> Vec<KeySpan> {
         path.iter()
             .map(|&index| {

@@ -26,7 +26,7 @@ impl Scratch {
 }
 
 impl Net<'_> {
-    /// What each buffer of a layer's activations takes a row, those of adapters as wide as the widest.
+    /// Numbers per row in each buffer of a layer's activations; buffers of adapters are as wide as the widest.
     pub fn widths(&self, layer: usize) -> Widths {
         widths(self.config, self.adapted.low_widths(layer))
     }
@@ -154,7 +154,7 @@ impl Net<'_> {
         self.linear(&layer.down, act, rows, y, true, &mut a.low[3]);
     }
 
-    /// What [`Net::down`] leaves in `a`, without the product itself.
+    /// Computes what [`Net::down`] leaves in `a`, without the product itself.
     pub fn low_of_down(&self, index: usize, rows: usize, a: &mut Activations, act: &mut Vec<f32>) {
         let layer = &self.params.layout.layers[index];
         if self.adapted.low_width(&layer.down) > 0 {

@@ -47,7 +47,7 @@ impl HeadScratch {
     }
 }
 
-/// What the gradient of a head row needs besides the logits.
+/// Inputs to the gradient of a head row, besides the logits.
 #[derive(Clone, Copy)]
 struct RowGradient<'a> {
     targets: &'a [(u32, f32)],

@@ -55,6 +55,6 @@ pub(crate) struct Net<'a> {
     pub params: &'a Params,
     pub rope: &'a RopeTable,
     pub adapted: Adapted<'a>,
-    /// What the adapters' inputs lose: in training forwards.
+    /// The masks of the adapters' inputs, in training forwards.
     pub dropout: Option<Dropout>,
 }

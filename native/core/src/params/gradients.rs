@@ -19,7 +19,7 @@ impl Gradients {
         trainable.then(|| self.list[index].get_or_insert_with(|| PackedF32::zeros(n, k)))
     }
 
-    /// What has been accumulated for a parameter; `None` if nothing was.
+    /// The accumulated gradient of a parameter; `None` if there is none.
     pub fn get(&self, index: usize) -> Option<&PackedF32> {
         self.list.get(index)?.as_ref()
     }

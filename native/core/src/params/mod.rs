@@ -19,7 +19,7 @@ pub use gradients::Gradients;
 pub(crate) use layout::stack;
 pub use layout::{Layer, Layout, Linear};
 
-/// What weights are multiplied in. Accumulation is always f32.
+/// The type that products of weights are computed in. Accumulation is always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     F32,
@@ -61,7 +61,7 @@ pub struct Parameter {
     dtype: Dtype,
     /// The f32 values. Absent for what is frozen and computed in bf16.
     master: Option<PackedF32>,
-    /// What products read when the dtype is bf16.
+    /// The copy that products read if the dtype is bf16.
     compute: Option<PackedBf16>,
     /// The kind of every panel, if it is held in blocks.
     kinds: Vec<BlockKind>,
@@ -102,7 +102,7 @@ impl Parameter {
         if self.vector { vec![slice.rows.len()] } else { vec![slice.rows.len(), self.k] }
     }
 
-    /// What products of this parameter are computed in.
+    /// The type that products of this parameter are computed in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

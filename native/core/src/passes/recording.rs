@@ -21,11 +21,11 @@ const ROWS_AT_ONCE: usize = 64;
 /// Rows of one adapter's (or the base's) present weights.
 #[derive(Default)]
 pub(crate) struct Recording {
-    /// Whose weights.
+    /// The owner of the weights.
     owner: u64,
     /// Which weights.
     weights: u64,
-    /// What a row takes in each layer beside its input.
+    /// Numbers per row in each layer, besides its input.
     shape: Vec<Widths>,
     /// Most rows.
     capacity: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Recording {
     rows: HashMap<(u32, u32), u32>,
     /// Per layer `[row][hidden + activations]`, and the last residual stream `[row][hidden]`.
     layers: Vec<Vec<f32>>,
-    /// What was predicted at a row with some inverse temperature (as bits): of the whole vocabulary, and of the tokens drawn.
+    /// The prediction at a row with some inverse temperature (as bits): of the whole vocabulary, and of the tokens drawn.
     stats: HashMap<(u32, u32), RowStats>,
     logprobs: HashMap<(u32, u32, u32), f32>,
 }

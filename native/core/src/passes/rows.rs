@@ -6,7 +6,7 @@ use crate::network::{KeyValues, Net, Scratch};
 use crate::scratch::sized;
 
 /// Runs `tokens`, one row each, through the model; `hidden` receives the rows after the final norm.
-/// What `record` names, by the owner of the weights, is kept for an update.
+/// Rows that `record` names, by the owner of the weights, are kept for an update.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn forward_rows(
     net: &Net,

@@ -1,4 +1,4 @@
-//! What is kept between a forward and its backward, and the buffers of both.
+//! Kept forwards, and the buffers of forward and backward.
 
 use crate::adapter::Dropout;
 use crate::forest::Forest;
@@ -8,7 +8,7 @@ use crate::network::{Activations, BackwardScratch, HeadPlan, HeadScratch, Scratc
 /// A forward that waits for its backward.
 pub(crate) struct Kept {
     pub id: u64,
-    /// Whose weights it went through.
+    /// The owner of the weights it went through.
     pub owner: u64,
     pub forest: Forest,
     pub plan: HeadPlan,
@@ -63,7 +63,7 @@ pub(crate) fn first_kept(hidden: usize, shape: &Shape, rows: usize, activation_b
     shape.first_kept(rows, activation_bytes.saturating_sub(streams))
 }
 
-/// What is asked of the head of a forward.
+/// The targets and settings of a forward's head.
 pub(crate) struct Wanted<'a> {
     pub plan: &'a HeadPlan,
     pub inverse_temperature: f32,

@@ -60,7 +60,7 @@ pub(super) struct Buffers {
     pub(super) draws: Vec<Draw>,
     pub(super) drawer: Drawer,
     planned: HashSet<(ChainId, [u32; PAGE])>,
-    /// Of the owners of weights, which rows are recorded.
+    /// The rows to record, by the owner of the weights.
     pub(super) record: Vec<(u64, Plan)>,
     entries: Vec<(usize, usize)>,
 }

@@ -30,7 +30,7 @@ impl Choice {
         Self { temperature, top_k: 0, top_p: 1.0, min_p: 0.0 }
     }
 
-    /// What the logits are multiplied by. Greedy choices record the log-probability at temperature 1.
+    /// The factor of the logits. Greedy choices record the log-probability at temperature 1.
     pub fn inverse_temperature(&self) -> f32 {
         if self.temperature == 0.0 { 1.0 } else { 1.0 / self.temperature }
     }

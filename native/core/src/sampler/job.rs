@@ -15,7 +15,7 @@ pub(super) struct Job {
     pub request: Request,
     pub vocabulary: Option<Arc<Vocabulary>>,
     pub sink: Sink,
-    /// Whose weights it is drawn from; known from its first step on.
+    /// The weights it is drawn from; known from its first step on.
     pub target: Option<Target>,
     /// Samples that were preempted, the first to continue first.
     pub preempted: VecDeque<Sequence>,

@@ -27,7 +27,7 @@ impl Default for ChainId {
     }
 }
 
-/// What a page holds: keys `[head_dim][16]` (transposed: one load reads a coordinate of 16 positions) followed by values
+/// The layout of a page: keys `[head_dim][16]` (transposed: one load reads a coordinate of 16 positions) followed by values
 /// `[16][head_dim]`, for each layer and key-value head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLayout {

@@ -1,4 +1,4 @@
-//! What becomes of a step's rows: pages that can be shared, tokens drawn, samples that end.
+//! The outcome of a step: pages that can be shared, tokens drawn, samples that end.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ use crate::network::{KeyValues, Projections};
 pub(super) struct Work {
     /// Index in the batch's running sequences.
     pub sequence: usize,
-    /// Whose weights its rows go through.
+    /// The owner of the weights that its rows go through.
     pub chosen: Chosen,
     /// First row of the step.
     pub row: usize,

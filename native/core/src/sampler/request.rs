@@ -1,4 +1,4 @@
-//! What is asked of the sampler and what it answers.
+//! Requests to the sampler, and its events.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Request {
     /// The run's seed. A token is a function of the weights, its prefix and `(seed, stream, sample index, position)`, where
     /// the position counts the prompt: the turns of a conversation draw other numbers.
     pub seed: u64,
-    /// What is sampled: a key of the task.
+    /// A key of the task.
     pub stream: u64,
     /// The index of the first sample, so that a group may be asked for in parts.
     pub first_index: u32,
@@ -119,7 +119,7 @@ pub enum Reason {
     Abort,
 }
 
-/// What one step gave one request.
+/// Results of one step for one request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Events {
     /// The weights that the tokens were drawn from.

@@ -36,7 +36,7 @@ pub(super) struct Sequence {
     /// Full pages published so far, and the chain they make.
     pub published: usize,
     pub chain: ChainId,
-    /// Whose weights it is drawn from, and which they are now.
+    /// The owner of the weights it is drawn from, and the present weights.
     pub chosen: Chosen,
     pub weights: u64,
     /// The weights that its pages were first computed with.

@@ -30,7 +30,7 @@ impl LoraConfig {
         LoraConfig { rank, alpha, targets: vec!["all-linear".into()], rs_lora: false, dropout: 0.0 }
     }
 
-    /// What the product of the factors is multiplied by.
+    /// The factor of the product of A and B.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f32;
         self.alpha / if self.rs_lora { rank.sqrt() } else { rank }

@@ -31,7 +31,7 @@ impl LoraPlace {
     }
 }
 
-/// What an adapter adds to the products q|k|v, o, gate|up and down of a layer.
+/// The factors beside the products q|k|v, o, gate|up and down of a layer.
 pub(super) type Places = [Option<LoraPlace>; 4];
 
 /// The parameters (still without values), and their places in each layer.

@@ -1,4 +1,4 @@
-//! What LoRA adds to a weight of the base.
+//! The product of the factors, added to a weight of the base.
 
 use std::ops::Range;
 

@@ -16,11 +16,11 @@ use crate::params::Parameter;
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Their shape, scale and place.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// What PEFT calls the method.
+/// The method's name in PEFT.
 const PEFT_TYPE: &str = "LORA";
 /// More entries are no list of modules.
 const MAX_TARGETS: usize = 1 << 16;
-/// What PEFT puts before the path of a module.
+/// PEFT's prefix of a module's path.
 const PREFIX: &str = "base_model.model.";
 
 /// Fields that say how an adapter was started, trained or found, not what it computes.

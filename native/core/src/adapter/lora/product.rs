@@ -1,4 +1,4 @@
-//! What the factors add to a product, and their gradient.
+//! The factors' part in a product, and their gradient.
 
 use super::super::dropout::Dropout;
 use super::super::product::Product;

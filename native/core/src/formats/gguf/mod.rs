@@ -27,7 +27,7 @@ const MAX_NAME: usize = 1 << 10;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 const MAX_DIMENSIONS: u32 = 4;
 
-/// What is wrong with a file, and where; the caller adds the path.
+/// A defect of a file, and its place; the caller adds the path.
 pub type Fault = String;
 
 /// A tensor of the file.

@@ -118,7 +118,7 @@ impl<'a> Reader<'a> {
         Ok(Value::Array(Array { kind, len, bytes: &self.bytes[start..self.at] }))
     }
 
-    /// What stands behind a tensor's name; the range is relative to the data.
+    /// The entry that follows a tensor's name; the range is relative to the data.
     pub fn tensor(&mut self, name: &'a str, alignment: usize) -> Result<Tensor<'a>, Fault> {
         let dimensions = self.u32("the number of dimensions")?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
