@@ -19,6 +19,8 @@ export interface NativeSettings {
   /** Keeps the base quantised and frozen: in a GGUF file's blocks, or quantised on load. Default: in `dtype`. */
   readonly blocks?: "file" | "q8_0" | "q4_0" | "q4_1"
   /** The adapter `default`; the base is then frozen. */
+  readonly adapter?: NativeAdapter
+  /** Short for `adapter` with `kind: "lora"`. */
   readonly lora?: NativeLora
   /** Folders of adapters by name; if there are any, the base is frozen. */
   readonly adapters?: Readonly<Record<string, string>>
@@ -49,6 +51,9 @@ export interface NativeLora {
   readonly rsLora?: boolean
   readonly dropout?: number
 }
+
+/** The settings of an adapter, by its kind. */
+export type NativeAdapter = { readonly kind: "lora" } & NativeLora
 
 /** Names the weights that a call uses: an adapter, or `base`. Absent: the adapter `default` if there is one. */
 export interface AdapterChoice {
@@ -238,11 +243,15 @@ export interface NativeInfo {
   readonly isa: string
   readonly threads: number
   readonly dtype: "f32" | "bf16"
-  /** Settings of the adapter that `lora` made. */
+  /** The adapter that the model was opened with. */
+  readonly adapter: Required<NativeAdapter> | null
+  /** The same without its kind. */
   readonly lora: Required<NativeLora> | null
   readonly frozen: boolean
   readonly adapters: ReadonlyArray<{
     readonly name: string
+    readonly config: Required<NativeAdapter>
+    /** The same without its kind. */
     readonly lora: Required<NativeLora>
     readonly parameters: number
     readonly version: number

@@ -127,6 +127,35 @@ describe("Native", () => {
     }
   })
 
+  it("takes adapters by kind, and LoRA without one", async () => {
+    const [tagged, short] = [{ adapter: { kind: "lora", rank: 4 } } as const, { lora: { rank: 4 } }]
+    const [model, other] = [await create(tagged), await create(short)]
+    const [info, same] = [model, other].map((it): Native.NativeInfo => JSON.parse(it.info()))
+    assert.deepStrictEqual(info, same)
+    assert.deepStrictEqual(info?.adapter, {
+      kind: "lora",
+      rank: 4,
+      alpha: 8,
+      targets: ["all-linear"],
+      rsLora: false,
+      dropout: 0
+    })
+    await model.addAdapter("second", JSON.stringify({ kind: "lora", rank: 2 }), null)
+    const { adapters }: Native.NativeInfo = JSON.parse(model.info())
+    assert.deepStrictEqual(
+      adapters.map(({ config, name }) => [name, config.kind, config.rank]),
+      [
+        ["default", "lora", 4],
+        ["second", "lora", 2]
+      ]
+    )
+    const unknown = await model
+      .addAdapter("third", JSON.stringify({ kind: "ia3" }), null)
+      .catch((error: unknown) => error)
+    assert.include(String(unknown), "ia3")
+    await Promise.all([model.close(), other.close()])
+  })
+
   it("reports a forward as recorded only if sampling kept its rows under the present weights", async () => {
     const model = await create()
     const sampled = async (forTraining: boolean, seed: bigint) => {
