@@ -92,6 +92,7 @@ describe("a run killed at random moments", () => {
       } finally {
         await fs.rm(root, { recursive: true, force: true })
       }
-    })
+      // Eight runs: half a minute on two idle cores.
+    }, 600_000)
   }
 })

@@ -333,7 +333,7 @@ describe("unitTests over any sandbox", () => {
       }
       assert.throws(
         () => unitTests({ entry: "f", cases, comparison: { tolerance: { absolute: -1 } } }),
-        /unitTests: comparison\.tolerance\.absolute is -1/
+        /comparison\.tolerance\.absolute is -1/
       )
     })
   )
