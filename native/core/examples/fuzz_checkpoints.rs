@@ -32,13 +32,13 @@ const SHAPE: &str = r#"{"model_type": "qwen3", "vocab_size": 24, "hidden_size": 
 const SLOW: Duration = Duration::from_secs(5);
 const POOL: usize = 256;
 
-/// What an input was.
+/// Kind of an input.
 enum Outcome {
     Accepted,
     Refused,
 }
 
-/// What went wrong, and with which bytes.
+/// A failure, and the bytes that caused it.
 type Failure = (String, Vec<u8>);
 
 type Run<'a> = Box<dyn Fn(&[u8]) -> Outcome + 'a>;

@@ -261,7 +261,7 @@ fn measure(rt: &Runtime, roofs: &Roofs, quick: bool, mut report: impl FnMut(&Fig
                     if operation != "forward" && (m < 1280.min(if n > 10_000 { 256 } else { 1280 })) {
                         continue;
                     }
-                    // What is quantised is frozen.
+                    // Quantised weights are frozen.
                     if operation == "dw" && form > 1 {
                         continue;
                     }

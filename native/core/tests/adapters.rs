@@ -180,7 +180,7 @@ fn a_step_of_one_adapter_leaves_the_others_and_what_is_cached_of_them() {
     assert_eq!((&after[0], &after[1]), (&before[1], &before[2]));
     assert_ne!(after[2], before[0]);
     assert_eq!(sampler.counts().unwrap().cached, cached, "pages of the others are still there, the old ones are gone");
-    // What was sampled from both is recorded for both.
+    // Samples of both are recorded for both.
     for (request, samples) in [(of("default"), &after[2]), (of("some"), &after[0])] {
         let (forest, position, token) = packed(&request, samples);
         let targets = Targets { position: &position, token: &token };

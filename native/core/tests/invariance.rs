@@ -1,4 +1,5 @@
-//! What must not change a result: the batch a row is in, the number of threads, the activation budget, a checkpoint.
+//! Conditions that must not change a result: the batch a row is in, the number of threads, the activation budget, a
+//! checkpoint.
 
 mod common;
 

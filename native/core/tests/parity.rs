@@ -16,7 +16,7 @@ use quintain_core::model::{Blocks, Dtype, Model, Options, Targets};
 use safetensors::SafeTensors;
 
 const ARCHITECTURES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "llama3", "llama-linear"];
-/// What the issue demands of f32 logits; other figures of f32 are held to the same.
+/// Tolerance of f32 logits; other figures of f32 are held to the same.
 const F32: f64 = 1e-4;
 
 fn fixtures() -> PathBuf {
@@ -209,7 +209,7 @@ fn adapters_of_peft_compute_what_peft_does() {
             model.add_adapter_from(DEFAULT, &adapter).unwrap();
             check(&format!("{name} with an adapter"), &adapter, &mut model);
             if dtype == Dtype::F32 {
-                // What is saved is what was read.
+                // The saved values are those that were read.
                 model.save(&saved, None, false).unwrap();
                 let mut again = open(&rt, &folder, dtype);
                 again.add_adapter_from(DEFAULT, &saved).unwrap();

@@ -175,7 +175,7 @@ impl Packed {
     }
 }
 
-/// What `logprobs` says of the same tokens.
+/// `logprobs` of the same tokens.
 fn check_logprobs(model: &Arc<RwLock<Model>>, requests: &[Request], results: &[Vec<Sample>]) {
     let mut model = model.write().unwrap();
     for group in requests.iter().zip(results) {
@@ -230,7 +230,7 @@ fn what_sampling_keeps_gives_the_gradient_of_a_computed_forward_bit_for_bit() {
         ] {
             let model = || model(kind, dtype, lora, isa, 2);
             let (recorded, computed) = (model(), model());
-            // Several samplers: prompts in chunks, sequences that give way, prefixes found in the cache.
+            // Several samplers: prompts in chunks, sequences that are evicted, prefixes found in the cache.
             let page = 2 * 4 * 2 * 16 * 32 * 4;
             let narrow = SamplerOptions { cache_bytes: 8 * page, max_sequences: 3, prefill_rows: 5 };
             for options in [SMALL, narrow] {

@@ -156,7 +156,7 @@ pub fn some_tensors() -> Vec<u8> {
     ])
 }
 
-/// What must hold of every file the parser accepts.
+/// Properties of every file that the parser accepts.
 pub fn check_gguf(bytes: &[u8], file: &gguf::Gguf) {
     let mut ranges = Vec::new();
     for tensor in &file.tensors {
@@ -178,7 +178,7 @@ pub fn check_gguf(bytes: &[u8], file: &gguf::Gguf) {
     assert_eq!(json["tensors"].as_array().map(Vec::len), Some(file.tensors.len()));
 }
 
-/// What must hold of every header the parser accepts; the format's own reader accepts it too, and sees the same.
+/// Properties of every header that the parser accepts; the format's own reader accepts it too, and sees the same.
 pub fn check_safetensors(bytes: &[u8], header: &safetensors::Header) {
     let theirs = ::safetensors::SafeTensors::deserialize(bytes).expect("accepted by the format's own reader");
     assert_eq!(theirs.len(), header.tensors.len());

@@ -157,7 +157,7 @@ fn a_config_that_promises_more_than_the_files_hold_allocates_nothing() {
         assert!(matches!(error.code(), "Format" | "Config"), "{error:?}");
         assert!(peak < 16 << 20, "{field}: {peak} bytes");
     }
-    // What is covered by the tables of a context need not be.
+    // Frequencies that the tables of a context cover need not be there.
     let mut config = config.clone();
     config["max_position_embeddings"] = json!(i32::MAX);
     folder.write("config.json", config.to_string());

@@ -1,4 +1,4 @@
-//! What the model tests share: small configurations, random forests, and an independent naive model in f64.
+//! Helpers of the model tests: small configurations, random forests, and an independent naive model in f64.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -142,7 +142,7 @@ pub struct Mirror {
     config: ModelConfig,
     pub tensors: HashMap<String, Vec<f64>>,
     lora_scale: f64,
-    /// What an adapter's input is multiplied by: a function of layer, product, row and column.
+    /// Factor of an adapter's input: a function of layer, product, row and column.
     pub dropout: Option<Mask>,
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel tests share.
+//! Helpers of the kernel tests.
 
 use quintain_core::kernels::{Isa, Runtime};
 use std::sync::Arc;
