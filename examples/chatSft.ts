@@ -112,7 +112,6 @@ await show("before")
 const { after, before, losses } = await session.sft({
   demonstrations,
   heldOut,
-  tokenizer,
   epochs: 6,
   batch: 8,
   update: { learningRate: LearningRate.linear({ peak: 1e-3, steps: 18, warmup: 3 }) },

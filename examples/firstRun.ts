@@ -23,7 +23,6 @@ await using session = await Session.open({ model, tokenizer, seed: 1 })
 const { before, after } = await session.grpo({
   tasks: train,
   heldOut,
-  tokenizer,
   environment: Environment.singleTurn({ maxTokens: 1 }),
   // Your reward: a number for each answer.
   reward: ({ task, trajectory }) => (trajectory.text === String(task.data.larger) ? 1 : 0),
