@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { EngineError, Metrics, Record } from "quintain"
 import manifest from "../package.json" with { type: "json" }
 import trl from "./fixtures/trl-grpo-options.json" with { type: "json" }
 import * as Snippets from "./fixtures/snippets.ts"
@@ -70,6 +71,36 @@ describe("docs", () => {
     const page = read("docs/algorithms/from-trl.md")
     assert.deepStrictEqual(
       trl.options.filter((option) => !page.includes(`| \`${option}\` |`)),
+      []
+    )
+  })
+
+  it("lists every metric of a run", () => {
+    const page = read("docs/reference/metrics.md")
+    assert.deepStrictEqual(
+      Metrics.all.filter(({ meaning, name }) => !page.includes(`| \`${name}\` |`) || !page.includes(meaning)),
+      []
+    )
+  })
+
+  it("names every field of a run's record and of a recorded trajectory", () => {
+    const page = read("docs/reference/data-formats.md")
+    const fields = [
+      ...Object.keys(Record.RunRecord.fields),
+      ...Object.keys(Record.RunRecord.fields.algorithm.fields),
+      ...Object.keys(Record.RunRecord.fields.data.fields),
+      ...Object.keys(Record.TrajectoryRecord.fields)
+    ]
+    assert.deepStrictEqual(
+      fields.filter((field) => !page.includes(`\`${field}\``)),
+      []
+    )
+  })
+
+  it("explains every reason of EngineError", () => {
+    const page = read("docs/reference/errors.md")
+    assert.deepStrictEqual(
+      Object.keys(EngineError.Reason.cases).filter((reason) => !page.includes(`\`${reason}\``)),
       []
     )
   })
