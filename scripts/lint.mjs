@@ -102,7 +102,65 @@ const plainOpening = {
   })
 }
 
+const guest = "src/sandbox/internal/guest/"
+
+/** What runs in a sandbox's realm is read as text (prelude.ts). Imported here, it would change this process's globals. */
+const guestIsText = {
+  create: (context) => {
+    const check = ({ source, importKind }) => {
+      if (typeof source?.value !== "string" || !source.value.startsWith(".") || importKind === "type") return
+      const target = relative(root, join(dirname(context.filename), source.value))
+      if (!target.startsWith(guest) || relative(root, context.filename).startsWith(guest)) return
+      context.report({ node: source, message: `${target} runs in a sandbox alone: read its text.` })
+    }
+    return {
+      ImportDeclaration: check,
+      ExportNamedDeclaration: check,
+      ExportAllDeclaration: check,
+      ImportExpression: check
+    }
+  }
+}
+
+const functions = new Set(["ArrowFunctionExpression", "FunctionExpression", "FunctionDeclaration"])
+const isInFunction = (node) => {
+  for (let at = node.parent; at; at = at.parent) if (functions.has(at.type)) return true
+  return false
+}
+
+/**
+ * Guest code that shares its realm with a candidate calls only what it took before the candidate was loaded. A method
+ * call, an iteration or a spread would look up something that the candidate can replace. What runs once, before the
+ * candidate is there, may do as it likes.
+ */
+const guestIntrinsics = {
+  create: (context) => {
+    const refuse = (what) => (node) => {
+      if (isInFunction(node)) context.report({ node, message: `${what} calls what a candidate can replace.` })
+    }
+    return {
+      CallExpression: (node) => {
+        if (node.callee.type === "MemberExpression") refuse("A method call")(node)
+      },
+      TaggedTemplateExpression: refuse("A tagged template"),
+      ForOfStatement: refuse("Iterating"),
+      SpreadElement: refuse("A spread"),
+      ArrayPattern: refuse("Taking an array apart"),
+      YieldExpression: refuse("A generator"),
+      BinaryExpression: (node) => {
+        if (node.operator === "instanceof") refuse("instanceof")(node)
+      }
+    }
+  }
+}
+
 export default {
   meta: { name: "quintain" },
-  rules: { "no-any-value": noAnyValue, "folder-order": folderOrder, "plain-opening": plainOpening }
+  rules: {
+    "no-any-value": noAnyValue,
+    "folder-order": folderOrder,
+    "plain-opening": plainOpening,
+    "guest-is-text": guestIsText,
+    "guest-intrinsics": guestIntrinsics
+  }
 }

@@ -172,6 +172,22 @@ describe("package", () => {
     assert.strictEqual(run(process.execPath, ["pool.js"], project).trim(), "0.75")
   })
 
+  it("runs model-written code in its sandboxes, from dist", () => {
+    const program = `
+      import { Sandbox } from "quintain/rewards"
+      for (const [language, source] of [["javascript", "const f = (a) => structuredClone([a])"], ["python", "def f(a): return [a]"]]) {
+        const sandbox = Sandbox.make({ language, isolation: "process" })
+        const candidate = { source, language }
+        const outcome = await sandbox.call(candidate, { entry: "f", calls: [[1]] }).catch((fault) => fault)
+        console.log(JSON.stringify(outcome.results ?? outcome.found))
+        await sandbox.close()
+      }`
+    const out = run(process.execPath, ["--input-type=module", "--eval", program], packed.project)
+    const [script, python] = out.trim().split("\n")
+    assert.strictEqual(script, '[{"status":"value","value":[1]}]')
+    assert.include([script, '"no interpreter"'], python)
+  })
+
   it("gives a strict TypeScript project its types", () => {
     const imports = Object.keys(entries).map((name, index) => `import * as m${index} from "${name}"`)
     fs.writeFileSync(path.join(packed.project, "use.ts"), `${imports.join("\n")}\nexport const all = [m0, m1, m2]\n`)

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs"
 import { isAbsolute, join } from "node:path"
 import type { Isolation } from "../../Sandbox.ts"
 import { confine, reachable } from "../boundary.ts"
-import { driver } from "./pythonChild.ts"
+import { driver } from "./guest.ts"
 import type { Interpreter } from "./process.ts"
 
 /** Below it the driver's modules lack something. */
@@ -87,8 +87,8 @@ const whereabouts = (file: string): Promise<Place | string> =>
     })
   })
 
-const compileDriver = `import _json, marshal
-print(marshal.dumps(compile(${JSON.stringify(driver)}, "quintain", "exec")).hex())`
+const compileDriver = (): string => `import _json, marshal
+print(marshal.dumps(compile(${JSON.stringify(driver())}, "quintain", "exec")).hex())`
 
 /** The driver as this interpreter compiles it: reading that is quicker than compiling anew for every evaluation. */
 const compiled = (
@@ -99,7 +99,7 @@ const compiled = (
     const command = confine(
       {
         file: interpreter.file,
-        args: [...interpreter.args, "-c", compileDriver],
+        args: [...interpreter.args, "-c", compileDriver()],
         env: { PATH: "/usr/bin:/bin" },
         readable: interpreter.readable,
         memoryMb: 512,

@@ -4,13 +4,12 @@ import type { Duplex, Readable, Writable } from "node:stream"
 import type { Fault, Isolation } from "../../Sandbox.ts"
 import { confine } from "../boundary.ts"
 import { programOf, starvedFor, watchMemory } from "../processWatch.ts"
-import { maxAnswer } from "./pythonChild.ts"
 
 export interface Interpreter {
   readonly file: string
   /** Arguments before the program, such as `-I`. */
   readonly args: ReadonlyArray<string>
-  /** The program that makes it the driver of pythonChild.ts. */
+  /** The program that makes it the driver of guest/python/driver.py. */
   readonly boot: string
   /** Folders that it is read from, where they are not the system's. */
   readonly readable: ReadonlyArray<string>
@@ -33,6 +32,8 @@ export interface Line {
   readonly payload: string
 }
 
+/** Bytes of an answer: `limit` of guest/python/driver.py. */
+export const maxAnswer = 4 * 2 ** 20
 /** Bytes that a candidate may print while its functions are called, and that a program may print as its result. */
 const maxChatter = 8 * 2 ** 20
 export const maxOutput = 1_000_000

@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto"
 import type { Fault, TestResult } from "../../Sandbox.ts"
 import type * as PythonProcess from "./process.ts"
-import { testDriver } from "./pythonTests.ts"
+import { testRunner } from "./guest.ts"
 
 /** After this many processes that had to be ended, the rest of an evaluation is not tried. */
 export const maxEnded = 2
@@ -92,7 +92,7 @@ export const runTests = async (session: Session, source: string, tests: string):
   const results: Array<TestResult> = []
   let names: ReadonlyArray<string> = []
   own.send(`["${nonce}","test",${JSON.stringify(tests)}]`)
-  own.send(JSON.stringify([testDriver]))
+  own.send(JSON.stringify([testRunner()]))
   own.input("")
   const rest = (status: Fault, detail: string): ReadonlyArray<TestResult> =>
     names.length === 0

@@ -1,6 +1,6 @@
 /** What a child process of the JavaScript sandbox needs of an engine. */
 import type { Fault } from "../../Sandbox.ts"
-import type { RealmKind } from "./isolatePrelude.ts"
+import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
 
 /** Why a realm gave no answer. */

@@ -2,7 +2,7 @@
 import type ivm from "isolated-vm"
 import { createRequire } from "node:module"
 import { Ended, pump, type Engine, type EngineEvents, type Realm } from "./childRuntime.ts"
-import { prelude, type RealmKind } from "./isolatePrelude.ts"
+import { prelude, type RealmKind } from "./prelude.ts"
 import { importsOf } from "./modules.ts"
 
 /** Milliseconds that an operation may take before its timers are looked at. */

@@ -1,5 +1,12 @@
 /** What model-written code, and the tests of a user, can import: source text of stand-in modules. */
-import { programModules } from "./programPrelude.ts"
+
+/** What a program can import, by module: the names that it exports beside its default. */
+const programModules: Readonly<Record<string, ReadonlyArray<string>>> = {
+  fs: ["readFileSync", "writeSync", "writeFileSync", "existsSync"],
+  readline: ["createInterface"],
+  process: ["stdin", "stdout", "stderr", "argv", "env", "exit", "nextTick", "hrtime"],
+  os: ["EOL"]
+}
 
 /** What a test file can import, by module: the names that it exports beside its default. */
 const runner = [

@@ -1,6 +1,6 @@
 /** What crosses between a child process of SandboxQuickJs and the thread in it that the engine runs on. */
 import type { Fault } from "../../Sandbox.ts"
-import type { RealmKind } from "./isolatePrelude.ts"
+import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
 
 /** What is used of WebAssembly, which the types of this package do not name. */

@@ -7,7 +7,7 @@
 import type * as Core from "quickjs-emscripten-core"
 import { pathToFileURL } from "node:url"
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads"
-import { prelude, type RealmKind } from "./isolatePrelude.ts"
+import { prelude, type RealmKind } from "./prelude.ts"
 import { Memory, type WorkerRequest, type WorkerResponse, type WorkerSetup } from "./quickjsProtocol.ts"
 import { importsOf } from "./modules.ts"
 
