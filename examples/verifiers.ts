@@ -5,7 +5,7 @@
  *     npm run example -- verifiers
  */
 import { type Task, Trajectory, type Verifier } from "quintain"
-import { answer, CodeRecords, jsonSchema, Sandbox, unitTests, type UnitTestWork } from "quintain/rewards"
+import { answer, CodeRecords, jsonSchema, Sandbox, Sandboxes, unitTests, type UnitTestWork } from "quintain/rewards"
 import { checkVerifier, render } from "quintain/rewards/testing"
 
 const judge = async <Data>(verifier: Verifier.VerifierFunction<Data>, data: Data, text: string) => {
@@ -20,7 +20,7 @@ const judge = async <Data>(verifier: Verifier.VerifierFunction<Data>, data: Data
 
 console.log("\nIsolation report of this machine:")
 for (const language of ["javascript", "python"] as const) {
-  const boundary = await Sandbox.get({ language })
+  const boundary = await Sandboxes.get({ language })
     .boundary()
     .catch((refused: unknown) => refused)
   console.log(language, boundary instanceof Sandbox.SandboxRefused ? boundary.message : boundary)

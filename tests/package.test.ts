@@ -174,9 +174,9 @@ describe("package", () => {
 
   it("runs model-written code in its sandboxes, from dist", () => {
     const program = `
-      import { Sandbox } from "quintain/rewards"
+      import { Sandboxes } from "quintain/rewards"
       for (const [language, source] of [["javascript", "const f = (a) => structuredClone([a])"], ["python", "def f(a): return [a]"]]) {
-        const sandbox = Sandbox.make({ language, isolation: "process" })
+        const sandbox = Sandboxes.make({ language, isolation: "process" })
         const candidate = { source, language }
         const outcome = await sandbox.call(candidate, { entry: "f", calls: [[1]] }).catch((fault) => fault)
         console.log(JSON.stringify(outcome.results ?? outcome.found))

@@ -13,6 +13,7 @@ import { continued, dedent, extractCode } from "../internal/completion.ts"
 import { decode, encode, Opaque } from "../../src/sandbox/TypedData.ts"
 import { lastText } from "../../src/rollout/Trajectory.ts"
 import * as Sandbox from "../../src/sandbox/Sandbox.ts"
+import * as Sandboxes from "../../src/sandbox/Sandboxes.ts"
 import type { Language } from "../../src/sandbox/Sandbox.ts"
 
 export type { NamedComparison, Tolerance }
@@ -78,7 +79,7 @@ interface Common<Data> extends Sandbox.SandboxOptions {
   readonly extract?: (text: string, task: Task<Data>) => string
   /** Languages that are accepted; the first is that of code whose fence names none. Others score 0. Default `javascript`. */
   readonly language?: Language | ReadonlyArray<Language>
-  /** Runs the code, by language. Default: `Sandbox.get`, shared by all verifiers of the same limits. */
+  /** Runs the code, by language. Default: `Sandboxes.get`, shared by all verifiers of the same limits. */
   readonly sandbox?: (language: Language) => Sandbox.Sandbox
 }
 
@@ -149,7 +150,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
       remedy: fault
     })
   }
-  const sandboxOf = options.sandbox ?? ((language) => Sandbox.get({ ...options, language }))
+  const sandboxOf = options.sandbox ?? ((language) => Sandboxes.get({ ...options, language }))
   const all = (options.score ?? "all") === "all"
 
   return Verifier.withDeadline(QUEUE, async ({ task, trajectory, signal }): Promise<Verifier.Verdict> => {
@@ -208,7 +209,7 @@ export const unitTests = <Data = unknown>(options: UnitTestsOptions<Data>): Veri
   })
 }
 
-/** Milliseconds to wait for a place in the sandbox, behind candidates that use up their own time. */
+/** Milliseconds to wait for a worker of the sandbox, behind candidates that use up their own time. */
 const QUEUE = 600_000
 
 const workOf = <Data>(options: UnitTestsOptions<Data>, task: Task<Data>): UnitTestWork => {

@@ -1,5 +1,5 @@
 /**
- * The engine for JavaScript and TypeScript where its native addon can be loaded: isolated-vm, a fresh isolate per evaluation,
+ * The runtime for JavaScript and TypeScript where its native addon can be loaded: isolated-vm, a fresh isolate per evaluation,
  * inside child processes that can be killed and start before they are needed.
  */
 import { createRequire } from "node:module"
@@ -17,7 +17,7 @@ export const addon = (): string | undefined => {
 }
 
 /**
- * Three clocks end what does not end: the engine's timeout, disposing the isolate, SIGKILL. Model-written TypeScript is
+ * Three clocks end what does not end: the runtime's timeout, disposing the isolate, SIGKILL. Model-written TypeScript is
  * only transformed, never checked.
  *
  * @example
@@ -35,8 +35,8 @@ export const make = (options: SandboxOptions = {}): Sandbox => {
   const loader = createRequire(path).resolve("node-gyp-build")
   return scriptSandbox.make(
     {
-      engine: "isolated-vm",
-      child: "childIsolate",
+      runtime: "isolated-vm",
+      child: "isolateChild",
       args: [path],
       flags: ["--no-concurrent-osr", "--no-concurrent-recompilation", "--allow-addons"],
       folders: [dirname(path), dirname(loader)],

@@ -86,7 +86,7 @@ export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
   const prepare = async (): Promise<Setting> => {
     const found = await probe(strongest, tools)
     const refuse = (what: string, detail: string, remedy: string) =>
-      new SandboxRefused({ engine: "python", asked: least, found: what, detail, remedy })
+      new SandboxRefused({ runtime: "python", asked: least, found: what, detail, remedy })
     if (least === "bubblewrap" && found.isolation !== "bubblewrap") {
       throw strongest === least
         ? refuse(found.isolation, found.detail, found.remedy)
@@ -143,7 +143,7 @@ export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
     }
   }
 
-  /** One evaluation: its clock, its processes, its place in the queue. */
+  /** One evaluation: its clock, its processes, its slot in the queue. */
   const evaluate = async <Result>(
     signal: AbortSignal | undefined,
     work: (session: Session) => Promise<ReadonlyArray<Result>>
@@ -204,7 +204,7 @@ export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
   return {
     boundary: async () => {
       const { found } = await prepared()
-      return { engine: "python", isolation: found.isolation, holds: found.holds, lacks: found.lacks }
+      return { runtime: "python", isolation: found.isolation, holds: found.holds, lacks: found.lacks }
     },
 
     call: ({ source }, { calls, entry, stopEarly = false }, signal) => {

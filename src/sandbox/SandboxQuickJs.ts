@@ -1,5 +1,5 @@
 /**
- * The engine for JavaScript and TypeScript where isolated-vm cannot be loaded: QuickJS in WebAssembly, a fresh runtime per
+ * The runtime for JavaScript and TypeScript where isolated-vm cannot be loaded: QuickJS in WebAssembly, anew for every
  * case, on a thread of a child process that can be killed. It computes two to ten times slower than V8.
  */
 import { createRequire } from "node:module"
@@ -30,8 +30,8 @@ export const make = (options: SandboxOptions = {}): Sandbox => {
   const root = (path: string): string => dirname(dirname(path))
   return scriptSandbox.make(
     {
-      engine: "quickjs",
-      child: "childQuickJs",
+      runtime: "quickjs",
+      child: "quickjsChild",
       args: [core, variant, wasm],
       flags: ["--allow-worker"],
       folders: [root(core), root(variant), root(types)],

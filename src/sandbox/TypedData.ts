@@ -1,5 +1,5 @@
 /**
- * Values as text that keeps their exact types: what goes into a sandbox and comes out of it. Every engine has its own
+ * Values as text that keeps their exact types: what goes into a sandbox and comes out of it. Every runtime has its own
  * writer and reader of the same format, in a realm that model-written code shares; this side trusts nothing that it reads.
  *
  * JSON stands for itself except that an array is tagged: `["a", ...items]`, `["o", key, value, ...]`, `["u"]` undefined,

@@ -5,10 +5,17 @@
  *
  *     node --conditions=quintain-source tests/bench/hostile.ts <cases.json> [isolated-vm|quickjs|python ...] [process]
  *
- * With `process` the JavaScript engines do without bubblewrap, as where there is none; Python has no boundary then.
+ * With `process` the JavaScript runtimes do without bubblewrap, as where there is none; Python has no boundary then.
  */
 import { readFileSync } from "node:fs"
-import { Sandbox, unitTests, type ProgramCase, type UnitTestCase, type UnitTestWork } from "../../rewards/index.ts"
+import {
+  Sandboxes,
+  unitTests,
+  type Sandbox,
+  type ProgramCase,
+  type UnitTestCase,
+  type UnitTestWork
+} from "../../rewards/index.ts"
 import { outcome } from "../../src/score/Verifier.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
 
@@ -32,9 +39,9 @@ if (path === undefined) {
   process.exit(2)
 }
 const { cases } = JSON.parse(readFileSync(path, "utf8")) as { readonly cases: ReadonlyArray<Case> }
-const engines = (
+const runtimes = (
   chosen.length > 0 ? chosen : ["isolated-vm", "quickjs", ...(bare ? [] : ["python"])]
-) as ReadonlyArray<Sandbox.Engine>
+) as ReadonlyArray<Sandbox.Runtime>
 
 const workOf = ({ language, tests }: Case): UnitTestWork =>
   tests.kind === "call"
@@ -42,10 +49,10 @@ const workOf = ({ language, tests }: Case): UnitTestWork =>
     : { kind: "programs", language, cases: tests.cases }
 
 let wrong = 0
-for (const engine of engines) {
-  const python = engine === "python"
-  const sandbox = Sandbox.get({
-    engine,
+for (const runtime of runtimes) {
+  const python = runtime === "python"
+  const sandbox = Sandboxes.get({
+    runtime,
     language: python ? "python" : "javascript",
     ...(python ? { isolation: "bubblewrap" as const } : {}),
     ...(bare ? { strongest: "process" as const } : {}),
@@ -53,7 +60,7 @@ for (const engine of engines) {
   })
   const { holds, isolation, lacks } = await sandbox.boundary()
   console.log(
-    `\n${engine}, ${isolation}\n  holds: ${holds.join(", ")}\n  lacks: ${lacks.join(", ") || "nothing known"}`
+    `\n${runtime}, ${isolation}\n  holds: ${holds.join(", ")}\n  lacks: ${lacks.join(", ") || "nothing known"}`
   )
   const verify = unitTests<UnitTestWork>({ work: (task) => task.data, sandbox: () => sandbox })
   const judge = async (one: Case) => {

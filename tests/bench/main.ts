@@ -4,7 +4,7 @@
  *
  *     npm run bench                                  all parts but those below
  *     npm run bench -- step pool                     some of them
- *     npm run bench -- soak n=100000 engine=python   with settings, which sandbox.ts explains
+ *     npm run bench -- soak n=100000 runtime=python  with settings, which sandbox.ts explains
  *     npm run bench -- parity                        differences to transformers and PEFT on the fixtures
  *     npm run bench -- peft python=<python>          what is saved here, opened there
  *     npm run bench -- memory                        SmolLM2-135M in every form

@@ -2,13 +2,13 @@
  * The sandboxes, measured beside a plain child process for each evaluation, which is what people do today.
  *
  *     npm run bench -- sandbox                          evaluations per second, p50 and p99; the same with hostile ones among them
- *     npm run bench -- sandbox seconds=10 children=2 engine=python
- *     npm run bench -- soak n=100000 engine=isolated-vm
+ *     npm run bench -- sandbox seconds=10 children=2 runtime=python
+ *     npm run bench -- soak n=100000 runtime=isolated-vm
  *
  * `sandbox` takes `seconds` of each measurement (default 5), `children` (2), `timeout` (milliseconds of a case, 500) and
- * `engine` (all; `none` for the plain processes alone). `soak` takes `n` evaluations (100,000) of which one in twenty is
- * hostile, rotating over tests/fixtures/hostile-*.json; `engine` (all), `children` (2), `timeout` (300 to 1000 by
- * engine). The clocks are of the wall: run it on an idle machine.
+ * `runtime` (all; `none` for the plain processes alone). `soak` takes `n` evaluations (100,000) of which one in twenty is
+ * hostile, rotating over tests/fixtures/hostile-*.json; `runtime` (all), `children` (2), `timeout` (300 to 1000 by
+ * runtime). The clocks are of the wall: run it on an idle machine.
  * Both fail when a verdict is wrong or lost; the soak also when a process or a zombie stays behind.
  */
 import { spawn } from "node:child_process"
@@ -21,7 +21,7 @@ import type { VerifierFunction } from "../../src/score/Verifier.ts"
 import { outcome, type Outcome } from "../../src/score/Verifier.ts"
 import { duration } from "../../src/run/Progress.ts"
 import { trajectory } from "../fixtures/trajectories.ts"
-import { engines } from "./sandboxEngines.ts"
+import { runtimes } from "./sandboxRuntimes.ts"
 import { quantile } from "../../src/internal/statistics.ts"
 
 interface Item {
@@ -65,7 +65,7 @@ const item = (language: Language, name: "right" | "wrong" | "loop" | "bomb"): It
     right: ["pass"],
     wrong: ["fail"],
     loop: ["timeout"],
-    // which limit ends it first is the engine's affair
+    // which limit ends it first is the runtime's affair
     bomb: ["memory", "error", "timeout"]
   }[name]
 })
@@ -90,14 +90,14 @@ const judgeWith = (sandbox: Sandbox): Judge => {
 
 /** Keeps `inFlight` evaluations going until `next` has no more. */
 const drive = async (judge: Judge, inFlight: number, next: () => Item | undefined, each: (done: Done) => void) => {
-  const lane = async () => {
+  const worker = async () => {
     for (let item = next(); item !== undefined; item = next()) {
       const start = performance.now()
       const outcome = await judge(item)
       each({ item, outcome, milliseconds: performance.now() - start })
     }
   }
-  await Promise.all(Array.from({ length: inFlight }, lane))
+  await Promise.all(Array.from({ length: inFlight }, worker))
 }
 
 const settings = new Map(process.argv.slice(3).map((part) => part.split("=", 2) as [string, string]))
@@ -107,13 +107,13 @@ const setting = (name: string, otherwise: number): number => {
   return value
 }
 for (const name of settings.keys()) {
-  if (!["seconds", "children", "engine", "n", "timeout"].includes(name)) throw new Error(`there is no setting ${name}`)
+  if (!["seconds", "children", "runtime", "n", "timeout"].includes(name)) throw new Error(`there is no setting ${name}`)
 }
 const children = setting("children", 2)
-const wanted = settings.get("engine")
-const isWanted = (engine: string): boolean => wanted === undefined || wanted === engine
-if (wanted !== undefined && !Object.hasOwn(engines, wanted) && wanted !== "none") {
-  throw new Error(`there is no engine ${wanted}; there are ${Object.keys(engines).join(", ")}`)
+const wanted = settings.get("runtime")
+const isWanted = (runtime: string): boolean => wanted === undefined || wanted === runtime
+if (wanted !== undefined && !Object.hasOwn(runtimes, wanted) && wanted !== "none") {
+  throw new Error(`there is no runtime ${wanted}; there are ${Object.keys(runtimes).join(", ")}`)
 }
 
 let failures = 0
@@ -168,7 +168,7 @@ const measure = async (name: string, judge: Judge, language: Language, note: str
   if (mixed.length !== total) fail(`${name}: ${total - mixed.length} verdicts lost`)
   const good = mixed.filter(({ item }) => item.name === "right").map(({ milliseconds }) => milliseconds)
   return {
-    engine: name,
+    runtime: name,
     isolation: note,
     "evaluations/s": Math.round(plain.length / plainSeconds),
     "p50 ms": round(quantile(plain, 0.5)),
@@ -234,8 +234,8 @@ const throughput = async () => {
         .join("  ")}`
     )
   }
-  for (const [engine, { language, make }] of Object.entries(engines)) {
-    if (!isWanted(engine)) continue
+  for (const [runtime, { language, make }] of Object.entries(runtimes)) {
+    if (!isWanted(runtime)) continue
     const seen = new Set<string>()
     for (const isolation of ["bubblewrap", "process"] as const satisfies ReadonlyArray<Isolation>) {
       const memoryMb = language === "python" ? 256 : limits.memoryMb
@@ -245,9 +245,9 @@ const throughput = async () => {
         // where the boundary is as strong whatever was asked for
         if (seen.has(found)) continue
         seen.add(found)
-        note(await measure(engine, judgeWith(sandbox), language, found))
+        note(await measure(runtime, judgeWith(sandbox), language, found))
       } catch (fault) {
-        console.log(`  ${engine} with ${isolation}: ${fault instanceof Error ? fault.message : String(fault)}`)
+        console.log(`  ${runtime} with ${isolation}: ${fault instanceof Error ? fault.message : String(fault)}`)
       } finally {
         await sandbox.close()
       }
@@ -346,21 +346,21 @@ const slope = (points: ReadonlyArray<readonly [number, number]>): number => {
 const soak = async () => {
   const n = setting("n", 100_000)
   const rows: Array<Record<string, unknown>> = []
-  for (const [engine, { language, make }] of Object.entries(engines)) {
-    if (!isWanted(engine)) continue
+  for (const [runtime, { language, make }] of Object.entries(runtimes)) {
+    if (!isWanted(runtime)) continue
     const hostiles = hostile(language)
     if (hostiles.length === 0) {
-      console.log(`  ${engine}: no tests/fixtures/hostile-*.json for ${language}, left out`)
+      console.log(`  ${runtime}: no tests/fixtures/hostile-*.json for ${language}, left out`)
       continue
     }
     // what is slow and honest among the programs has to pass; QuickJS takes 0.2 s a case for it
-    const timeout = setting("timeout", { "isolated-vm": 300, quickjs: 1000, python: 500 }[engine] ?? 1000)
+    const timeout = setting("timeout", { "isolated-vm": 300, quickjs: 1000, python: 500 }[runtime] ?? 1000)
     const sandbox = make(
       { children, timeout, total: 3 * timeout, memoryMb: language === "python" ? 256 : 64 },
       undefined
     )
     const { holds, isolation, lacks } = await sandbox.boundary()
-    console.log(`${engine} in ${isolation}: holds ${holds.join(", ") || "-"}; lacks ${lacks.join(", ") || "-"}`)
+    console.log(`${runtime} in ${isolation}: holds ${holds.join(", ") || "-"}; lacks ${lacks.join(", ") || "-"}`)
     console.log(`  ${n} evaluations, every twentieth one of ${hostiles.length} hostile and control programs`)
     const judge = judgeWith(sandbox)
     await drive(
@@ -385,7 +385,7 @@ const soak = async () => {
       row % 20 === 19
         ? hostiles[Math.floor(row / 20) % hostiles.length]!
         : item(language, row % 7 === 3 ? "wrong" : "right")
-    const lane = async () => {
+    const worker = async () => {
       while (next < n) {
         const row = next++
         const own = rowItem(row)
@@ -416,7 +416,7 @@ const soak = async () => {
         }
       }
     }
-    await Promise.all(Array.from({ length: children }, lane))
+    await Promise.all(Array.from({ length: children }, worker))
     const seconds = (performance.now() - start) / 1000
     await sandbox.close()
     // the kernel takes a moment to end what was killed
@@ -426,12 +426,12 @@ const soak = async () => {
       after = host()
     }
     const lost = outcomes.filter((count) => count !== 1).length
-    if (lost > 0) fail(`${engine}: ${lost} scores lost or given twice`)
+    if (lost > 0) fail(`${runtime}: ${lost} scores lost or given twice`)
     if (after.processes > 0)
-      fail(`${engine}: ${after.processes} processes left behind, ${after.zombies} of them zombies`)
+      fail(`${runtime}: ${after.processes} processes left behind, ${after.zombies} of them zombies`)
     const settled = samples.slice(Math.floor(samples.length / 4))
     rows.push({
-      engine,
+      runtime,
       isolation,
       evaluations: n,
       "per s": Math.round(n / seconds),

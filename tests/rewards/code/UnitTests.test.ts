@@ -183,7 +183,7 @@ describe("unitTests over any sandbox", () => {
   it.effect("a refusal is unscorable, names the remedy, and is said once", () =>
     Effect.gen(function* () {
       const refused = new SandboxRefused({
-        engine: "python",
+        runtime: "python",
         asked: "bubblewrap",
         found: "process",
         detail: "no bwrap",

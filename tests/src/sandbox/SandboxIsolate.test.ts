@@ -4,6 +4,7 @@ import { execFile, spawn } from "node:child_process"
 import { availableParallelism } from "node:os"
 import { promisify } from "node:util"
 import * as Sandbox from "../../../src/sandbox/Sandbox.ts"
+import * as Sandboxes from "../../../src/sandbox/Sandboxes.ts"
 import * as SandboxIsolate from "../../../src/sandbox/SandboxIsolate.ts"
 import { results, suite } from "../../fixtures/scriptSandboxes.ts"
 
@@ -12,31 +13,31 @@ suite("isolated-vm", SandboxIsolate.make, { children: 1, timeout: 500, total: 30
 const one = { source: "const f = () => 1", language: "javascript" } as const
 const work = { entry: "f", calls: [[]] }
 
-describe("Sandbox", () => {
-  it("shares one sandbox per set of options, and chooses the engine of a language", async () => {
-    assert.strictEqual(Sandbox.get({ timeout: 700 }), Sandbox.get({ timeout: 700, language: "typescript" }))
-    assert.notStrictEqual(Sandbox.get({ timeout: 700 }), Sandbox.get({ timeout: 701 }))
-    assert.throws(() => Sandbox.make({ language: "python", engine: "quickjs" }), /does not run python/)
-    const sandbox = Sandbox.make({ children: 1 })
-    assert.deepInclude(await sandbox.boundary(), { engine: "isolated-vm" })
+describe("Sandboxes", () => {
+  it("shares one sandbox per set of options, and chooses the runtime of a language", async () => {
+    assert.strictEqual(Sandboxes.get({ timeout: 700 }), Sandboxes.get({ timeout: 700, language: "typescript" }))
+    assert.notStrictEqual(Sandboxes.get({ timeout: 700 }), Sandboxes.get({ timeout: 701 }))
+    assert.throws(() => Sandboxes.make({ language: "python", runtime: "quickjs" }), /does not run python/)
+    const sandbox = Sandboxes.make({ children: 1 })
+    assert.deepInclude(await sandbox.boundary(), { runtime: "isolated-vm" })
     assert.deepStrictEqual(results(await sandbox.call(one, work)), [{ status: "value", value: 1 }])
     await sandbox.close()
   })
 
-  it.live("is a service that starts its engines and ends them", () =>
+  it.live("is a service that starts its runtimes and ends them", () =>
     Effect.gen(function* () {
       const sandboxes = yield* Sandbox.Sandboxes
       assert.deepStrictEqual(results(yield* sandboxes.call(one, work)), [{ status: "value", value: 1 }])
       const endless = sandboxes.call({ ...one, source: "for (;;);" }, work)
       const interrupted = yield* Effect.timeoutOption(endless, 30)
       assert.strictEqual(interrupted._tag, "None")
-      assert.strictEqual((yield* sandboxes.boundary("typescript")).engine, "isolated-vm")
-    }).pipe(Effect.provide(Sandbox.layer({ languages: ["javascript", "typescript"], children: 1 })))
+      assert.strictEqual((yield* sandboxes.boundary("typescript")).runtime, "isolated-vm")
+    }).pipe(Effect.provide(Sandboxes.layer({ languages: ["javascript", "typescript"], children: 1 })))
   )
 
   it.live("refuses at start what this machine does not hold", () =>
     Effect.gen(function* () {
-      const layer = Sandbox.layer({ languages: ["javascript"], isolation: "bubblewrap", strongest: "process" })
+      const layer = Sandboxes.layer({ languages: ["javascript"], isolation: "bubblewrap", strongest: "process" })
       const refused = yield* Effect.flip(Effect.provide(Sandbox.Sandboxes, layer))
       assert.deepInclude(refused, { _tag: "SandboxRefused", asked: "bubblewrap", found: "process" })
     })
@@ -47,7 +48,7 @@ describe("Sandbox", () => {
     const hogs = Array.from({ length: 8 * availableParallelism() }, () =>
       spawn(process.execPath, ["-e", "for (;;);"], { stdio: "ignore" })
     )
-    const sandbox = Sandbox.make({ children: 2, timeout: 200, total: 60_000 })
+    const sandbox = Sandboxes.make({ children: 2, timeout: 200, total: 60_000 })
     try {
       const busy = {
         ...one,
@@ -73,7 +74,7 @@ describe("Sandbox", () => {
 
   it("lets the process end by itself", async () => {
     const script = `
-      import { make } from ${JSON.stringify(new URL("../../../src/sandbox/Sandbox.ts", import.meta.url).href)}
+      import { make } from ${JSON.stringify(new URL("../../../src/sandbox/Sandboxes.ts", import.meta.url).href)}
       const { results } = await make().call(${JSON.stringify(one)}, ${JSON.stringify(work)})
       console.log(results[0].value)`
     const flags = ["--conditions=quintain-source", "--input-type=module", "-e", script]

@@ -1,15 +1,15 @@
 /**
  * A child process of the JavaScript sandbox: evaluates one candidate at a time, in realms that it makes anew. It knows the
- * source and the input, never an expected value. Three clocks: the engine's timeout, disposing the engine's state, and
+ * source and the input, never an expected value. Three clocks: the runtime's timeout, disposing the runtime's state, and
  * the end of this process, which also ends when it holds too much memory.
  */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { stripTypeScriptTypes } from "node:module"
-import { Ended, type Engine, type EngineEvents, type Realm } from "./childRuntime.ts"
+import { Ended, type ScriptRuntime, type RuntimeEvents, type Realm } from "./runtime.ts"
 import { aroundCandidate, lookups } from "./modules.ts"
 import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./protocol.ts"
 
-/** Milliseconds between the engine's timeout and disposing its state, and from there to the end of the process. */
+/** Milliseconds between the runtime's timeout and disposing its state, and from there to the end of the process. */
 const disposeAfter = 100
 const dieAfter = 250
 /** How often memory is looked at, in milliseconds, and what the process may hold beyond twice the limit. */
@@ -102,11 +102,11 @@ const lackOf = (before: Share, timeout: number): "waited" | "idle" | undefined =
   return waited - before.waited > timeout / 4 ? "waited" : "idle"
 }
 
-/** Serves requests with an engine until the host goes away. */
-export const serve = (start: (events: EngineEvents) => Promise<Engine>): void => {
+/** Serves requests with a runtime until the host goes away. */
+export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>): void => {
   let id = -1
   let over = true
-  let engine: Engine
+  let runtime: ScriptRuntime
   let poll: NodeJS.Timeout | undefined
 
   const finish = (results: ReadonlyArray<CaseResult>, recycle: boolean): void => {
@@ -134,12 +134,12 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
 
   /** What the work comes to, by the clocks. */
   const timed = async (timeout: number, work: () => Promise<CaseResult>): Promise<CaseResult> => {
-    // without an engine there is no verdict: the host tries again in another process
+    // without a runtime there is no verdict: the host tries again in another process
     const before = performance.now()
-    await engine.ready().catch(die)
+    await runtime.ready().catch(die)
     paused += performance.now() - before
     const got = share()
-    const dispose = setTimeout(() => engine.dispose(), timeout + disposeAfter)
+    const dispose = setTimeout(() => runtime.dispose(), timeout + disposeAfter)
     const expire = (round: number): void => {
       if (lackOf(got, timeout) !== "waited") return give("timeout")
       if (round === maxStarved) return die()
@@ -217,7 +217,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
         if (request.kind === "call" && realm !== undefined) {
           return answered(await realm.invoke(timeout, "call", null, request.entry, text))
         }
-        const own = await engine.realm(request.kind, limits.memoryMb)
+        const own = await runtime.realm(request.kind, limits.memoryMb)
         if (request.kind === "run") return program(own, timeout, source, text)
         const first = await load(own, timeout, source, [request.entry], "call", request.entry, text)
         if (first.status !== "load") realm = own
@@ -241,7 +241,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
         // nobody's time; the host gives the evaluation to another process, and in the end calls it unscorable
         if (attempt === maxStarved) return die()
         realm = undefined
-        engine.abandon()
+        runtime.abandon()
         await new Promise((resolve) => setTimeout(resolve, 50 << attempt))
         waited = waitedUntilNow()
         paused += performance.now() - began
@@ -251,7 +251,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
       if (outcome.status === "timeout" || outcome.status === "memory") {
         ended++
         realm = undefined
-        engine.abandon()
+        runtime.abandon()
       }
     }
     finish(results, false)
@@ -265,7 +265,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
   const reload = async (): Promise<CaseResult> => {
     const { request, source } = open!
     const { memoryMb, timeout } = request.limits
-    const realm = await engine.realm("stay", memoryMb)
+    const realm = await runtime.realm("stay", memoryMb)
     const read = await load(realm, timeout, source, request.names, "load", JSON.stringify(request.names))
     if (read.status === "value") open!.realm = realm
     return read
@@ -294,7 +294,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
     if (outcome.status === "timeout" || outcome.status === "memory") {
       session.ended++
       session.realm = undefined
-      engine.abandon()
+      runtime.abandon()
     }
     finish([outcome], false)
   }
@@ -315,7 +315,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
       source = request.code.source
     }
     const outcome = await timed(total, async () => {
-      const realm = await engine.realm("test", memoryMb, ask)
+      const realm = await runtime.realm("test", memoryMb, ask)
       await realm.invoke(total, "prepare", request.exports, JSON.stringify(request.names))
       try {
         await realm.module(total, source, { of: "tests", names: request.names })
@@ -344,7 +344,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
       else if (request.kind === "open" || request.kind === "apply") await openOrApply(request)
       else await cases(request)
     }
-    if (open === undefined) engine.rest()
+    if (open === undefined) runtime.rest()
   }
 
   drop()
@@ -358,7 +358,7 @@ export const serve = (start: (events: EngineEvents) => Promise<Engine>): void =>
   process.on("disconnect", die)
   process.on("SIGINT", () => {})
   const begin = async (): Promise<void> => {
-    engine = await start({ onFatal: give })
+    runtime = await start({ onFatal: give })
     process.send!("ready")
   }
   void begin()

@@ -1,7 +1,7 @@
-/** isolated-vm as an engine of the sandbox's child process: an isolate per evaluation, a context per realm. */
+/** isolated-vm as a runtime of the sandbox's child process: an isolate per evaluation, a context per realm. */
 import type ivm from "isolated-vm"
 import { createRequire } from "node:module"
-import { Ended, pump, type Engine, type EngineEvents, type Realm } from "./childRuntime.ts"
+import { Ended, pump, type ScriptRuntime, type RuntimeEvents, type Realm } from "./runtime.ts"
 import { prelude, type RealmKind } from "./prelude.ts"
 import { importsOf } from "./modules.ts"
 
@@ -16,7 +16,7 @@ interface Prepared {
 }
 
 /** @param addon Path of the module: the folders that a search would look in are closed to this process. */
-export const make = (addon: string, events: EngineEvents): Engine => {
+export const make = (addon: string, events: RuntimeEvents): ScriptRuntime => {
   const { Isolate, Reference } = createRequire(import.meta.url)(addon) as typeof ivm
   const compiled = new Map<RealmKind, ivm.ExternalCopy<ArrayBuffer>>()
   let isolate: ivm.Isolate | undefined
@@ -50,7 +50,7 @@ export const make = (addon: string, events: EngineEvents): Engine => {
     return own
   }
 
-  const realm: Engine["realm"] = async (kind, memoryMb, ask) => {
+  const realm: ScriptRuntime["realm"] = async (kind, memoryMb, ask) => {
     if (memoryMb !== memoryNow || kind !== kindNow) {
       // nothing of a candidate's has run in what is thrown away
       end()

@@ -2,7 +2,7 @@
 import type { Fault } from "../../Sandbox.ts"
 
 export interface SandboxLimits {
-  /** Milliseconds of one case, by the engine's clock. */
+  /** Milliseconds of one case, by the runtime's clock. */
   readonly timeout: number
   /** Milliseconds of all cases. */
   readonly total: number

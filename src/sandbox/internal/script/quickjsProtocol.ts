@@ -1,4 +1,4 @@
-/** What crosses between a child process of SandboxQuickJs and the thread in it that the engine runs on. */
+/** What crosses between a child process of SandboxQuickJs and the thread in it that the runtime runs on. */
 import type { Fault } from "../../Sandbox.ts"
 import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
@@ -16,7 +16,7 @@ export const { Memory, compile } = (
   }
 ).WebAssembly
 
-export interface WorkerSetup {
+export interface ThreadSetup {
   /** Paths of quickjs-emscripten-core and of its variant: the folders that a search would look in are closed. */
   readonly core: string
   readonly variant: string
@@ -25,14 +25,14 @@ export interface WorkerSetup {
   readonly signal: Int32Array<SharedArrayBuffer>
 }
 
-export type WorkerRequest = { readonly serial: number } & (
+export type ThreadRequest = { readonly serial: number } & (
   | { readonly kind: "realm"; readonly realm: RealmKind; readonly memoryMb: number }
   | { readonly kind: "invoke"; readonly timeout: number; readonly texts: ReadonlyArray<string | null> }
   | { readonly kind: "module"; readonly timeout: number; readonly source: string; readonly imports: Imports }
   | { readonly kind: "rest" }
 )
 
-export type WorkerResponse =
+export type ThreadResponse =
   | { readonly serial: number; readonly text: string }
   | { readonly serial: number; readonly status: Fault; readonly detail: string }
   | { readonly ask: string }

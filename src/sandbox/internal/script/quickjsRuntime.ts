@@ -1,17 +1,17 @@
 /**
- * QuickJS as an engine of the sandbox's child process: it runs on a thread of that process, so that the clocks and the
+ * QuickJS as a runtime of the sandbox's child process: it runs on a thread of that process, so that the clocks and the
  * channel to the host stay free. Ending the thread is the second clock.
  */
 import { readFileSync } from "node:fs"
 import { Worker } from "node:worker_threads"
-import { Ended, type Engine } from "./childRuntime.ts"
-import { compile, type WorkerRequest, type WorkerResponse, type WorkerSetup } from "./quickjsProtocol.ts"
+import { Ended, type ScriptRuntime } from "./runtime.ts"
+import { compile, type ThreadRequest, type ThreadResponse, type ThreadSetup } from "./quickjsProtocol.ts"
 
 type Distribute<A> = A extends unknown ? Omit<A, "serial"> : never
 
-const workerModule = `./quickjsWorker${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`
+const threadModule = `./quickjsThread${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`
 
-export const make = async (core: string, variant: string, wasmFile: string): Promise<Engine> => {
+export const make = async (core: string, variant: string, wasmFile: string): Promise<ScriptRuntime> => {
   const wasm = await compile(readFileSync(wasmFile))
   const signal = new Int32Array(new SharedArrayBuffer(4))
   let serial = 0
@@ -33,15 +33,15 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
   }
 
   const start = (): Worker => {
-    const setup: WorkerSetup = { core, variant, wasm, signal }
-    const own = new Worker(new URL(workerModule, import.meta.url), {
+    const setup: ThreadSetup = { core, variant, wasm, signal }
+    const own = new Worker(new URL(threadModule, import.meta.url), {
       workerData: setup,
       env: {},
       stdin: false,
       // an interpreter that runs on WebAssembly recurses on the thread's own stack
       resourceLimits: { stackSizeMb: 8 }
     })
-    own.on("message", (response: WorkerResponse) => {
+    own.on("message", (response: ThreadResponse) => {
       if (worker !== own) return
       if ("ask" in response) {
         void reply(own, response.ask)
@@ -66,7 +66,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     return own
   }
 
-  const request = (work: Distribute<WorkerRequest>): Promise<string> =>
+  const request = (work: Distribute<ThreadRequest>): Promise<string> =>
     new Promise((resolve, reject) => {
       waiting.set(++serial, { resolve, reject })
       worker ??= start()
@@ -81,7 +81,7 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
     void old?.terminate()
   }
 
-  const engine: Engine = {
+  const runtime: ScriptRuntime = {
     realm: async (realm, memoryMb, questions) => {
       ask = questions
       await request({ kind: "realm", realm, memoryMb })
@@ -102,5 +102,5 @@ export const make = async (core: string, variant: string, wasmFile: string): Pro
   }
   // loaded before it is needed
   await request({ kind: "realm", realm: "call", memoryMb: 64 })
-  return engine
+  return runtime
 }

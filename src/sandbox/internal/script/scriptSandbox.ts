@@ -1,115 +1,43 @@
 /**
- * The host's side of the JavaScript engines: which boundary the children get, how an evaluation travels to one of them, and
- * what its end means. Whatever a candidate does is a status of the candidate; only what the sandbox itself fails at is
- * infrastructure.
+ * The host's side of the JavaScript runtimes: how an evaluation travels to a child process, and what comes back. What a
+ * candidate does is a status of the candidate. Only a failure of the sandbox itself is `Infrastructure`.
  */
-import { existsSync as exists } from "node:fs"
 import { availableParallelism } from "node:os"
-import { dirname, join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { isMainThread } from "node:worker_threads"
-import {
-  SandboxRefused,
-  type Boundary,
-  type CallResult,
-  type Candidate,
-  type Engine,
-  type Evaluation,
-  type Isolation,
-  type Sandbox,
-  type SandboxOptions
-} from "../../Sandbox.ts"
-import * as boundary from "../boundary.ts"
-import * as ChildPool from "../childPool.ts"
-import { isName } from "./modules.ts"
-import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./protocol.ts"
-import * as scriptTests from "./scriptTests.ts"
+import type { CallResult, Candidate, Evaluation, Sandbox, SandboxOptions } from "../../Sandbox.ts"
 import * as TypedData from "../../TypedData.ts"
+import * as ChildPool from "../childPool.ts"
+import {
+  grace,
+  maxSource,
+  ofCandidate,
+  startChildren,
+  type Children,
+  type Pool,
+  type RuntimeParts
+} from "./children.ts"
+import { isName } from "./modules.ts"
+import type { CaseResult, ChildRequest, SandboxLimits, Source } from "./protocol.ts"
+import * as scriptTests from "./scriptTests.ts"
 
-export interface EngineParts {
-  readonly engine: Engine
-  /** Name of the child's module in this folder, without its ending. */
-  readonly child: string
-  /** What the child is told on its command line. */
-  readonly args: ReadonlyArray<string>
-  readonly flags: ReadonlyArray<string>
-  /** Folders that the child reads beside its own code. */
-  readonly folders: ReadonlyArray<string>
-  readonly holds: ReadonlyArray<string>
-  readonly lacks: ReadonlyArray<string>
-}
-
-/** Longest source that is run; a longer one has status `load`. Characters. */
-export const maxSource = 262_144
-/** Milliseconds that a child has beyond its own clocks before it is killed from outside. */
-export const grace = 3000
 /** How often an evaluation is tried when its child died without a word. */
 const attempts = 2
 
-export type Link = ChildPool.Link<ChildRequest, ChildResponse>
-export type Pool = ChildPool.ChildPool<ChildRequest, ChildResponse>
-type Way = Isolation | "bare"
-
-export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
+export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
   const limits: SandboxLimits = {
     timeout: options.timeout ?? 1000,
     total: options.total ?? 5000,
     memoryMb: Math.max(8, options.memoryMb ?? 64)
   }
   const size = options.children ?? (isMainThread ? availableParallelism() : 1)
-  const asked: Isolation = options.isolation ?? "process"
   const waiting = new Set<() => void>()
   let running = 0
   let nextId = 0
-  let ready: Promise<{ readonly pool: Pool; readonly boundary: Boundary }> | undefined
-
-  /** The strongest way that really starts a child. */
-  const begin = async (): Promise<{ readonly pool: Pool; readonly boundary: Boundary }> => {
-    const best = await boundary.probe(options.strongest)
-    let detail = best.detail
-    for (const way of ["bubblewrap", "process", "bare"] as const) {
-      if (way === "bubblewrap" && best.isolation !== "bubblewrap") continue
-      if (way !== "bubblewrap" && asked === "bubblewrap") break
-      const pool: Pool = ChildPool.make(size, () => startOf(parts, limits, way))
-      const first = await pool.take()
-      if (!ChildPool.isLost(first)) {
-        first.release(false)
-        const found = way === "bubblewrap" ? best : await boundary.probe("process")
-        const holds = way === "bare" ? ["a process of its own"] : found.holds
-        return {
-          pool,
-          boundary: {
-            engine: parts.engine,
-            isolation: way === "bubblewrap" ? "bubblewrap" : "process",
-            holds: [...holds, ...parts.holds],
-            lacks: [
-              ...(way === "bare" ? found.holds.filter((one) => !holds.includes(one)) : []),
-              ...found.lacks,
-              ...parts.lacks
-            ]
-          }
-        }
-      }
-      detail = `${detail}${detail === "" ? "" : "; "}${way}: ${first.detail}`
-      await pool.close()
-    }
-    throw new SandboxRefused({
-      engine: parts.engine,
-      asked,
-      found: best.isolation === "bubblewrap" ? "none" : best.isolation,
-      detail,
-      remedy:
-        best.remedy !== ""
-          ? best.remedy
-          : options.strongest === "process"
-            ? 'leave "strongest" out'
-            : "see that node and this package can be read by other users"
-    })
-  }
+  let ready: Promise<Children> | undefined
 
   const started = (): NonNullable<typeof ready> => {
     if (ready === undefined) {
-      const own = (ready = begin())
+      const own = (ready = startChildren(parts, options, limits, size))
       // a start that failed is tried again by the next evaluation
       own.catch(() => {
         if (ready === own) ready = undefined
@@ -118,14 +46,14 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
     return ready
   }
 
-  /** One evaluation at a time per child: a place is handed on, first come first served. */
-  const placed = async <Result>(
+  /** One evaluation at a time per child: a slot is handed on, first come first served. */
+  const inSlot = async <Result>(
     signal: AbortSignal | undefined,
     work: (pool: Pool) => Promise<Evaluation<Result>>
   ): Promise<Evaluation<Result>> => {
     const { pool } = await started()
     if (running < size) running++
-    else if (!(await place(signal))) return infrastructure("interrupted")
+    else if (!(await slot(signal))) return infrastructure("interrupted")
     try {
       return await work(pool)
     } finally {
@@ -135,8 +63,8 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
     }
   }
 
-  /** Waits for a place; `false` when it was given up before. */
-  const place = (signal: AbortSignal | undefined): Promise<boolean> =>
+  /** Waits for a slot; `false` if the caller gave up before. */
+  const slot = (signal: AbortSignal | undefined): Promise<boolean> =>
     new Promise((resolve) => {
       const settle = (given: boolean): void => {
         waiting.delete(take)
@@ -167,7 +95,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
     read: (result: CaseResult) => CallResult<Value>,
     signal: AbortSignal | undefined
   ): Promise<Evaluation<CallResult<Value>>> =>
-    placed(signal, async (pool) => {
+    inSlot(signal, async (pool) => {
       if (request.code.source.length > maxSource) {
         return every(request, { status: "load", text: `the source is longer than ${maxSource} characters` }, read)
       }
@@ -199,7 +127,7 @@ export const make = (parts: EngineParts, options: SandboxOptions): Sandbox => {
   }
 
   const test: Sandbox["test"] = (candidate, work, signal) =>
-    placed(signal, async (pool) => {
+    inSlot(signal, async (pool) => {
       const code = codeOf(candidate)
       for (let tried = 1; ; tried++) {
         const outcome = await scriptTests.evaluate(pool, code, work.tests, limits, signal)
@@ -224,7 +152,7 @@ const infrastructure = (detail: string) => ({ _tag: "Infrastructure" as const, d
 
 const codeOf = ({ language, source }: Candidate): Source => {
   if (language === "python")
-    throw new TypeError("a JavaScript engine does not run python: make the sandbox for that language")
+    throw new TypeError("a JavaScript runtime does not run python: make the sandbox for that language")
   return { source, language }
 }
 
@@ -236,14 +164,6 @@ const every = <Value>(
   _tag: "Evaluated",
   results: (stopEarly ? cases.slice(0, 1) : cases).map(() => read(result))
 })
-
-/** What the loss of a child says of the candidate, if it says anything. */
-export const ofCandidate = (loss: ChildPool.Lost): CaseResult | undefined => {
-  if (loss.lost === "hang") return { status: "timeout", text: "it hung the sandbox" }
-  if (loss.lost !== "crash") return undefined
-  const memory = /out of memory|Allocation failed|invalid (size|array length)/i.test(loss.detail)
-  return { status: memory ? "memory" : "error", text: `it ended the sandbox's process, which ${loss.detail}` }
-}
 
 /** The child is not trusted either: what it says is text until it has been read here. */
 const readValue = (result: CaseResult): CallResult => {
@@ -259,51 +179,3 @@ const readText = (result: CaseResult): CallResult<string> =>
   result.status === "value"
     ? { status: "value", value: String(result.text) }
     : { status: result.status, detail: String(result.text) }
-
-const here = dirname(fileURLToPath(import.meta.url))
-const ending = import.meta.url.endsWith(".ts") ? ".ts" : ".js"
-
-const startOf = (parts: EngineParts, limits: SandboxLimits, way: Way): ChildPool.Start => {
-  const sandbox = join(here, "../..")
-  // Node looks for the package's manifest in every folder above: of src/sandbox, or of dist/src/sandbox.
-  const manifests = ["..", "../..", "../../.."].map((above) => join(sandbox, above, "package.json"))
-  const folders = [sandbox, ...parts.folders]
-  const args = [
-    ...parts.flags,
-    "--max-old-space-size=96",
-    "--no-warnings",
-    "--permission",
-    "--allow-fs-write=/proc/self/oom_score_adj",
-    // the first tells how busy the machine is, the last is looked at by addons to tell musl from glibc
-    ...["/proc/self/task/*", ...folders.map((folder) => join(folder, "*")), ...manifests, "/etc/alpine-release"].map(
-      (path) => `--allow-fs-read=${path}`
-    ),
-    join(here, `${parts.child}${ending}`),
-    ...parts.args
-  ]
-  if (way === "bare") return { file: process.execPath, args, options: { env: {} }, more: [] }
-  const confined = boundary.confine(
-    {
-      file: process.execPath,
-      args,
-      env: {},
-      readable: [...folders, ...manifests.filter(exists)],
-      // a backstop: the child watches itself and ends at less
-      memoryMb: 2 * limits.memoryMb + 768,
-      processes: 128,
-      fileMb: 1,
-      // of a life, not of an evaluation
-      cpuSeconds: 100_000,
-      descriptors: [3]
-    },
-    way
-  )
-  return {
-    file: confined.file,
-    args: confined.args,
-    options: confined.options,
-    more: confined.stdio,
-    started: confined.started,
-    kill: confined.kill
-  }
-}

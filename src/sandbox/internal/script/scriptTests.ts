@@ -6,7 +6,7 @@ import type { Evaluation, TestResult } from "../../Sandbox.ts"
 import * as ChildPool from "../childPool.ts"
 import { importedNames } from "./modules.ts"
 import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./protocol.ts"
-import { grace, maxSource, ofCandidate, type Link, type Pool } from "./scriptSandbox.ts"
+import { grace, maxSource, ofCandidate, type Link, type Pool } from "./children.ts"
 
 /** `final`: trying again would not help. */
 type Outcome = Evaluation<TestResult> & { readonly final?: boolean }

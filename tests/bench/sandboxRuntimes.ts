@@ -1,5 +1,5 @@
-/** The engines under one roof, for the benchmarks. */
-import type { Engine, Isolation, Language, Sandbox, SandboxOptions } from "../../src/sandbox/Sandbox.ts"
+/** The runtimes under one roof, for the benchmarks. */
+import type { Runtime, Isolation, Language, Sandbox, SandboxOptions } from "../../src/sandbox/Sandbox.ts"
 import * as SandboxIsolate from "../../src/sandbox/SandboxIsolate.ts"
 import * as SandboxPython from "../../src/sandbox/SandboxPython.ts"
 import * as SandboxQuickJs from "../../src/sandbox/SandboxQuickJs.ts"
@@ -16,7 +16,7 @@ const of = (language: Language, make: (options: SandboxOptions) => Sandbox): Mad
     make(isolation === undefined ? options : { ...options, isolation, strongest: isolation })
 })
 
-export const engines: Readonly<Record<Engine, Made>> = {
+export const runtimes: Readonly<Record<Runtime, Made>> = {
   "isolated-vm": of("javascript", SandboxIsolate.make),
   quickjs: of("javascript", SandboxQuickJs.make),
   python: of("python", SandboxPython.make)

@@ -1,5 +1,5 @@
 /**
- * The thread of a SandboxQuickJs child that the engine runs on: QuickJS in WebAssembly, a runtime and a context per realm.
+ * The thread of a SandboxQuickJs child that the runtime runs on: QuickJS in WebAssembly, a runtime and a context per realm.
  * Its deadline is looked at by the interpreter itself; its memory is bounded twice, by the runtime's limit and by the
  * WebAssembly memory, which cannot grow beyond its maximum. After a native stack overflow, or any other end of the
  * WebAssembly code itself, the whole module is discarded.
@@ -8,16 +8,16 @@ import type * as Core from "quickjs-emscripten-core"
 import { pathToFileURL } from "node:url"
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads"
 import { prelude, type RealmKind } from "./prelude.ts"
-import { Memory, type WorkerRequest, type WorkerResponse, type WorkerSetup } from "./quickjsProtocol.ts"
+import { Memory, type ThreadRequest, type ThreadResponse, type ThreadSetup } from "./quickjsProtocol.ts"
 import { importsOf } from "./modules.ts"
 
-const { core, signal, variant, wasm } = workerData as WorkerSetup
+const { core, signal, variant, wasm } = workerData as ThreadSetup
 const { newQuickJSWASMModuleFromVariant, newVariant } = (await import(pathToFileURL(core).href)) as typeof Core
 const loaded = (await import(pathToFileURL(variant).href)) as { default: Core.QuickJSSyncVariant }
 const port = parentPort!
 
 const page = 65_536
-/** What the engine itself and its stack take of the WebAssembly memory, in bytes. */
+/** What QuickJS itself and its stack take of the WebAssembly memory, in bytes. */
 const overhead = 32 * 2 ** 20
 const stack = 512 * 1024
 /** Jobs that run between two looks at the clock. */
@@ -52,7 +52,7 @@ class Fault extends Error {
   }
 }
 
-const engine = async (memoryMb: number): Promise<Core.QuickJSWASMModule> => {
+const quickjsModule = async (memoryMb: number): Promise<Core.QuickJSWASMModule> => {
   if (quickjs?.memoryMb !== memoryMb) {
     const memory = new Memory({ initial: 256, maximum: Math.ceil((memoryMb * 2 ** 20 + overhead) / page) })
     const own = newVariant(loaded.default, { wasmModule: wasm, wasmMemory: memory })
@@ -81,7 +81,7 @@ const endRealm = (): void => {
 
 const ask = (text: string): string => {
   Atomics.store(signal, 0, 0)
-  port.postMessage({ ask: text } satisfies WorkerResponse)
+  port.postMessage({ ask: text } satisfies ThreadResponse)
   Atomics.wait(signal, 0, 0)
   return String(receiveMessageOnPort(port)?.message ?? "")
 }
@@ -93,7 +93,7 @@ const open = async (kind: RealmKind, memoryMb: number): Promise<void> => {
     return
   }
   endRealm()
-  const runtime = (await engine(memoryMb)).newRuntime()
+  const runtime = (await quickjsModule(memoryMb)).newRuntime()
   runtime.setMemoryLimit(memoryMb * 2 ** 20)
   runtime.setMaxStackSize(stack)
   runtime.setInterruptHandler(() => (interrupted ||= performance.now() > deadline))
@@ -123,7 +123,7 @@ const drain = ({ runtime }: Present): boolean => {
 
 const dumped = (context: Core.QuickJSContext, error: Core.QuickJSHandle): Fault => {
   if (isLate()) return new Fault("timeout", "")
-  // names of errors of the engine itself: a candidate's are caught by the prelude, or are a module's
+  // names of errors of QuickJS itself: a candidate's are caught by the prelude, or are a module's
   const text = (key: string): string => {
     const own = context.getProp(error, key)
     try {
@@ -187,7 +187,7 @@ const invoke = (own: Present, texts: ReadonlyArray<string | null>, nested: boole
   return text
 }
 
-const work = async (request: WorkerRequest): Promise<string> => {
+const work = async (request: ThreadRequest): Promise<string> => {
   switch (request.kind) {
     case "realm":
       await open(request.realm, request.memoryMb)
@@ -222,7 +222,7 @@ const work = async (request: WorkerRequest): Promise<string> => {
   }
 }
 
-/** The engine's own end: its state is not to be used again. */
+/** QuickJS's own end: its state is not to be used again. */
 const broken = (fault: unknown): Fault => {
   discard()
   const text = String(fault).slice(0, 200)
@@ -230,15 +230,15 @@ const broken = (fault: unknown): Fault => {
   return new Fault(/memory/i.test(text) ? "memory" : "error", text)
 }
 
-port.on("message", (request: WorkerRequest) => {
+port.on("message", (request: ThreadRequest) => {
   const { serial } = request
   void work(request).then(
-    (text) => port.postMessage({ serial, text } satisfies WorkerResponse),
+    (text) => port.postMessage({ serial, text } satisfies ThreadResponse),
     (thrown: unknown) => {
       const fault = thrown instanceof Fault ? thrown : broken(thrown)
       // memory that was grown is never given back
       if (fault.status === "memory") discard()
-      port.postMessage({ serial, status: fault.status, detail: fault.message } satisfies WorkerResponse)
+      port.postMessage({ serial, status: fault.status, detail: fault.message } satisfies ThreadResponse)
     }
   )
 })

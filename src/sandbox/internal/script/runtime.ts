@@ -1,4 +1,4 @@
-/** What a child process of the JavaScript sandbox needs of an engine. */
+/** What a child process of the JavaScript sandbox needs of a runtime. */
 import type { Fault } from "../../Sandbox.ts"
 import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
@@ -14,25 +14,25 @@ export class Ended extends Error {
 
 /** One global scope, shared with nothing. */
 export interface Realm {
-  /** Runs an operation of the prelude; rejects with {@link Ended} or with what the engine throws. */
+  /** Runs an operation of the prelude; rejects with {@link Ended} or with what the runtime throws. */
   readonly invoke: (timeout: number, operation: string, ...texts: ReadonlyArray<string | null>) => Promise<string>
   readonly module: (timeout: number, source: string, imports: Imports) => Promise<void>
 }
 
-export interface Engine {
+export interface ScriptRuntime {
   readonly realm: (kind: RealmKind, memoryMb: number, ask?: (text: string) => Promise<string>) => Promise<Realm>
   /** Settles when a realm can be made at once: a start is not on a candidate's clock. */
   readonly ready: () => Promise<void>
   /** What ran had to be ended: nothing of it may go on. */
   readonly abandon: () => void
-  /** Ends what runs: the second clock. The next realm is of a new engine state. */
+  /** Ends what runs: the second clock. The next realm is of a new runtime state. */
   readonly dispose: () => void
   /** An evaluation is over: nothing of it stays, and the next is prepared. */
   readonly rest: () => void
 }
 
-export interface EngineEvents {
-  /** The engine lost its state, this process may not be able to go on. */
+export interface RuntimeEvents {
+  /** The runtime lost its state, this process may not be able to go on. */
   readonly onFatal: (status: Fault) => void
 }
 
