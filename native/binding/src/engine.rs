@@ -200,7 +200,7 @@ fn without_kind(config: &AdapterConfig) -> Value {
     settings
 }
 
-/// What a configuration comes to.
+/// Shape of the model of a configuration.
 fn describe_shape(config: &ModelConfig) -> Value {
     json!({
         "hidden": config.hidden_size,

@@ -32,7 +32,7 @@ pub fn guard<T>(op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T>
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::panicked(op, &*panic)))
 }
 
-/// What every call on a closed model gives.
+/// The error of every call on a closed model.
 pub fn closed(op: &'static str) -> Error {
     Error::state(op, "the model is closed")
 }

@@ -11,7 +11,7 @@ use quintain_core::sampler::{Choice, Events, Reason, Request, Sink};
 
 use crate::error::to_unknown;
 
-/// A request as JavaScript states it; `SampleRequest` in `src/internal/Native.ts`.
+/// A request as JavaScript states it; `SampleRequest` in `src/engines/internal/nativeModel.ts`.
 #[napi(object, object_to_js = false)]
 pub struct SampleRequest {
     pub prompt: Uint32Array,

@@ -64,7 +64,7 @@ impl Model {
 
     fn write_shards(&self, dir: &Path, shards: Vec<(usize, Vec<Outgoing>)>, dtype: FileDtype) -> Result<()> {
         let metadata = [("format", "pt")];
-        // What an earlier export left under the other name would be read in place of this one.
+        // A file that an earlier export left under the other name would be read instead of this one.
         let remove = |name: &str| match std::fs::remove_file(dir.join(name)) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir.join(name), &cause)),
             _ => Ok(()),

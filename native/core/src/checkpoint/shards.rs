@@ -59,7 +59,7 @@ fn shard_names<'a>(index: &Path, map: &'a Map<String, Value>) -> Result<BTreeSet
     Ok(names)
 }
 
-/// What to do about a folder without weights.
+/// Advice for a folder without weights.
 fn absent(dir: &Path) -> Error {
     let message = "does not exist, nor does an index of shards beside it";
     let names = || std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());

@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn json_round_trips() {
         let config = parse(r#", "tie_word_embeddings": true, "rope_theta": 500000"#).unwrap();
-        // What transformers writes without meaning anything by it.
+        // Fields that transformers writes and that change nothing.
         let noise = r#", "layer_types": ["full_attention"], "sliding_window": null, "head_dim": 16, "use_mrope": false,
             "rope_scaling": null, "num_experts": null, "use_sliding_window": false, "pretraining_tp": 1"#;
         assert_eq!(parse(noise).unwrap().difference(&parse("").unwrap()), None);

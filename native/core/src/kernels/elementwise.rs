@@ -215,7 +215,7 @@ pub fn column_sum(rt: &Runtime, x: &[f32], m: usize, ldx: usize, sum: &mut [f32]
     });
 }
 
-/// What a row of logits says about its distribution: `logp(v) = logit_v * inverse_temperature - lse`.
+/// Statistics of the distribution of a row of logits: `logp(v) = logit_v * inverse_temperature - lse`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RowStats {
     /// The largest scaled logit.

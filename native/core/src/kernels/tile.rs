@@ -59,7 +59,7 @@ pub fn next_tile(row: usize, rows: usize, most: usize) -> usize {
 
 // Closures would not inherit the target features of the function that this is inlined into: plain loops only.
 
-/// What one row of tiles fetches while it computes: its share of the `b` that lies `ahead`.
+/// Prefetches of one row of tiles while it computes: its share of the `b` that lies `ahead`.
 #[derive(Clone, Copy)]
 struct Fetch {
     from: *const u8,

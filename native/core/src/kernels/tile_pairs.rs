@@ -18,7 +18,7 @@ pub const STEP: usize = 32;
 /// Rows of an A tile: `a` is padded with rows to a multiple of it.
 pub const TILE_ROWS: usize = 16;
 
-/// What a thread needs while it multiplies pairs: the tiles of AMX, configured once for many products of tiles.
+/// State of a thread while it multiplies pairs: the tiles of AMX, configured once for many products of tiles.
 pub struct Unit {
     isa: Isa,
 }

@@ -124,7 +124,7 @@ impl Model {
         let shape = self.shape(chosen);
         let first_kept = first_kept(self.config.hidden_size, &shape, forest.len(), self.options.activation_bytes);
         let mut work = std::mem::take(&mut self.work);
-        // What sampling keeps has seen no dropout.
+        // Sampling applies no dropout to the activations that it keeps.
         let rows = match dropout {
             None => self.recorded(chosen, forest, first_kept, &mut work),
             Some(_) => None,

@@ -304,7 +304,7 @@ pub unsafe fn attend_rows_backward(
     }
 }
 
-/// What the forward pass left and what the backward pass is given.
+/// Results of the forward pass, and the gradients given to the backward pass.
 struct Given<'a> {
     dout: *const f32,
     out: *const f32,

@@ -101,7 +101,7 @@ impl Product {
 
     /// Into how many groups of panels and cuts of rows the threads share the work. Many rows are cut, not the panels:
     /// every group reads all rows of its cut again, and those are the larger operand. Each cut of a product that
-    /// rearranges its panels does so anew, so there are only as many as threads.
+    /// rearranges its panels does so again, so there are only as many as threads.
     fn tasks(&self, threads: usize, panels: usize, chunks: usize) -> (usize, usize) {
         let small = self.m * self.n * self.k < SMALL;
         if threads == 1 || small {
