@@ -1,8 +1,10 @@
 /**
- * Continues an arithmetic sequence: the prompt gives two first terms, the modulus and how many terms are wanted, as in
- * `7,8:20,5`; the answer is `9,10,11,12,13`. After verl's public end-to-end toy of the same name (Apache-2.0,
- * `tests/e2e/envs/digit_completion`), written anew: the character tokenizer makes it hard on purpose, the dense reward
- * makes it learnable from random weights.
+ * Continues an arithmetic sequence.
+ *
+ * The prompt gives the first two terms, the modulus and the number of wanted terms, as in `7,8:20,5`. The answer is
+ * `9,10,11,12,13`. The task follows verl's public end-to-end toy of the same name (Apache-2.0,
+ * `tests/e2e/envs/digit_completion`); the code is new. The character tokenizer makes it hard on purpose. The dense
+ * reward makes it learnable from random weights.
  */
 import { OptionError } from "../src/OptionError.ts"
 import * as Environment from "../src/rollout/Environment.ts"
@@ -21,24 +23,27 @@ export interface DigitCompletionData {
 }
 
 export interface DigitCompletionOptions {
-  /** Chooses which prompts are held out. Default 0. */
+  /** Selects the held-out prompts. Default 0. */
   readonly seed?: number
-  /** Terms are numbers below it. Default 20. */
+  /** Terms are numbers below this. Default 20. */
   readonly modulus?: number
-  /** Differences run from 0 to it. Default 3. */
+  /** Differences run from 0 to this. Default 3. */
   readonly maxDifference?: number
-  /** How many terms may be asked for, at least 1. Default 5. */
+  /** Most terms that a prompt may request, at least 1. Default 5. */
   readonly maxTerms?: number
-  /** How many may be asked for at the least: a curriculum can begin with the short ones or leave them out. Default 1. */
+  /**
+   * Least terms that a prompt may request, so that a curriculum can begin with short answers or leave them out. Default
+   * 1.
+   */
   readonly minTerms?: number
-  /** Share of the prompts that is held out. Default 0.2. */
+  /** Share of the prompts that are held out. Default 0.2. */
   readonly heldOut?: number
 }
 
 export interface DigitCompletion {
   /** Every prompt that is not held out; 320 by default. */
   readonly tasks: Task.Source<DigitCompletionData>
-  /** Prompts that are never trained on; 80 by default. */
+  /** Held-out prompts, which are never trained on; 80 by default. */
   readonly heldOut: Task.Source<DigitCompletionData>
   /** Digits, comma, colon, end of text. */
   readonly tokenizer: Tokenizer.Tokenizer
@@ -51,7 +56,7 @@ export interface DigitCompletion {
 const tokenizer = Tokenizer.characters("0123456789,:")
 
 /**
- * The task that asks for `terms` terms after `first` and `first + difference`, all modulo `modulus`.
+ * Makes the task of `terms` terms after `first` and `first + difference`, all modulo `modulus`.
  *
  * @example
  * ```ts
@@ -71,13 +76,17 @@ export const question = (
 }
 
 /**
- * Share of the right answer's characters, its end included, matched from the start; in [0, 1]. Text after the first
- * mistake earns nothing, and 1 takes an answer that also stops where it should. Token scores: 1/n to each matched token.
+ * Scores the share of the right answer's characters, its end included, that match from the start; in [0, 1].
+ *
+ * Text after the first mistake adds nothing. A score of 1 requires an answer that also stops in the right place. Token
+ * scores: 1/n for each matched token.
  */
 export const matched: VerifierFunction<DigitCompletionData> = ({ task, trajectory }) =>
   Prefix.score(trajectory, tokenizer, task.data.answer, { end: true })
 
 /**
+ * Makes the task, its vocabulary, its environment and its reward.
+ *
  * @example
  * ```ts
  * const { tasks, heldOut, tokenizer, environment, reward } = digitCompletion({ modulus: 20, maxDifference: 3, maxTerms: 5 })
@@ -124,7 +133,7 @@ export const digitCompletion = (options: DigitCompletionOptions = {}): DigitComp
     tokenizer,
     environment: Environment.singleTurn({
       name: "digitCompletion",
-      // the longest answer: every term as long as the largest, a comma after each but the last, the end of text
+      // Longest answer: every term as long as the largest, a comma after each except the last, the end of text.
       maxTokens: maxTerms * (String(modulus - 1).length + 1)
     }),
     reward: matched

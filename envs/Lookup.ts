@@ -1,7 +1,8 @@
 /**
- * The smallest thing that can be learnt from rewards alone: ten prompts, each with a secret answer of three digits. A
- * policy that starts from random weights has to find every answer by trying. Nothing generalises, so it measures the
- * learner (credit, exploration, optimiser) and not the model.
+ * The smallest task for learning from rewards alone: ten prompts, each with a secret answer of three digits.
+ *
+ * A policy with random weights must find every answer by trying. Nothing generalises, so the task measures the learner
+ * (advantages, exploration, optimiser) and not the model.
  */
 import * as Environment from "../src/rollout/Environment.ts"
 import * as Task from "../src/data/Task.ts"
@@ -23,7 +24,7 @@ export interface LookupOptions {
 export interface Lookup {
   /** The ten prompts, `#0=` to `#9=`. */
   readonly tasks: Task.Source<LookupData>
-  /** The same ten: there is nothing to generalise to. Evaluation asks whether they are known by heart. */
+  /** The same ten prompts: there is nothing to generalise to. Evaluation measures whether they are memorised. */
   readonly heldOut: Task.Source<LookupData>
   /** 16 ids: ten digits, five signs, end of text. */
   readonly tokenizer: Tokenizer.Tokenizer
@@ -38,17 +39,19 @@ const DIGITS = 3
 
 const tokenizer = Tokenizer.characters("0123456789#?=:,")
 
-/** The three digits that belong to prompt `index` (0 to 9). */
+/** Returns the three digits of prompt `index` (0 to 9). */
 export const answer = (seed: number, index: number): string => {
   const draw = Draw.of(seed, `lookup/${index}`)
   return Array.from({ length: DIGITS }, () => draw.between(0, 9)).join("")
 }
 
-/** Share of the answer matched from the start: 0, 1/3, 2/3 or 1; its token scores say which digits earned it. */
+/** Scores the share of the answer that matches from the start: 0, 1/3, 2/3 or 1. Token scores mark the right digits. */
 export const matched: VerifierFunction<LookupData> = ({ task, trajectory }) =>
   Prefix.score(trajectory, tokenizer, task.data.answer, { end: false })
 
 /**
+ * Makes the task, its vocabulary, its environment and its reward.
+ *
  * @example
  * ```ts
  * const { tasks, tokenizer, environment, reward } = lookup({ seed: 1 })

@@ -1,8 +1,10 @@
 /**
- * Questions that are answered with a JSON tool call. `12+7=?` wants `{"name":"add","arguments":{"a":12,"b":7}}`;
- * `f(x)=3x+14` wants that function in JavaScript, `{"name":"def","arguments":{"code":"x=>3*x+14"}}`. A schema gate, the
- * replay of the call and unit tests of the code judge it. All of it is generated, deterministic by seed, and small
- * enough for a character model of a million parameters: a question is at most 10 tokens, an answer 48 with its end.
+ * Questions that are answered with a JSON tool call.
+ *
+ * The answer to `12+7=?` is `{"name":"add","arguments":{"a":12,"b":7}}`. The answer to `f(x)=3x+14` is that function in
+ * JavaScript, `{"name":"def","arguments":{"code":"x=>3*x+14"}}`. A schema gate, the replay of the call and unit tests
+ * of the code judge it. Tasks are generated, deterministic by seed, and small enough for a character model of a million
+ * parameters. A question has at most 10 tokens, an answer 48 with its end.
  */
 import { OptionError } from "../src/OptionError.ts"
 import * as JsonSchema from "../rewards/schema/JsonSchema.ts"
@@ -23,18 +25,18 @@ export interface ToolCallerData {
   readonly tool: "add" | "sub" | "mul" | "def"
   /** The call as the demonstrations write it. */
   readonly answer: string
-  /** The same call as data: what a replay compares with. */
+  /** The same call as data; the replay compares with it. */
   readonly calls: ReadonlyArray<ToolReplay.ToolCall>
-  /** Unit tests of the function that is asked for; empty for arithmetic. */
+  /** Unit tests of the requested function; empty for arithmetic. */
   readonly cases: ReadonlyArray<UnitTests.UnitTestCase>
 }
 
 export interface ToolCallerOptions {
-  /** Chooses the questions, those held out, and the demonstrations. Default 0. */
+  /** Selects the questions, those held out, and the demonstrations. Default 0. */
   readonly seed?: number
   /** Largest operand, at least 20; the smallest is 10. Default 99. */
   readonly max?: number
-  /** Held-out questions, equally many for each tool. Default 128. */
+  /** Number of held-out questions, equally many for each tool. Default 128. */
   readonly heldOut?: number
 }
 
@@ -45,7 +47,7 @@ export interface DemonstrationOptions {
 }
 
 export interface ToolCaller {
-  /** Questions without end, none of them held out. */
+  /** Endless questions, none of them held out. */
   readonly tasks: Task.Source<ToolCallerData>
   /** Questions that occur neither in `tasks` nor in the demonstrations. */
   readonly heldOut: Task.Source<ToolCallerData>
@@ -55,11 +57,15 @@ export interface ToolCaller {
   readonly environment: Environment.Environment<ToolCallerData>
   /** {@link makeReward}: 1 for a call that passes the schema, the replay and the unit tests, else 0. */
   readonly reward: Reward.Reward<ToolCallerData>
-  /** The same reward, with the schema and the replay in the verifier pool: no text can stall or crash the trainer. */
+  /**
+   * The same reward, with the schema and the replay in the verifier pool, so that no text can stall or crash the
+   * trainer.
+   */
   readonly pooledReward: Reward.Reward<ToolCallerData, VerifierPool>
   /**
-   * Imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands the wrong way round, `19*15=?`
-   * adds, `f(x)=3x+14` is copied as it stands, which is not JavaScript. The rest are slips in operands, tool and format.
+   * Makes imperfect examples to warm up on. Most mistakes are habits: `19-15=?` gets its operands in the wrong order,
+   * `19*15=?` adds, `f(x)=3x+14` is copied as it is, which is not JavaScript. The rest are slips in operands, tool and
+   * format.
    */
   readonly demonstrations: (options: DemonstrationOptions) => ReadonlyArray<PromptCompletion>
 }
@@ -83,7 +89,7 @@ const call = (tools: ReadonlyArray<string>, parameters: Readonly<Record<string, 
   additionalProperties: false
 })
 
-/** JSON Schema (draft 2020-12) of the calls that there are. */
+/** JSON Schema (draft 2020-12) of all valid calls. */
 export const Call = {
   anyOf: [
     call(["add", "sub", "mul"], { a: Integer, b: Integer }),
@@ -91,13 +97,15 @@ export const Call = {
   ]
 } as const
 
-/** Exact match: 1 for the very text of the demonstrated answer. Stricter than the reward, which takes any right call. */
+/**
+ * Exact match: 1 for the text of the demonstrated answer. It is stricter than the reward, which accepts any right call.
+ */
 export const exactMatch: VerifierFunction<ToolCallerData> = ({ task, trajectory }) =>
   trajectory.text === task.data.answer && trajectory.stopReason === "stop"
     ? 1
     : { score: 0, reason: `expected ${task.data.answer}` }
 
-/** The tools, simulated. `def` takes any source: whether it is the right function is for the unit tests to say. */
+/** The tools, simulated. `def` accepts any source: the unit tests decide whether it is the right function. */
 const arithmetic =
   (tool: "add" | "sub" | "mul"): ToolReplay.Tool =>
   ({ a, b }) =>
@@ -109,7 +117,7 @@ const tools: Readonly<Record<string, ToolReplay.Tool>> = {
   def: () => "defined"
 }
 
-/** The code of a definition, or nothing when the text is not a call of `def`. */
+/** Returns the code of a definition, or undefined if the text is not a call of `def`. */
 const codeOf = (text: string): string | undefined => {
   const parsed = ToolReplay.parseToolCalls(text)
   if ("fault" in parsed) return undefined
@@ -118,7 +126,7 @@ const codeOf = (text: string): string | undefined => {
   return typeof code === "string" ? code : undefined
 }
 
-/** Unit tests of the code in a definition, for the questions that ask for one; the others pass. */
+/** Makes unit tests of the code in a definition. Questions that request no function pass. */
 export const tests = (): VerifierFunction<ToolCallerData> => {
   const run = UnitTests.unitTests<ToolCallerData>({
     entry: "f",
@@ -132,17 +140,19 @@ export const tests = (): VerifierFunction<ToolCallerData> => {
   }
 }
 
-/** The call satisfies {@link Call}. */
+/** Checks that the call satisfies {@link Call}. */
 export const schema = (): VerifierFunction<ToolCallerData> =>
   JsonSchema.jsonSchema<ToolCallerData>(Call, { strict: true })
 
-/** The call, replayed, gives the result of the right call. */
+/** Replays the call, and checks that it gives the result of the right call. */
 export const replay = (): VerifierFunction<ToolCallerData> => ToolReplay.toolReplay<ToolCallerData>({ tools })
 
 /**
- * Three gates, and one metric: {@link schema}, {@link replay}, and {@link tests} of the code that the call carries (1 where
- * none is asked for). Their product is 1 for any right call, whatever its form, and 0 otherwise. `exact` is
- * {@link exactMatch}, only measured.
+ * Makes the reward: three gates and one metric.
+ *
+ * The gates are {@link schema}, {@link replay}, and {@link tests} of the code in the call (1 if no function is
+ * requested). Their product is 1 for any right call, whatever its form, and 0 otherwise. `exact` is {@link exactMatch},
+ * only measured.
  */
 export const makeReward = (): Reward.Reward<ToolCallerData> =>
   Reward.all({
@@ -155,7 +165,7 @@ export const makeReward = (): Reward.Reward<ToolCallerData> =>
 const inPool = (name: "schema" | "replay") =>
   Verifier.worker<ToolCallerData>({ module: import.meta.url, export: name, options: {} })
 
-/** {@link makeReward} with what is only data in the pool; the unit tests have sandbox processes of their own. */
+/** Makes {@link makeReward} with schema and replay in the pool; the unit tests have sandbox processes of their own. */
 export const makePooledReward = (): Reward.Reward<ToolCallerData, VerifierPool> =>
   Reward.all({
     schema: Reward.gate(inPool("schema")),
@@ -164,7 +174,7 @@ export const makePooledReward = (): Reward.Reward<ToolCallerData, VerifierPool> 
     exact: Reward.metric(exactMatch)
   })
 
-/** The task that asks the question. */
+/** Makes the task of a question. */
 const toTask = (question: Questions.Question): Task.Task<ToolCallerData> => {
   const prompt = Questions.prompt(question)
   return {
@@ -180,6 +190,8 @@ const toTask = (question: Questions.Question): Task.Task<ToolCallerData> => {
 }
 
 /**
+ * Makes the task, its vocabulary, its rewards and its demonstrations.
+ *
  * @example
  * ```ts
  * const { tasks, heldOut, tokenizer, environment, reward, demonstrations } = toolCaller({ seed: 1 })
@@ -216,7 +228,7 @@ export const toolCaller = (options: ToolCallerOptions = {}): ToolCaller => {
     const question = Questions.draw(heldDraw, toolOf(held.size), max)
     held.set(Questions.prompt(question), question)
   }
-  /** The first question of this stream that is not held out. */
+  /** Draws the first question of this stream that is not held out. */
   const draw = (from: Draw.Draw, index: number): Questions.Question => {
     for (;;) {
       const question = Questions.draw(from, toolOf(index), max)

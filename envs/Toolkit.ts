@@ -1,8 +1,9 @@
 /**
- * Questions that one of three offered tools answers: the policy reads the tools' JSON definitions in the system message
- * and writes the call, `{"name": "get_weather", "arguments": {"city": "Oslo", "unit": "celsius"}}`. For language models
- * with a chat template. Two kinds of tasks are held out: new questions (wording and values) on the tools that are trained
- * on, and tools that no training task mentions.
+ * Questions that one of three offered tools answers.
+ *
+ * The policy reads the tools' JSON definitions in the system message and writes the call, `{"name": "get_weather",
+ * "arguments": {"city": "Oslo", "unit": "celsius"}}`. The task is for language models with a chat template. Two kinds
+ * of tasks are held out: new questions (wording and values) on trained tools, and tools that no training task mentions.
  */
 import { isDeepStrictEqual } from "node:util"
 import { OptionError } from "../src/OptionError.ts"
@@ -26,29 +27,29 @@ export interface ToolkitData {
 }
 
 export interface ToolkitOptions {
-  /** Chooses questions, values and which tools are offered together. Default 0. */
+  /** Selects questions, values and the tools that are offered together. Default 0. */
   readonly seed?: number
   /** Tools offered per question. Default 3. */
   readonly offered?: number
-  /** Held-out tasks, half of them on tools that no training task mentions. Default 128. */
+  /** Number of held-out tasks, half of them on tools that no training task mentions. Default 128. */
   readonly heldOut?: number
 }
 
 export interface Toolkit {
-  /** Questions without end on the trained tools. */
+  /** Endless questions on the trained tools. */
   readonly tasks: Task.Source<ToolkitData>
   readonly heldOut: Task.Source<ToolkitData>
   /** One turn of at most 48 tokens. */
   readonly environment: Environment.Environment<ToolkitData>
   /**
-   * No JSON object with a name and arguments, no reward. Such a call gets .1; .2 more for the right tool's name, .2 where the
-   * text is a call that this tool's schema allows and nothing else, and .5 for the share of its arguments that are right.
-   * `schema` (a call that any offered tool allows) and `exact` are only measured.
+   * Reward of a call. Text without a JSON object with a name and arguments gets 0. Such a call gets 0.1. The right
+   * tool's name adds 0.2. Text that is nothing but a call that this tool's schema allows adds 0.2. The share of right
+   * arguments adds up to 0.5. `schema` (a call that any offered tool allows) and `exact` are only measured.
    */
   readonly reward: Reward.Reward<ToolkitData>
 }
 
-/** Values that training draws from: the last quarter of a text's values is for held-out questions. */
+/** Draws a value for training. The last quarter of a text's values is for held-out questions. */
 const value = (draw: Draw.Draw, parameter: Parameter, held: boolean): string | number => {
   if (parameter.kind === "integer") return draw.between(parameter.low, parameter.high)
   const { kind, values } = parameter
@@ -68,7 +69,7 @@ const properties = (tool: ToolSpec) =>
 const definition = (tool: ToolSpec): string =>
   JSON.stringify({ name: tool.name, description: tool.description, parameters: properties(tool) })
 
-/** The calls of one tool, as JSON Schema. */
+/** JSON Schema of one tool's calls. */
 const callOf = (tool: ToolSpec) => ({
   type: "object",
   properties: {
@@ -84,17 +85,17 @@ const callOf = (tool: ToolSpec) => ({
   additionalProperties: false
 })
 
-/** A question about `tool`, and the call that answers it. */
+/** Makes a question about `tool`, and the call that answers it. */
 const ask = (
   draw: Draw.Draw,
   tool: ToolSpec,
   held: boolean
 ): { readonly question: string; readonly call: ToolCall } => {
-  // Tools that are never trained on have no wording of their own to hold out.
+  // Untrained tools have no wording of their own to hold out.
   const questions = held && TRAINED.includes(tool) ? tool.questions.slice(-1) : tool.questions.slice(0, 2)
   const args: Record<string, string | number> = {}
   for (const [name, parameter] of Object.entries(tool.parameters)) {
-    // A train from a city to itself helps nobody.
+    // The two cities of a train question must differ.
     do args[name] = value(draw, parameter, held)
     while (Object.entries(args).some(([other, given]) => other !== name && given === args[name]))
   }
@@ -106,7 +107,7 @@ const ask = (
 
 const INSTRUCTIONS = "Answer with one call of these tools, as JSON and nothing else:"
 
-/** The tools that are offered, a worked example of each but the right one, and the question. */
+/** Makes the offered tools, a worked example of each except the right one, and the question. */
 const makeTask = (
   id: string,
   draw: Draw.Draw,
@@ -139,21 +140,21 @@ const makeTask = (
   }
 }
 
-/** The one call that a completion is, or nothing. */
+/** Returns the one call in a completion, or undefined. */
 const callIn = (text: string): ToolCall | undefined => {
   const parsed = parseToolCalls(text)
   return "fault" in parsed || parsed.calls.length !== 1 ? undefined : parsed.calls[0]
 }
 
-/** The text is one JSON object with a name and arguments. */
+/** Checks that the text is one JSON object with a name and arguments. */
 export const isCall: VerifierFunction<ToolkitData> = ({ trajectory }) =>
   callIn(trajectory.text) === undefined ? { score: 0, reason: "no single tool call" } : 1
 
-/** The call is to the right tool. */
+/** Checks that the call is to the right tool. */
 export const rightTool: VerifierFunction<ToolkitData> = ({ task, trajectory }) =>
   callIn(trajectory.text)?.name === task.data.call.name ? 1 : { score: 0, reason: `expected ${task.data.call.name}` }
 
-/** The share of the right call's arguments that the call has, less those that it should not have; 0 for another tool. */
+/** Scores the share of right arguments, less those that the call should not have; 0 for another tool. */
 export const rightArguments: VerifierFunction<ToolkitData> = ({ task, trajectory }) => {
   const call = callIn(trajectory.text)
   const { name, arguments: wanted } = task.data.call
@@ -171,14 +172,14 @@ const parseAlone = (text: string): unknown => {
   }
 }
 
-/** The text is the right call and nothing else, ended by the policy itself. */
+/** Checks that the text is exactly the right call, ended by the policy itself. */
 export const exactCall: VerifierFunction<ToolkitData> = ({ task, trajectory }) =>
   trajectory.stopReason === "stop" && isDeepStrictEqual(parseAlone(trajectory.text), task.data.call)
     ? 1
     : { score: 0, reason: "not the right call alone" }
 
-// A call of another offered tool fits the schemas too, and its worked example can be copied: paid for, that is where
-// training ends. So the schema that pays is the right tool's alone.
+// A call of another offered tool also fits the schemas, and its worked example can be copied. If that paid, training
+// would end there. So only the right tool's schema pays.
 const makeReward = (): Reward.Reward<ToolkitData> =>
   Reward.all({
     call: Reward.gate(isCall),
@@ -194,6 +195,8 @@ const makeReward = (): Reward.Reward<ToolkitData> =>
   })
 
 /**
+ * Makes the task, its environment and its reward.
+ *
  * @example
  * ```ts
  * const { tasks, heldOut, environment, reward } = toolkit({ seed: 1 })

@@ -1,4 +1,4 @@
-/** Environments and procedural task generators: what to learn, without a data set. */
+/** Environments and procedural task generators, which need no data set. */
 export * as DigitCompletion from "./DigitCompletion.ts"
 export { digitCompletion } from "./DigitCompletion.ts"
 export * as Lookup from "./Lookup.ts"

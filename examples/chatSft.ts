@@ -86,7 +86,7 @@ await using session = await Session.open({
 })
 const { tokenizer } = session
 
-/** Labels of the held-out messages by the model, and how many are right. */
+/** Prints the model's labels of the held-out messages, and how many are right. */
 const show = async (when: string): Promise<void> => {
   let right = 0
   const lines: Array<string> = []

@@ -12,7 +12,7 @@ import { Grpo, Loss, PolicyNative, Progress, WorkerPool } from "quintain"
 import { lookup } from "quintain/envs"
 
 const seeds = Number(process.argv[2] ?? 10)
-/** Mean of 10 seeds, by updates done: transformers' Llama in PyTorch, +-.05. */
+/** Mean of 10 seeds, by updates done: transformers' Llama in PyTorch, +-0.05. */
 const reference: ReadonlyArray<readonly [number, number]> = [
   [0, 0.02],
   [25, 0.09],

@@ -18,7 +18,7 @@ const [model = "HuggingFaceTB/SmolLM2-135M-Instruct@main", steps = "120"] = proc
 const kit = toolkit({ seed: 1, heldOut: 128 })
 const directory = `runs/smollm2Tools-${new Date().toISOString().replaceAll(":", "-").slice(0, 19)}`
 
-/** Means over the held-out tasks that `which` selects. */
+/** Computes means over the held-out tasks that `which` selects. */
 const shares = (
   { groups }: Evaluate.Evaluation<Toolkit.ToolkitData>,
   which: (data: Toolkit.ToolkitData) => boolean

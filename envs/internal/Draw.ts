@@ -1,9 +1,9 @@
 /**
- * Deterministic draws for task generators. A draw depends on its seed and its name alone, never on what was drawn
- * before under another name, so that task 1000 can be made without making the 999 before it.
+ * Deterministic draws for task generators. A draw depends on its seed and its name alone, not on draws under other
+ * names. So task 1000 can be made without the 999 before it.
  */
 
-/** A stream of uniform draws; every call moves it on. */
+/** A stream of uniform draws; every call advances it. */
 export interface Draw {
   /** A whole number from `low` to `high`, both included. */
   readonly between: (low: number, high: number) => number
@@ -28,7 +28,7 @@ const mix = (value: number): number => {
 }
 
 /**
- * The stream that belongs to `seed` and `name`.
+ * Makes the stream of `seed` and `name`.
  *
  * @example
  * ```ts
@@ -48,7 +48,7 @@ export const of = (seed: number, name: string): Draw => {
   }
 }
 
-/** The items in an order that `draw` chooses (Fisher and Yates). */
+/** Returns the items in an order that `draw` selects (Fisher and Yates). */
 export const shuffled = <A>(draw: Draw, items: ReadonlyArray<A>): ReadonlyArray<A> => {
   const order = [...items]
   for (let i = order.length - 1; i > 0; i--) {

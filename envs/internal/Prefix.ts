@@ -1,12 +1,12 @@
-/** Dense credit for text that has one right form: how far from its start the policy's text agrees with the answer. */
+/** Dense reward for text with one right form: how far from its start the policy's text agrees with the answer. */
 import type { Tokenizer } from "../../src/text/Tokenizer.ts"
 import { policyIds, type Trajectory } from "../../src/rollout/Trajectory.ts"
 import type { Scored } from "../../src/score/Verifier.ts"
 
 /**
- * Score: the share of the answer's characters, and of its end when `end` is set, that the policy produced from the
- * start without a mistake, in [0, 1]. Token scores: what each policy token added to it, so credit stays where it was
- * earned. Tokens are compared by the text that each stands for, so any tokenizer will do.
+ * Scores the share of the answer's characters, and of its end if `end` is set, that the policy produced from the start
+ * without a mistake, in [0, 1]. Token scores are what each policy token added to it. Tokens are compared by the text
+ * that each stands for, so any tokenizer works.
  */
 export const score = (
   trajectory: Trajectory,

@@ -1,7 +1,7 @@
-/** The questions of `toolCaller`, their right answers, and the imperfect ones that a careless demonstrator gives. */
+/** Questions of `toolCaller`, their right answers, and the imperfect answers of a careless demonstrator. */
 import type * as Draw from "./Draw.ts"
 
-/** `12+7=?` asks for a call of the tool; `f(x)=3x+14` asks for that function's source, to be registered with `def`. */
+/** `12+7=?` requests a call of the tool. `f(x)=3x+14` requests that function's source, to be registered with `def`. */
 export type Question =
   | { readonly tool: "add" | "sub" | "mul"; readonly a: number; readonly b: number }
   | { readonly tool: "def"; readonly factor: number; readonly offset: number }
@@ -15,38 +15,44 @@ export const prompt = (question: Question): string =>
     ? `f(x)=${question.factor}x${signed(question.offset)}`
     : `${question.a}${SIGN[question.tool]}${question.b}=?`
 
-/** The call that answers the question, as the demonstrations and the exact match write it: no spaces, this order of keys. */
+/**
+ * Returns the call that answers the question, as the demonstrations and the exact match write it: no spaces, this order
+ * of keys.
+ */
 export const gold = (question: Question): string =>
   question.tool === "def"
     ? define(`x=>${question.factor}*x${signed(question.offset)}`)
     : call(question.tool, question.a, question.b)
 
-/** The result of the tool for its arguments. */
+/** Computes the tool's result for its arguments. */
 export const apply = (tool: "add" | "sub" | "mul", a: number, b: number): number =>
   tool === "add" ? a + b : tool === "sub" ? a - b : a * b
 
-/** Where a function's source is tried, and what must come out. */
+/** Makes the inputs on which a function's source is tested, and the expected results. */
 export const cases = (
   question: Extract<Question, { tool: "def" }>
 ): ReadonlyArray<{ readonly args: ReadonlyArray<number>; readonly expect: number }> =>
   [0, 1, 2, 10, -3].map((x) => ({ args: [x], expect: question.factor * x + question.offset }))
 
-/** Operands have two digits, so that what is to be copied always stands at the same place: small models learn that sooner. */
+/** Operands have two digits, so that the text to copy always has the same position: small models learn that sooner. */
 export const MIN = 10
 
-/** A question of the given tool; operands and the sizes of offsets run from {@link MIN} to `max`, factors from 2 to 9. */
+/**
+ * Draws a question of the given tool. Operands and the sizes of offsets run from {@link MIN} to `max`, factors from 2
+ * to 9.
+ */
 export const draw = (from: Draw.Draw, tool: Question["tool"], max: number): Question =>
   tool === "def"
     ? { tool, factor: from.between(2, 9), offset: from.between(MIN, max) * (from.chance(0.5) ? 1 : -1) }
     : { tool, a: from.between(MIN, max), b: from.between(MIN, max) }
 
 /**
- * A wrong answer. Each tool but `add` has a habit of its own, which makes up most of what is wrong, so a model that
- * imitates learns the habit; the rest are slips of every kind. Every mistake is one that the verifiers catch.
+ * Makes a wrong answer. Each tool except `add` has a habit of its own, which makes up most of its mistakes, so a model
+ * that imitates learns the habit. The rest are slips of every kind. The verifiers catch every mistake.
  *
  * | question | habit | caught by |
  * | --- | --- | --- |
- * | `19-15=?` | operands the wrong way round: `sub(15, 19)` | replay |
+ * | `19-15=?` | operands in the wrong order: `sub(15, 19)` | replay |
  * | `19*15=?` | adds instead | replay |
  * | `f(x)=3x+14` | copies the formula, which is not JavaScript: `x=>3x+14` | unit tests |
  */
@@ -57,7 +63,7 @@ export const mistake = (question: Question, from: Draw.Draw): string => {
   }
 }
 
-/** Share of the mistakes that is habit, for the tools that have one. */
+/** Share of habits among the mistakes, for the tools that have one. */
 const HABIT = 0.75
 
 const habit = (question: Question): string | undefined => {
@@ -84,7 +90,7 @@ const slip = (question: Question, from: Draw.Draw): string | undefined => {
         ? wrongCall(question, question.tool, wrong, question.b)
         : wrongCall(question, question.tool, question.a, wrong)
     }
-    // numbers as strings, or a function that is none: the schema and the unit tests object
+    // Numbers as strings, or an invalid function: the schema and the unit tests reject them.
     case "quotes":
       return question.tool === "def"
         ? define(`${question.factor}*x${signed(question.offset)}`)
@@ -98,7 +104,10 @@ const slip = (question: Question, from: Draw.Draw): string | undefined => {
   }
 }
 
-/** A call whose result differs from the right one, or nothing: `sub(14, 14)` the other way round is not a mistake. */
+/**
+ * Makes a call whose result differs from the right one, or nothing: `sub(14, 14)` with its operands swapped is not a
+ * mistake.
+ */
 const wrongCall = (
   question: Extract<Question, { a: number }>,
   tool: "add" | "sub" | "mul",

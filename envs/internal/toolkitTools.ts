@@ -1,4 +1,4 @@
-/** The tools of `Toolkit` and how people ask for them. */
+/** The tools of `Toolkit`, and questions for them. */
 
 /** The type of a parameter: text, a whole number, or one of a few words. */
 export type Parameter =
