@@ -1,7 +1,8 @@
 /**
- * Where a model comes from: a Hugging Face folder, a GGUF file, or a name on the Hub. One string says which, and there is
- * one way to read it: what exists on disk is meant; what does not, and has the form `org/name`, is a name on the Hub
- * (`org/name@main` always is one, unless a folder is really called that).
+ * Locations of models: a Hugging Face folder, a GGUF file, or a name on the Hub.
+ *
+ * One string names the model. If it exists on disk, it is the path. If it does not and has the form `org/name`, it is a
+ * name on the Hub. `org/name@main` is always a name on the Hub, unless a folder has exactly that name.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -12,7 +13,7 @@ import { TOKENIZER_FILES } from "./internal/hub/files.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
 import * as TokenizerJson from "../text/TokenizerJson.ts"
 
-/** A model that cannot be opened as it was named; says what was tried. */
+/** A model that cannot be opened under its name. The error lists what was tried. */
 export class CheckpointError extends Schema.TaggedError<CheckpointError>()("CheckpointError", {
   model: Schema.String,
   tried: Schema.Array(Schema.String),
@@ -26,31 +27,33 @@ export class CheckpointError extends Schema.TaggedError<CheckpointError>()("Chec
 
 /** A model's files on this machine. */
 export interface Location {
-  /** As it was asked for. */
+  /** Name as it was given. */
   readonly name: string
-  /** The folder, or the GGUF file; absolute. */
+  /** Absolute path of the folder or of the GGUF file. */
   readonly path: string
   readonly format: "huggingface" | "gguf"
-  /** The commit that the revision of a name on the Hub was resolved to. */
+  /** Commit to which the revision of a name on the Hub was resolved. */
   readonly commit?: string
-  /** The folder's `config.json`; of a GGUF file, whose metadata the engine reads, none. */
+  /** The folder's `config.json`. Undefined for a GGUF file, whose metadata the engine reads. */
   readonly config: Readonly<Record<string, unknown>> | undefined
 }
 
-/** A model's files, and the tokenizer that belongs to them. */
+/** A model's files and its tokenizer. */
 export interface Checkpoint extends Location {
   readonly tokenizer: Tokenizer
 }
 
 export interface CheckpointOptions {
-  /** How a name on the Hub is fetched. */
+  /** Options for names on the Hub. */
   readonly hub?: Hub.HubOptions
 }
 
 const decodeConfig = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))
 
 /**
- * Finds the files of a model, fetching them where it is a name on the Hub. Reads no weights and no tokenizer.
+ * Finds the files of a model, and downloads them if it is a name on the Hub.
+ *
+ * It reads neither weights nor tokenizer.
  *
  * @param model `./folder`, `file.gguf`, `org/name`, `org/name@revision` or `org/name@revision:file.gguf`
  */
@@ -102,7 +105,9 @@ export const locate = Effect.fn("Checkpoint.locate")(function* (
 })
 
 /**
- * Finds a model and reads its tokenizer; the engine opens its weights from `path`.
+ * Finds a model and reads its tokenizer.
+ *
+ * An engine opens the weights from `path`.
  *
  * @example
  * ```ts
@@ -118,7 +123,7 @@ export const open = Effect.fn("Checkpoint.open")(function* (
   return { ...location, tokenizer: yield* tokenizerOf(location) }
 })
 
-/** The tokenizer among a model's files. */
+/** Reads the tokenizer among a model's files. */
 export const tokenizerOf = ({ format, path }: Location): Effect.Effect<Tokenizer, TokenizerJson.TokenizerError> =>
   format === "gguf" ? TokenizerJson.fromGguf(path) : TokenizerJson.fromDirectory(path)
 
@@ -140,8 +145,10 @@ const readConfig = Effect.fnUntraced(function* (model: string, folder: string) {
 })
 
 /**
- * Puts a model's tokenizer and chat template beside weights that were saved, so that transformers opens them as a whole
- * model: a folder's own files, or what the metadata of a GGUF file describes. What a folder does not have is passed over.
+ * Saves a model's tokenizer and chat template to a folder of saved weights.
+ *
+ * transformers then opens the folder as a whole model. The files are the model folder's own, or what the metadata of a
+ * GGUF file describes. Files that the model folder lacks are skipped.
  */
 export const saveTokenizer = Effect.fn("Checkpoint.saveTokenizer")(function* (
   { format, name, path: from }: Location,

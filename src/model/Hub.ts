@@ -1,11 +1,12 @@
 /**
- * Models from the Hugging Face Hub, into the cache that all of Hugging Face's tools share (`~/.cache/huggingface/hub`): what
- * Python has fetched is found, what is fetched here Python finds.
+ * Downloads models from the Hugging Face Hub into the cache of Hugging Face's tools (`~/.cache/huggingface/hub`).
  *
- * The environment is honoured as everywhere: `HF_ENDPOINT`, `HF_TOKEN` (or the token file under `HF_HOME`), `HF_HOME`,
- * `HF_HUB_CACHE`, `HF_HUB_OFFLINE`. Only what a model needs is fetched: configuration, tokenizer, chat template and
- * safetensors, or one GGUF file; never pickles. A broken download continues where it stopped, also in another process;
- * every file's hash is checked before it gets its name.
+ * Python and this module find each other's downloads. The environment variables are `HF_ENDPOINT`, `HF_TOKEN` (or the
+ * token file under `HF_HOME`), `HF_HOME`, `HF_HUB_CACHE` and `HF_HUB_OFFLINE`.
+ *
+ * Only what a model needs is downloaded: configuration, tokenizer, chat template and safetensors, or one GGUF file;
+ * never pickles. A broken download continues from its last byte, also in another process. Every file's hash is checked
+ * before the file gets its name.
  */
 import { listFiles, modelInfo } from "@huggingface/hub"
 import * as Effect from "effect/Effect"
@@ -26,30 +27,31 @@ export { formatName, type HubName, parseName } from "./internal/hub/name.ts"
 export type { HubSettings } from "./internal/hub/settings.ts"
 
 export interface HubOptions extends Partial<HubSettings> {
-  /** Files in flight at once. Default 4. */
+  /** Most files in flight. Default 4. */
   readonly concurrency?: number
-  /** Milliseconds that one wait may take: for the head of an answer, or its next bytes. Default 30,000. */
+  /** Milliseconds that one wait may take: for the head of an answer, or for its next bytes. Default 30,000. */
   readonly deadline?: number
-  /** Seconds before a failed request is made again; doubled each time. Default 0.5. */
+  /** Seconds before a failed request is retried; doubled each time. Default 0.5. */
   readonly pause?: number
-  /** Default: a line on standard error where that is a terminal. */
+  /** Progress output. Default: a line on standard error if that is a terminal. */
   readonly progress?: TransferProgress.Transfer
-  /** Variables that stand for the environment. Default `process.env`. */
+  /** Environment variables. Default `process.env`. */
   readonly env?: Variables
 }
 
 /** A model in the cache. */
 export interface Snapshot {
   readonly name: HubName
-  /** The commit that the revision was resolved to. */
+  /** Commit to which the revision was resolved. */
   readonly commit: string
-  /** The snapshot's folder, or the GGUF file in it where one was asked for. */
+  /** Path of the snapshot's folder, or of the requested GGUF file in it. */
   readonly path: string
 }
 
 /**
- * Has a model in the cache and says where. The revision is resolved to a commit; in offline mode, and when the Hub cannot
- * be reached, what the cache holds of it is used.
+ * Ensures that a model is in the cache, and returns its place.
+ *
+ * The revision is resolved to a commit. In offline mode, and if the Hub cannot be reached, the cached commit is used.
  *
  * @param text `org/name`, `org/name@revision`, or `org/name@revision:file.gguf`
  *
@@ -90,7 +92,7 @@ const interruptible = <A>(run: (signal: AbortSignal) => Promise<A>, model: strin
     })
   })
 
-/** Turns errors of the disk, and answers that fit no schema, into a {@link HubError}. */
+/** Converts errors of the disk, and answers that fit no schema, to a {@link HubError}. */
 const typed = (cause: unknown, purpose: Pick<Purpose, "model" | "operation">): HubError => {
   if (cause instanceof HubError) return cause
   const detail = cause instanceof Error ? cause.message : String(cause)
@@ -173,10 +175,10 @@ const resolve = async (purpose: Purpose, { repo, revision }: HubName, options: H
   throw typed(new Error(`the commit is ${JSON.stringify(sha)?.slice(0, 60)}`), purpose)
 }
 
-// The Hub's own listings end long before; one that does not end is not a listing.
+// The Hub's own listings are far shorter; one that does not end is not a listing.
 const MAX_FILES = 200_000
 
-/** All files of a commit. A name that would leave its folder makes the whole listing suspect. */
+/** Lists all files of a commit. A name that would leave its folder invalidates the whole listing. */
 const list = async (purpose: Purpose, repo: string, commit: string, options: HubOptions) =>
   persistently(
     purpose,
@@ -247,7 +249,7 @@ const fill = async (
         throw error
       }
     }
-    // Few of each size at a time; every worker ends before the first error is passed on.
+    // Few files of each size at a time. Every worker ends before the first error is passed on.
     const queue = lacking.toSorted((a, b) => a.size - b.size)
     const worker = async (): Promise<void> => {
       for (let file = queue.shift(); file !== undefined; file = queue.shift()) {

@@ -9,7 +9,7 @@ export interface Transfer {
 }
 
 /**
- * Progress of a download on a stream, standard error by default.
+ * Shows the progress of a download on a stream, standard error by default.
  *
  * @example
  * ```ts
@@ -31,7 +31,7 @@ export const transfer = (options: {
     bytes: ({ received, total }) => {
       if (!output.isTTY) return
       const at = now()
-      // Bytes that were there already say nothing about the speed.
+      // Bytes that were present already say nothing about the speed.
       begun ??= { at, received }
       if (at - shown < 0.1 && received < total) return
       shown = at

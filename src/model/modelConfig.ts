@@ -9,7 +9,7 @@ export const ModelConfig = Schema.Struct({
   hidden_size: Positive,
   num_hidden_layers: Positive,
   num_attention_heads: Positive,
-  /** Grouped-query attention when fewer than the attention heads. Default: as many. */
+  /** Grouped-query attention if fewer than the attention heads. Default: as many. */
   num_key_value_heads: Schema.optionalKey(Positive),
   head_dim: Schema.optionalKey(Positive),
   intermediate_size: Positive,

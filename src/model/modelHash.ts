@@ -1,6 +1,6 @@
 /**
- * A hash that tells models apart in milliseconds, however large they are: a file in the Hub's cache is named by the hash of
- * its contents, others are sampled.
+ * A hash that distinguishes models in milliseconds, however large they are. A file in the Hub's cache is named by the
+ * hash of its contents; other files are sampled.
  */
 import { createHash, type Hash } from "node:crypto"
 import * as fs from "node:fs/promises"
@@ -12,7 +12,7 @@ const BLOCK_BYTES = 4096
 /** The header of a safetensors file, or as much of another. */
 const HEAD_BYTES = 65_536
 
-/** Of a model with random weights: they follow from the configuration and the seed. */
+/** Hashes a model with random weights: they follow from the configuration and the seed. */
 export const ofConfig = (config: object, seed: number): string => {
   const sorted = Object.entries(config).toSorted(([a], [b]) => (a < b ? -1 : 1))
   return createHash("sha256")
@@ -20,7 +20,7 @@ export const ofConfig = (config: object, seed: number): string => {
     .digest("hex")
 }
 
-/** Of a GGUF file, or of the configuration and the safetensors files of a folder. */
+/** Hashes a GGUF file, or the configuration and the safetensors files of a folder. */
 export const ofFiles = async (location: string): Promise<string> => {
   const hash = createHash("sha256")
   if ((await fs.stat(location)).isFile()) {
@@ -29,7 +29,7 @@ export const ofFiles = async (location: string): Promise<string> => {
   }
   const names = (await fs.readdir(location)).filter((name) => name === "config.json" || name.endsWith(".safetensors"))
   for (const name of names.toSorted()) {
-    // The optimiser's state of a saved policy is no part of the model.
+    // The optimiser's state of a saved policy is not part of the model.
     if (name.startsWith("optimizer")) continue
     hash.update(`${name} ${await ofFile(path.join(location, name))}\n`)
   }

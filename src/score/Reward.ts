@@ -1,11 +1,13 @@
 /**
- * A reward is a composition of verifiers: weighted terms that add, gates that multiply, metrics that are only measured,
- * terms that see the whole group, and rewards within rewards. `score` is the stage that applies one to a stream of groups.
+ * A reward is a composition of verifiers; `score` applies one to a stream of groups.
+ *
+ * Its parts are weighted terms that add, gates that multiply, metrics that are only measured, terms that see the whole
+ * group, and other rewards.
  *
  *     reward = (product of the gates) * (sum of weight * score)        gates only: their product
  *
- * A format check belongs in a gate: one that merely adds can be exploited. A trajectory is unscorable when a gate or a
- * weighted term is, unless a gate of 0 has already decided; an unscorable metric changes nothing but the counts.
+ * Put a format check in a gate: a policy can exploit one that only adds. A trajectory is unscorable if a gate or a
+ * weighted term is, unless a gate of 0 has already decided. An unscorable metric changes nothing except the counts.
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -46,10 +48,10 @@ type ServicesOf<P> =
         ? EffectServices<V>
         : never
 type EffectServices<V> = V extends Effect.Effect<any, any, infer R> ? R : never
-/** A reward of parts that ask for different task data asks for all of it. */
+/** A reward needs the task data of all of its parts. */
 type Intersection<U> = (U extends unknown ? (value: U) => void : never) extends (value: infer I) => void ? I : never
 
-/** A group reached scoring in a state that no verifier can repair, or lost its identity on the way. */
+/** A group that cannot be scored: no verifier can repair its state, or it lost its identity on the way. */
 export class RewardError extends Schema.TaggedError<RewardError>()("RewardError", {
   operation: Schema.String,
   taskId: Schema.String,
@@ -118,14 +120,14 @@ export const weight = <P extends Part<any, any>>(weight: number, part: P): Term<
   return withRole(part, weight === 0 ? "metric" : "weight", weight)
 }
 
-/** Multiplies the reward by the score: 0 takes all of it, 1 leaves it. */
+/** Multiplies the reward by the score: 0 removes the reward, 1 keeps it. */
 export const gate = <P extends Part<any, any>>(part: P): Term<DataOf<P>, ServicesOf<P>> => withRole(part, "gate", 1)
 
-/** Measures and reports, and changes no reward. */
+/** Measures and reports a score without changing the reward. */
 export const metric = <P extends Part<any, any>>(part: P): Term<DataOf<P>, ServicesOf<P>> => withRole(part, "metric", 0)
 
 /**
- * A term that sees all trajectories of the group, such as a ranking or a diversity bonus.
+ * Makes a term that sees all trajectories of the group, such as a ranking or a diversity bonus.
  *
  * @example
  * ```ts
@@ -143,18 +145,20 @@ export const group = <Data = any, R = never>(verifier: GroupFunction<Data, R>): 
 })
 
 export interface ScoreOptions {
-  /** Groups scored at the same time; with it, what is in flight is bounded. Default 8. */
+  /** Most groups scored at the same time, which bounds the groups in flight. Default 8. */
   readonly concurrency?: number
-  /** Milliseconds of one verdict on the main thread, where its verifier states none. Default 10,000. */
+  /** Milliseconds of one verdict on the main thread, if its verifier states none. Default 10,000. */
   readonly deadline?: number
-  /** How often a verdict that is unscorable is asked for again. Default 1. */
+  /** Most retries of an unscorable verdict. Default 1. */
   readonly retries?: number
 }
 
 /**
- * The stage that scores groups while others are still being generated. Groups leave in the order in which they are done;
- * every score stays tied to its trajectory's task and index. A failing verifier is an outcome, never a failed stream;
- * the stream fails only where going on would be wrong: a verifier that cannot be loaded, or a group that is not one.
+ * Scores groups while others are still being generated.
+ *
+ * Groups leave in the order of completion. Every score stays tied to its trajectory's task and index. A failing
+ * verifier is an outcome, not a failed stream. The stream fails only if a verifier cannot be loaded or a group is
+ * invalid.
  *
  * @example
  * ```ts

@@ -1,6 +1,8 @@
 /**
- * Judges one trajectory of one task. Three outcomes, not two: a score with a reason, or *unscorable* when the fault is
- * the infrastructure's. Unscorable is retried, then left out of the group's baseline and counted; never a silent 0.
+ * Judges one trajectory of one task.
+ *
+ * A verdict is a score with a reason, or *unscorable* if the infrastructure failed. An unscorable verdict is retried,
+ * then left out of the group's baseline and counted. It never becomes a silent 0.
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -20,24 +22,31 @@ export interface VerifierInput<out Data = unknown> {
   readonly signal: AbortSignal
 }
 
-/** Sync, async or Effect. A throw, a rejection or a failure is unscorable: judging failed, not the policy. */
+/**
+ * A verifier function: sync, async or Effect. A throw, a rejection or a failure is unscorable, because judging failed,
+ * not the policy.
+ */
 export interface VerifierFunction<Data = any, R = never> {
   (input: VerifierInput<Data>): Verdict | Promise<Verdict> | Effect.Effect<Verdict, unknown, R>
-  /** Milliseconds of one verdict; by default the stage's. See {@link withDeadline}. */
+  /** Milliseconds of one verdict. Default: the stage's deadline. See {@link withDeadline}. */
   readonly deadline?: number
 }
 
 /**
- * A function runs on the main thread: cheap, but a deadline can end it only while it awaits; one that never yields
- * blocks the run. A {@link WorkerVerifier} runs in the pool, where a deadline ends even an endless loop.
+ * A verifier: a function on the main thread, or a {@link WorkerVerifier} in the pool.
+ *
+ * A function is cheap, but its deadline takes effect only while it awaits; one that never yields blocks the run. In the
+ * pool a deadline ends even an endless loop.
  */
 export type Verifier<Data = any, R = never> =
   | VerifierFunction<Data, R>
   | (VerifierPool extends R ? WorkerVerifier<Data> : never)
 
 /**
- * Names a verifier that runs in the pool. With `options` the export is a factory `(options) => VerifierFunction`,
- * called once per worker; without, it is the verifier function itself. `options` must be cloneable data.
+ * Names a verifier that runs in the pool.
+ *
+ * With `options` the export is a factory `(options) => VerifierFunction`, called once per worker. Without, it is the
+ * verifier function itself. `options` must be cloneable data.
  *
  * @example
  * ```ts
@@ -51,7 +60,7 @@ export const worker = <Data = any>(spec: {
   /** Default `"default"`. */
   readonly export?: string
   readonly options?: unknown
-  /** Milliseconds of one call; by default the pool's. */
+  /** Milliseconds of one call. Default: the pool's deadline. */
   readonly deadline?: number
 }): WorkerVerifier<Data> => ({
   _tag: "WorkerVerifier",
@@ -62,8 +71,10 @@ export const worker = <Data = any>(spec: {
 })
 
 /**
- * States a verifier's own deadline in milliseconds, in place of the stage's (`Reward.score`): for one that waits for its turn
- * at something, such as a sandbox or a judge, and keeps clocks of its own once it has it.
+ * Gives a verifier its own deadline in milliseconds, in place of the stage's (`Reward.score`).
+ *
+ * Use it for a verifier that waits for its turn, such as one with a sandbox or a judge, and that has its own clocks
+ * afterwards.
  *
  * @example
  * ```ts
@@ -79,8 +90,10 @@ export const withDeadline = <Data, R>(
 ): VerifierFunction<Data, R> => Object.assign(verifier, { deadline })
 
 /**
- * Runs a verifier function on the main thread and never fails: deadline (milliseconds), throws and wrong verdicts are
- * outcomes. `input.signal` aborts at the deadline and on interruption.
+ * Runs a verifier function on the main thread, and never fails.
+ *
+ * A passed deadline (milliseconds), a throw and an invalid verdict are outcomes. `input.signal` aborts at the deadline
+ * and on interruption.
  */
 export const run = <Data, R>(
   verifier: VerifierFunction<Data, R>,
@@ -94,7 +107,7 @@ export const run = <Data, R>(
     unscorable
   )
 
-/** The same for any function that judges: what a group-level term needs. */
+/** Runs any function that judges, in the same way; terms of a whole group use it. */
 export const invoke = <A, B, R>(
   call: (signal: AbortSignal) => A | Promise<A> | Effect.Effect<A, unknown, R>,
   deadline: number,

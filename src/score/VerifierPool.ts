@@ -1,6 +1,8 @@
 /**
- * The service that runs verifiers off the main thread. A verifier that runs in it is named by module and export. The
- * implementation on killable processes is `WorkerPool.layer`.
+ * The service that runs verifiers off the main thread.
+ *
+ * A verifier in the pool is named by module and export. `WorkerPool.layer` implements the service with killable
+ * processes.
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
@@ -15,14 +17,17 @@ export interface WorkerVerifier<in Data = any> {
   /** File URL of the module. */
   readonly module: string
   readonly export: string
-  /** Given: the export is a factory, called once per worker with it. Absent: the export is the verifier function. */
+  /**
+   * If given, the export is a factory, called once per worker with these options. If absent, the export is the verifier
+   * function.
+   */
   readonly options?: unknown
-  /** Milliseconds of one call; by default the pool's. */
+  /** Milliseconds of one call. Default: the pool's deadline. */
   readonly deadline?: number
   readonly "~data"?: (data: Data) => void
 }
 
-/** The verifier did not answer in time; its worker was replaced. */
+/** A verifier that did not answer in time; its worker was replaced. */
 export class VerifierTimeout extends Schema.TaggedError<VerifierTimeout>()("VerifierTimeout", {
   verifier: Schema.String,
   taskId: Schema.String,
@@ -39,7 +44,7 @@ export class VerifierTimeout extends Schema.TaggedError<VerifierTimeout>()("Veri
   }
 }
 
-/** The call killed as many workers as the pool allows one call. */
+/** A call that killed as many workers as the pool allows. */
 export class VerifierCrash extends Schema.TaggedError<VerifierCrash>()("VerifierCrash", {
   verifier: Schema.String,
   taskId: Schema.String,
@@ -56,7 +61,7 @@ export class VerifierCrash extends Schema.TaggedError<VerifierCrash>()("Verifier
   }
 }
 
-/** The verifier threw, rejected or failed. */
+/** A verifier that threw, rejected or failed. */
 export class VerifierFault extends Schema.TaggedError<VerifierFault>()("VerifierFault", {
   verifier: Schema.String,
   taskId: Schema.String,
@@ -68,7 +73,7 @@ export class VerifierFault extends Schema.TaggedError<VerifierFault>()("Verifier
   }
 }
 
-/** The module or its export is not there: no call of this verifier can succeed. */
+/** A module or export that does not exist, so that no call of the verifier can succeed. */
 export class VerifierLoadError extends Schema.TaggedError<VerifierLoadError>()("VerifierLoadError", {
   verifier: Schema.String,
   detail: Schema.String
@@ -88,13 +93,13 @@ export interface VerifierCallInput {
 export class VerifierPool extends Context.Service<
   VerifierPool,
   {
-    /** Calls a verifier and gives what it returned, unchecked. Waits for a free worker; interruption ends the worker. */
+    /** Calls a verifier and returns its answer, unchecked. Waits for a free worker; interruption ends the worker. */
     readonly call: (verifier: WorkerVerifier, input: VerifierCallInput) => Effect.Effect<unknown, VerifierCallError>
-    /** The same as an outcome: only a verifier that cannot be loaded is an error. */
+    /** Calls a verifier and returns an outcome. Fails only if the verifier cannot be loaded. */
     readonly verify: (verifier: WorkerVerifier, input: VerifierCallInput) => Effect.Effect<Outcome, VerifierLoadError>
     /**
-     * Since the pool was made: `verifiers/pool/{calls,timeouts,crashes,errors,replaced}`; at present: `.../{running,waiting}`;
-     * of the last 1024 calls: `.../latency_{p50,p95}` and `.../wait_{p50,p95}` in seconds.
+     * Metrics of the pool. Since it was made: `verifiers/pool/{calls,timeouts,crashes,errors,replaced}`. At present:
+     * `.../{running,waiting}`. Over the last 1024 calls: `.../latency_{p50,p95}` and `.../wait_{p50,p95}` in seconds.
      */
     readonly metrics: Effect.Effect<Readonly<Record<string, number>>>
   }

@@ -1,7 +1,8 @@
 /**
- * The verifier pool on killable workers, which are replaced when a call kills them. Each worker is a process that holds a
- * piscina of one thread: a deadline ends even a synchronous endless loop, running out of memory ends one worker and
- * nothing else, and which call did it is never in doubt.
+ * The verifier pool on killable workers, which are replaced after a call kills them.
+ *
+ * Each worker is a process with a piscina of one thread. A deadline ends even a synchronous endless loop. Exhausted
+ * memory ends one worker and nothing else, and the call that caused it is always known.
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -24,28 +25,30 @@ import {
 import { quantile } from "../internal/statistics.ts"
 
 export interface WorkerPoolOptions {
-  /** Calls at the same time. Default: the machine's cores. */
+  /** Most calls at the same time. Default: the machine's cores. */
   readonly workers?: number
-  /** Calls that may wait besides; who comes later is held back before anything of the call is copied. Default 1024. */
+  /**
+   * Most calls that may wait in addition. Further calls are held back before any of their data is copied. Default 1024.
+   */
   readonly queue?: number
-  /** Milliseconds of one call, counted from when the verifier begins. Default 10,000. */
+  /** Milliseconds of one call, counted from the verifier's start. Default 10,000. */
   readonly deadline?: number
   /** Milliseconds for a worker to start and load the verifier's module. Default 30,000. */
   readonly startDeadline?: number
-  /** Heap of one worker thread. Default 512. */
+  /** Heap of one worker thread in MB. Default 512. */
   readonly memoryMb?: number
-  /** Workers that one call may kill before it is convicted and unscorable. Default 2. */
+  /** Workers that one call may kill before it is unscorable. Default 2. */
   readonly crashes?: number
   /**
-   * `process`: a worker thread within a process of its own. `thread`: in this process, some 40 microseconds a call
-   * cheaper; then a verifier that exhausts memory in one large allocation takes this process with it, and one whose loop
-   * V8 cannot interrupt runs on. Default `process`.
+   * `process`: a worker thread in a process of its own. `thread`: a thread of this process, about 40 microseconds per
+   * call faster. With `thread`, a verifier that exhausts memory in one large allocation ends this process, and a loop
+   * that V8 cannot interrupt continues to run. Default `process`.
    */
   readonly isolation?: "process" | "thread"
 }
 
 /**
- * A pool that starts its workers as they are needed and ends them with its scope.
+ * Makes a pool that starts its workers as they are needed and ends them with its scope.
  *
  * @example
  * ```ts
@@ -102,7 +105,7 @@ type Limits = Readonly<Record<"workers" | "deadline" | "startDeadline" | "memory
 type Counts = Record<"calls" | "timeouts" | "crashes" | "errors" | "replaced" | "running" | "waiting", number>
 type Attempt = (call: WorkerCall, limit: number) => Effect.Effect<CallAnswer>
 
-/** One attempt on one worker, which goes back however the attempt ends. */
+/** Makes one attempt on one worker, which returns to the pool however the attempt ends. */
 const attempts = (
   workers: ReadonlyArray<VerifierThread.Worker>,
   counts: Counts,
@@ -141,7 +144,7 @@ const attempts = (
     )
 }
 
-/** Attempts until there is a verdict or the call has killed as many workers as it may. */
+/** Makes attempts until there is a verdict, or the call has killed as many workers as it may. */
 const call = Effect.fnUntraced(function* (
   attempt: Attempt,
   limits: Limits,
@@ -173,7 +176,7 @@ const call = Effect.fnUntraced(function* (
         return yield* new VerifierFault({ ...about, detail: answer.detail })
       case "Timeout": {
         const { phase } = answer
-        // a slow start is not the call's fault
+        // A slow start is not the call's fault.
         if (phase === "start" && killed < limits.crashes) continue
         counts.timeouts++
         const milliseconds = phase === "call" ? limit : limits.startDeadline
@@ -187,7 +190,7 @@ const call = Effect.fnUntraced(function* (
   }
 })
 
-/** By identity, not by content: options may hold what no text tells apart. */
+/** Keyed by identity, not content: options may hold data that text cannot distinguish. */
 const keys = new WeakMap<WorkerVerifier, string>()
 let verifiers = 0
 const keyOf = (verifier: WorkerVerifier): string => {
@@ -208,7 +211,10 @@ const positive = (name: string, value: number): number => {
   return value
 }
 
-/** Gives free items to those who wait, first come first served. (An effect `Queue` lets who comes next overtake them.) */
+/**
+ * Gives free items to waiting callers, first come first served. An effect `Queue` would let a later caller overtake
+ * them.
+ */
 const handOver = <A>(items: ReadonlyArray<A>) => {
   const free = [...items]
   const waiting = new Set<(item: A) => void>()
@@ -228,7 +234,7 @@ const handOver = <A>(items: ReadonlyArray<A>) => {
     if (free.length > 0) receive(free.pop()!)
     else waiting.add(receive)
     return Effect.sync(() => {
-      // interrupted: out of the line, or what was handed over meanwhile goes back
+      // Interrupted: the caller leaves the line, or returns what it was given in the meantime.
       if (given === undefined) waiting.delete(receive)
       else give(given.item)
     })
@@ -241,7 +247,7 @@ interface Recent {
   readonly summary: (name: string) => Record<string, number>
 }
 
-/** Quantiles of the last 1024 values. */
+/** Computes quantiles of the last 1024 values. */
 const recent = (): Recent => {
   const values: Array<number> = []
   let next = 0

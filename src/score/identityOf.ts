@@ -1,4 +1,4 @@
-/** The identity of a reward: its composition, with roles and weights, and the identity of every verifier in it. */
+/** Identity of a reward: its composition, with roles and weights, and the identity of every verifier in it. */
 import * as Identity from "../data/Identity.ts"
 import { existsSync } from "node:fs"
 import * as path from "node:path"
@@ -39,8 +39,8 @@ const ofWorker = (verifier: WorkerVerifier): Identity.Identity =>
   })
 
 /**
- * A module without the folder that its project lies in: another checkout is the same run. A module below `node_modules` is
- * named from its package on, others relative to the nearest package.json.
+ * Names a module without the folder of its project, so that another checkout is the same run. A module below
+ * `node_modules` is named from its package on, others relative to the nearest package.json.
  */
 const moduleName = (module: string): string => {
   if (!module.startsWith("file:")) return module

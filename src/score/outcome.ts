@@ -1,4 +1,4 @@
-/** The outcomes of judging, and how what a verifier returned becomes one. */
+/** Outcomes of judging, and their conversion from a verifier's return value. */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { policyTokens, type Trajectory } from "../rollout/Trajectory.ts"
@@ -8,13 +8,15 @@ export interface Scored {
   readonly score: number
   readonly reason?: string
   readonly metrics?: Readonly<Record<string, number>>
-  /** Where the score was earned: one number per policy token, summing to `score`. Advantages by token use it. */
+  /** Parts of the score: one number per policy token, summing to `score`. Token-level advantages use them. */
   readonly tokenScores?: ReadonlyArray<number>
 }
 
 /**
- * Why there is no score: the verifier's deadline passed (`timeout`), its worker died (`crash`), it threw or failed
- * (`error`), it returned something that is not a verdict, such as NaN (`verdict`), or it said so itself (`declared`).
+ * Reason why there is no score.
+ *
+ * `timeout`: the verifier's deadline passed. `crash`: its worker died. `error`: it threw or failed. `verdict`: it
+ * returned an invalid verdict, such as NaN. `declared`: it said so itself.
  */
 export type UnscorableKind = "timeout" | "crash" | "error" | "verdict" | "declared"
 
@@ -29,7 +31,7 @@ export type Outcome = Scored | Unscorable
 /** The return value of a verifier function. A bare number is a score without a reason. */
 export type Verdict = number | Omit<Scored, "_tag"> | Unscorable
 
-/** A verdict that says that there is none: the trajectory is retried, then left out of the baseline and counted. */
+/** Makes an unscorable verdict: the trajectory is retried, then left out of the baseline and counted. */
 export const unscorable = (reason: string, kind: UnscorableKind = "declared"): Unscorable => ({
   _tag: "Unscorable",
   reason,
@@ -49,12 +51,12 @@ const Verdict = Schema.Union([
 const decodeVerdict = Schema.decodeUnknownResult(Verdict)
 
 /**
- * Turns what a verifier returned into an outcome. Anything that is not a verdict (NaN, Infinity, a string, token scores
- * of the wrong length or sum) is unscorable and says why: it is a fault of the verifier, never a 0 for the policy.
+ * Converts a verifier's return value to an outcome. An invalid verdict (NaN, Infinity, a string, token scores of the
+ * wrong length or sum) is unscorable and says why. It is a fault of the verifier, never a 0 for the policy.
  */
 export const outcome = (verdict: unknown, trajectory: Trajectory): Outcome => {
   if (typeof verdict === "number" && Number.isFinite(verdict)) return { _tag: "Scored", score: verdict }
-  // undefined optional fields are absent fields: what JavaScript callers mean by them
+  // JavaScript callers mean absent fields by undefined ones.
   const decoded = decodeVerdict(withoutUndefined(verdict))
   if (Result.isFailure(decoded)) {
     return unscorable(`the verifier returned no verdict: ${describe(verdict)}`, "verdict")

@@ -67,7 +67,7 @@ const fromLeaf = (leaf: Leaf): Evaluated => ({
   leaves: [leaf]
 })
 
-/** One trajectory: the product of the gates times the weighted sum. */
+/** Combines one trajectory's parts: the product of the gates times the weighted sum. */
 const combine = (
   terms: ReadonlyArray<readonly [string, Term<any, any>]>,
   parts: ReadonlyArray<Evaluated>
@@ -95,7 +95,7 @@ const combine = (
   return { value: factor * sum, tokens, leaves }
 }
 
-/** Room for the token rewards, when every weighted part says where its score was earned. */
+/** Makes an array for token rewards, if every weighted part has token scores. */
 const zeros = (weighted: ReadonlyArray<Evaluated>): Float64Array | undefined =>
   weighted.length > 0 && weighted.every((part) => part.tokens !== undefined)
     ? new Float64Array(weighted[0]!.tokens!.length)
@@ -103,12 +103,12 @@ const zeros = (weighted: ReadonlyArray<Evaluated>): Float64Array | undefined =>
 
 interface Attempt<A> {
   readonly value: A
-  /** Time of the last attempt. */
+  /** Seconds of the last attempt. */
   readonly seconds: number
   readonly attempts: number
 }
 
-/** Judges again until `final` says that the value stands, at most `retries` times. */
+/** Judges again until `final` accepts the value, at most `retries` times. */
 const untilFinal = <A, E, R>(
   once: Effect.Effect<A, E, R>,
   retries: number,
@@ -137,7 +137,7 @@ const judgeOne = (
   return untilFinal(
     once,
     context.retries,
-    // the pool has already given a crashed call its second chance
+    // The pool has already retried a crashed call.
     (outcome) => outcome._tag === "Scored" || outcome.kind === "crash"
   ).pipe(Effect.map(({ value, ...cost }) => ({ name, outcome: value, ...cost })))
 }

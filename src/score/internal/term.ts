@@ -1,4 +1,4 @@
-/** The parts of a reward, and the scored groups it gives. */
+/** Parts of a reward, and the scored groups that it produces. */
 import type * as Effect from "effect/Effect"
 import type { Task } from "../../data/Task.ts"
 import type { EnvironmentError } from "../../rollout/Environment.ts"
@@ -8,7 +8,7 @@ import type { Verifier, VerifierFunction, WorkerVerifier } from "../Verifier.ts"
 
 export interface ScoredTrajectory {
   readonly trajectory: Trajectory
-  /** `undefined`: unscorable, to be left out of the group's baseline and counted. */
+  /** Reward, or `undefined` if unscorable: then it is left out of the group's baseline and counted. */
   readonly reward: number | undefined
   /** The outcome of each verifier, by its name in the composition. `/` joins the names of nested rewards. */
   readonly outcomes: Readonly<Record<string, Outcome>>
@@ -22,9 +22,9 @@ export interface ScoredTrajectory {
 
 export interface ScoredGroup<out Data = unknown> {
   readonly task: Task<Data>
-  /** In the order of the group's trajectories. */
+  /** Trajectories in the group's order. */
   readonly trajectories: ReadonlyArray<ScoredTrajectory>
-  /** As of the `Group`: which draw this is, and which trajectories its environment lost. */
+  /** Draw of the task stream, as in `Group`. */
   readonly cursor?: number
   readonly failures?: ReadonlyArray<EnvironmentError>
 }

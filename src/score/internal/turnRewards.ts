@@ -2,8 +2,9 @@ import { spans } from "../../rollout/Trajectory.ts"
 import type { VerifierFunction } from "../Verifier.ts"
 
 /**
- * The environment's own rewards as a verifier: the sum over the turns, 0 for a turn without one. Token scores put each turn's
- * reward on its last token. A turn without tokens adds to the token before it.
+ * Makes a verifier of the environment's own rewards: the sum over the turns, 0 for a turn without one.
+ *
+ * Token scores put each turn's reward on its last token. A turn without tokens adds to the token before it.
  *
  * @example
  * ```ts

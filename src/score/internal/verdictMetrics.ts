@@ -1,11 +1,11 @@
-/** The cost of verdicts, and of verdicts that are none. */
+/** Costs and faults of verdicts. */
 import type { UnscorableKind } from "../outcome.ts"
 import type { ScoredGroup } from "./term.ts"
 
 /**
- * Cost and faults of the verdicts on these groups, by verifier as `verifiers/{name}/...`: the counts `zeros`, `unscorable`
- * and its parts `timeouts`, `crashes` and `errors`; `retries`; `latency_p50` and `latency_p95` in seconds. `Batch.metrics`
- * has the scores, under TRL's names.
+ * Reports cost and faults of the verdicts on these groups, by verifier as `verifiers/{name}/...`. The counts are
+ * `zeros`, `unscorable` and its parts `timeouts`, `crashes` and `errors`, and `retries`. `latency_p50` and
+ * `latency_p95` are in seconds. `Batch.metrics` has the scores, under TRL's names.
  */
 export const metrics = (groups: ReadonlyArray<ScoredGroup>): Record<string, number> => {
   const all = groups.flatMap(({ trajectories }) => trajectories)

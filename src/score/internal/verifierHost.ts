@@ -1,8 +1,8 @@
 /**
- * The host process of one worker of the verifier pool. Worker threads cannot contain every way of running out of memory
- * (an array that grows by `push` aborts the whole process, with any flag and any resource limit, and array buffers are
- * under no limit at all), so the thread lives in a process of its own, where `--no-concurrent-osr` also makes every
- * loop interruptible.
+ * The host process of one worker of the verifier pool. A worker thread cannot contain every way of exhausting memory.
+ * An array that grows by `push` aborts the whole process, with any flag and any resource limit, and array buffers have
+ * no limit at all. So the thread has a process of its own, where `--no-concurrent-osr` also makes every loop
+ * interruptible.
  */
 import type { HostRequest, HostResponse, CallAnswer, WorkerCall } from "./verifierProtocol.ts"
 import * as VerifierThread from "./verifierThread.ts"
@@ -43,7 +43,7 @@ process.on("message", (request: HostRequest) => {
   void answer(id, call, deadline).finally(() => clearInterval(poll))
 })
 
-// The pool is gone, or died: a thread in an endless loop must not keep this process alive.
+// The pool has ended or died: a thread in an endless loop must not keep this process alive.
 process.on("disconnect", die)
 // Ctrl-C reaches the whole terminal group; the pool decides when its hosts end.
 process.on("SIGINT", () => {})

@@ -19,7 +19,7 @@ export const make = (options: WorkerSettings): Worker => {
   const started = (): ChildProcess => {
     if (child !== undefined) return child
     const host = fork(fileURLToPath(sibling("verifierHost", import.meta.url)), {
-      // the first makes every loop interruptible, the second keeps hot loops fast under the first
+      // The first flag makes every loop interruptible; the second keeps hot loops fast under the first.
       execArgv: ["--no-concurrent-osr", "--no-concurrent-recompilation", ...conditions(import.meta.url)],
       serialization: "advanced",
       stdio: ["ignore", "inherit", "pipe", "ipc"]
@@ -65,7 +65,7 @@ export const make = (options: WorkerSettings): Worker => {
       const onError = (fault: Error): void => finish({ _tag: "Crash", detail: String(fault), memory: false }, true)
       const onAbort = (): void => finish({ _tag: "Crash", detail: "interrupted", memory: false }, true)
       const timer = setTimeout(
-        // an answer that is already here counts, however late this thread comes to look
+        // An answer that has already arrived counts, however late this thread reads it.
         () => setImmediate(() => finish({ _tag: "Timeout", phase: "call" }, true)),
         options.startDeadline + deadline + grace
       )
@@ -74,7 +74,7 @@ export const make = (options: WorkerSettings): Worker => {
       if (signal?.aborted) return onAbort()
       host.send({ id, call, deadline } satisfies HostRequest, undefined, {}, (fault) => {
         if (fault === null) return
-        // not cloneable: nothing was sent, the host is well
+        // Not cloneable: nothing was sent, and the host is intact.
         if (fault.name === "DataCloneError") finish({ _tag: "Fault", detail: fault.message }, false)
         else onError(fault)
       })
@@ -86,7 +86,7 @@ export const make = (options: WorkerSettings): Worker => {
     close: () =>
       new Promise((resolve) => {
         if (child === undefined) return resolve()
-        // its end is awaited, so it keeps this process alive until then
+        // Its end is awaited, so it keeps this process alive until then.
         child.ref()
         child.once("exit", () => resolve())
         kill(child)

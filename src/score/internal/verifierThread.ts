@@ -1,7 +1,7 @@
 /**
- * One worker thread, by way of a piscina of size one, with a deadline that ends even a synchronous endless loop. A pool of
- * single-thread pools rather than one pool of many threads: the thread that a call kills is known, nothing else is on
- * it, and piscina 5.3 stops replacing threads for good once one has died while starting.
+ * One worker thread, in a piscina of size one, with a deadline that ends even a synchronous endless loop. Single-thread
+ * pools replace one pool of many threads for three reasons. The thread that a call kills is known, nothing else runs on
+ * it, and piscina 5.3 permanently stops replacing threads after one died while starting.
  */
 import { once } from "node:events"
 import { fileURLToPath } from "node:url"
@@ -9,13 +9,13 @@ import { Piscina } from "piscina"
 import { sibling } from "../../worker/childModule.ts"
 import type { CallAnswer, WorkerSettings, WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
 
-/** Milliseconds after which a terminated thread that still runs is taken to be one that V8 cannot interrupt. */
+/** Milliseconds after which V8 is assumed to be unable to interrupt a terminated thread. */
 const terminationDeadline = 2000
 
 export interface Worker {
-  /** One call at a time. `signal` ends the call together with the thread. */
+  /** Runs one call at a time. `signal` ends the call together with the thread. */
   readonly run: (call: WorkerCall, deadline: number, signal?: AbortSignal) => Promise<CallAnswer>
-  /** Whether a thread that was terminated runs on (see `--no-concurrent-osr` in the host process). */
+  /** Tells whether a terminated thread still runs (see `--no-concurrent-osr` in the host process). */
   readonly stuck: () => boolean
   readonly close: () => Promise<void>
 }
@@ -33,7 +33,7 @@ export const make = (options: WorkerSettings): Worker => {
       resourceLimits: { maxOldGenerationSizeMb: options.memoryMb }
     }))
 
-  /** Leaves the present pool to its end; the next call starts another. */
+  /** Abandons the present pool; the next call starts another. */
   const discard = async (): Promise<void> => {
     if (pool === undefined) return
     const old = pool

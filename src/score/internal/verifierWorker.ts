@@ -1,12 +1,13 @@
 /**
- * The module inside a worker thread of the verifier pool. It loads a verifier by module and export, calls it, and answers
- * with plain data. It answers also if the verifier throws or returns nonsense; only a dead thread does not.
+ * The module inside a worker thread of the verifier pool. It loads a verifier by module and export, calls it, and
+ * answers with plain data. It answers even if the verifier throws or returns an invalid verdict; only a dead thread
+ * does not.
  */
 import type { Effect as EffectValue } from "effect/Effect"
 import type { VerifierFunction } from "../Verifier.ts"
 import type { WorkerAnswer, WorkerCall } from "./verifierProtocol.ts"
 
-/** By module, export and options: a factory is called once per worker. */
+/** Keyed by module, export and options: a factory is called once per worker. */
 const loaded = new Map<string, Promise<VerifierFunction>>()
 
 const load = async ({ module, export: name, options }: WorkerCall): Promise<VerifierFunction> => {
@@ -28,7 +29,7 @@ export default async (call: WorkerCall): Promise<WorkerAnswer> => {
   } catch (fault) {
     return { _tag: "LoadError", detail: text(fault) }
   }
-  // From here on the deadline counts: the caller reads when the verifier began.
+  // The deadline counts from here: the caller reads when the verifier began.
   if (call.began !== undefined) call.began[0] = performance.timeOrigin + performance.now()
   const controller = new AbortController()
   try {
@@ -51,7 +52,7 @@ export default async (call: WorkerCall): Promise<WorkerAnswer> => {
   }
 }
 
-/** Only data crosses back; what cannot be cloned is described, and then judged to be no verdict. */
+/** Only data crosses back. A value that cannot be cloned is described, and then judged an invalid verdict. */
 const plain = (verdict: unknown): unknown => {
   if (typeof verdict !== "object" || verdict === null) return typeof verdict === "number" ? verdict : String(verdict)
   try {

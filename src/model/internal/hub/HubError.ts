@@ -1,8 +1,8 @@
 import * as Schema from "effect/Schema"
 
-/** A failure of the Hub, the network, the cache on disk, or the name that was asked for. */
+/** A failure of the Hub, the network, the cache on disk, or the requested name. */
 export class HubError extends Schema.TaggedError<HubError>()("HubError", {
-  /** The model as it was named: `org/name@revision`. */
+  /** Name of the model as it was given: `org/name@revision`. */
   model: Schema.String,
   /** The operation, for example `download model.safetensors`. */
   operation: Schema.String,
@@ -22,7 +22,7 @@ export class HubError extends Schema.TaggedError<HubError>()("HubError", {
     "UNSUPPORTED",
     "DISK"
   ]),
-  /** The HTTP status, where there was one. */
+  /** The HTTP status, if there was one. */
   status: Schema.optionalKey(Schema.Int),
   /** Seconds that the server asks to wait. */
   retryAfter: Schema.optionalKey(Schema.Finite),
@@ -35,7 +35,7 @@ export class HubError extends Schema.TaggedError<HubError>()("HubError", {
   }
 }
 
-/** Whether the same request may succeed later, and a copy in the cache serves until then. */
+/** Tells whether the same request may succeed later. Until then a copy in the cache serves. */
 export const isPassing = (error: HubError): boolean =>
   error.code === "UNREACHABLE" ||
   error.code === "TIMEOUT" ||

@@ -1,6 +1,7 @@
 /**
- * The cache that Hugging Face's tools share: `models--org--name/{refs,blobs,snapshots}`. Every file appears under its name
- * by a rename, whole; what is still coming has a name of its own process, and is taken over when that process is gone.
+ * The cache of Hugging Face's tools: `models--org--name/{refs,blobs,snapshots}`. A rename gives each file its name once
+ * it is complete. Until then it has a name of the downloading process. If that process is gone, another one continues
+ * the file.
  */
 import { randomBytes } from "node:crypto"
 import * as fs from "node:fs/promises"
@@ -45,7 +46,7 @@ const replace = async (final: string, make: (draft: string) => Promise<void>): P
   }
 }
 
-/** The commit that a revision was last resolved to. */
+/** Returns the commit to which a revision was last resolved. */
 export const readRef = async (cache: Cache, revision: string): Promise<string | undefined> => {
   if (isCommit(revision)) return revision
   const text = await fs.readFile(path.join(cache.folder, "refs", revision), "utf8").catch(() => "")
@@ -57,7 +58,7 @@ export const writeRef = async (cache: Cache, revision: string, commit: string): 
   await replace(path.join(cache.folder, "refs", revision), (draft) => fs.writeFile(draft, commit))
 }
 
-/** Makes `name` of a snapshot point to its blob; a copy where the file system has no symbolic links. */
+/** Links `name` of a snapshot to its blob, or copies it if the file system has no symbolic links. */
 export const link = async (cache: Cache, commit: string, name: string, hash: string): Promise<void> => {
   const pointer = path.join(cache.snapshot(commit), name)
   const blob = cache.blob(hash)
@@ -71,7 +72,7 @@ export const link = async (cache: Cache, commit: string, name: string, hash: str
   })
 }
 
-/** The files that a snapshot lacks to be opened, in words; `undefined` if it has all. */
+/** Says which files a snapshot lacks to be opened; `undefined` if it has all. */
 export const missing = async (cache: Cache, commit: string, name: HubName): Promise<string | undefined> => {
   const at = (file: string) => path.join(cache.snapshot(commit), file)
   if (name.file !== undefined) return (await isFile(at(name.file))) ? undefined : name.file
@@ -91,13 +92,13 @@ export const missing = async (cache: Cache, commit: string, name: HubName): Prom
   }
 }
 
-/** Downloads of this process; its own id says nothing about them. */
+/** Downloads of this process; the process id cannot distinguish them. */
 const active = new Set<string>()
 const host = os
   .hostname()
   .replace(/[^A-Za-z0-9]/g, "")
   .slice(0, 16)
-// A download that is going on writes at least every few seconds: this one was left.
+// A running download writes at least every few seconds, so an older one was abandoned.
 const LEFT_AFTER = 5 * 60_000
 
 const isAlive = (pid: number): boolean => {
@@ -109,7 +110,7 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
-/** Whether nobody writes to this part of a blob any more. */
+/** Tells whether this part of a blob was abandoned. */
 const isLeft = async (folder: string, name: string): Promise<boolean> => {
   if (active.has(path.join(folder, name))) return false
   const owner = /\.([A-Za-z0-9]*)-(\d+)-[0-9a-f]{8}\.incomplete$/.exec(name)
@@ -121,7 +122,7 @@ const isLeft = async (folder: string, name: string): Promise<boolean> => {
   return Date.now() - mtimeMs > LEFT_AFTER
 }
 
-/** A file of this process alone for the coming bytes of a blob; it may hold some already, left by another download. */
+/** Claims a file of this process alone for a blob's next bytes. It may already hold bytes of an abandoned download. */
 export const claim = async (
   cache: Cache,
   hash: string
@@ -135,13 +136,13 @@ export const claim = async (
   try {
     const left: Array<{ readonly name: string; readonly size: number }> = []
     for (const name of await fs.readdir(folder)) {
-      // Whatever else is there, this process's own new part does not exist yet.
+      // This process's own new part does not exist yet, whatever else does.
       if (!name.startsWith(hash) || !name.endsWith(".incomplete")) continue
       try {
         const found = await fs.lstat(path.join(folder, name))
         if (found.isFile() && (await isLeft(folder, name))) left.push({ name, size: found.size })
       } catch {
-        // Gone meanwhile: finished, or claimed.
+        // The part has gone in the meantime: finished, or claimed.
       }
     }
     for (const { name } of left.toSorted((a, b) => b.size - a.size)) {

@@ -1,11 +1,13 @@
-/** Which files of a repository a model needs. Never pickles (`.bin`, `.pt`): reading one runs its code. */
+/** Selects the files of a repository that a model needs. Never pickles (`.bin`, `.pt`): reading one runs its code. */
 import * as Schema from "effect/Schema"
 
 /** A file as the Hub announces it. */
 export interface RemoteFile {
   readonly path: string
   readonly size: number
-  /** SHA-256 of the contents for large files, git's blob hash for the others; the name of the blob in the cache. */
+  /**
+   * SHA-256 of the contents for large files, git's blob hash for the others. It is the name of the blob in the cache.
+   */
   readonly hash: string
 }
 
@@ -38,19 +40,19 @@ const Entry = Schema.Struct({
 })
 const decodeEntry = Schema.decodeUnknownSync(Entry)
 
-/** One entry of a listing; throws where it is none. */
+/** Parses one entry of a listing; throws if it is invalid. */
 export const remoteFile = (entry: unknown): RemoteFile => {
   const { lfs, oid, path, size } = decodeEntry(entry)
   return { path, size: lfs?.size ?? size, hash: lfs?.oid ?? oid }
 }
 
-/** Everything besides the weights, and the weights' index. */
+/** Tells whether a file is anything but weights, or the weights' index. */
 export const isSmall = (path: string): boolean =>
   SMALL.has(path) || /^additional_chat_templates\/[^/]+\.jinja$/.test(path)
 
 const Index = Schema.fromJsonString(Schema.Struct({ weight_map: Schema.Record(Schema.String, Schema.String) }))
 const decodeIndex = Schema.decodeUnknownSync(Index)
 
-/** The shards that an index names, each once; throws where it is not an index. */
+/** Lists the shards that an index names, each once; throws if it is not an index. */
 export const shardsOf = (text: string): ReadonlyArray<string> =>
   Array.from(new Set(Object.values(decodeIndex(text).weight_map)))

@@ -1,4 +1,6 @@
-/** The `fetch` that the Hub's library is given: deadlines, bounded answers, typed errors, the token only to the endpoint. */
+/**
+ * The `fetch` of the Hub's library: deadlines, bounded answers, typed errors. It sends the token only to the endpoint.
+ */
 import type { HubSettings } from "./settings.ts"
 import { HubError } from "./HubError.ts"
 
@@ -12,7 +14,7 @@ export interface Purpose {
   readonly signal: AbortSignal
 }
 
-// The listing of a repository of a hundred thousand files; anything longer is not an answer of a hub.
+// Size of the listing of a repository of a hundred thousand files; no hub answers with more.
 const MAX_ANSWER_BYTES = 64 * 2 ** 20
 const MAX_ERROR_BYTES = 8192
 
@@ -30,7 +32,7 @@ const timedOut = (purpose: Purpose, awaited: string): HubError =>
 
 /** Awaits `promise` until the deadline, or until the caller's signal. */
 export const within = async <A>(purpose: Purpose, awaited: string, promise: Promise<A>): Promise<A> => {
-  // Nobody waits for it any more once the deadline has passed.
+  // Nothing waits for it after the deadline.
   promise.catch(() => {})
   purpose.signal.throwIfAborted()
   let timer: NodeJS.Timeout | undefined
@@ -48,7 +50,7 @@ export const within = async <A>(purpose: Purpose, awaited: string, promise: Prom
   }
 }
 
-/** The first `limit` bytes of a body, and whether there were more. */
+/** Returns the first `limit` bytes of a body, and whether there were more. */
 const readBounded = async (purpose: Purpose, body: ReadableStream<Uint8Array> | null, limit: number) => {
   const chunks: Array<Uint8Array> = []
   let length = 0
@@ -73,7 +75,7 @@ const said = (bytes: Uint8Array): string => {
     const { error } = JSON.parse(text) as { readonly error?: unknown }
     if (typeof error === "string") return error
   } catch {
-    // Not JSON: a proxy's page, perhaps.
+    // The body is not JSON; it may be a proxy's page.
   }
   // oxlint-disable-next-line no-control-regex -- what a server says goes to a terminal
   return text.replace(/[\u0000-\u001f\u007f]+/g, " ").slice(0, 200)
@@ -107,7 +109,7 @@ const statusError = async (purpose: Purpose, response: Response): Promise<HubErr
   if (reason === "EntryNotFound") {
     return hubError(purpose, { code: "NOT_FOUND", status, detail, remedy: "Check the name of the file" })
   }
-  // The Hub answers 401 for repositories that do not exist, lest it tell which private ones do.
+  // The Hub answers 401 for missing repositories, so that it does not reveal which private ones exist.
   if (status === 401) {
     return hubError(purpose, {
       code: "GATED",
@@ -148,8 +150,8 @@ const unreachable = (purpose: Purpose, cause: unknown): HubError => {
 }
 
 /**
- * `fetch` for one purpose. `stream`: the body is left to the caller, who bounds it; otherwise it is read here, whole and
- * bounded. `seen` is shown every successful response.
+ * Makes the `fetch` of one purpose. With `stream` the caller reads and bounds the body; otherwise it is read here,
+ * whole and bounded. `seen` is called with every successful response.
  */
 export const fetcher = (
   purpose: Purpose,

@@ -2,7 +2,7 @@ import * as fs from "node:fs/promises"
 import * as os from "node:os"
 import * as path from "node:path"
 
-/** Where the Hub is and where its files are kept, as Hugging Face's own tools take it from the environment. */
+/** Address of the Hub and folder of its files, taken from the environment as Hugging Face's own tools do. */
 export interface HubSettings {
   readonly endpoint: string
   readonly cache: string
@@ -17,7 +17,7 @@ const expand = (folder: string): string =>
 
 const isTrue = (value: string | undefined): boolean => /^(1|on|yes|true)$/i.test(value ?? "")
 
-/** An empty variable is an unset one. */
+/** An empty variable counts as unset. */
 const first = (env: Variables, ...names: ReadonlyArray<string>): string | undefined =>
   names.map((name) => env[name]?.trim()).find((value) => value !== undefined && value !== "")
 

@@ -1,4 +1,4 @@
-/** One file from the Hub into a blob of the cache: continued where it stopped, bounded, its hash checked. */
+/** Downloads one file from the Hub into a blob of the cache: resumable, bounded, its hash checked. */
 import { downloadFile, fileDownloadInfo } from "@huggingface/hub"
 import { createHash, type Hash } from "node:crypto"
 import { createReadStream } from "node:fs"
@@ -10,14 +10,15 @@ import type { RemoteFile } from "./files.ts"
 import { HubError, isPassing } from "./HubError.ts"
 import { fetcher, hubError, type Purpose, within } from "./request.ts"
 
-/** Failures in a row, without a byte gained, after which a request is given up. */
+/** Failures in a row, without a byte gained, after which a download fails. */
 const ATTEMPTS = 4
-// A server that asks for more than this is answered with an error, which says how long.
+// If a server asks for a longer wait, the download fails and the error states the wait.
 const MAX_WAIT_SECONDS = 60
-// Less than this from a connection counts as nothing: a server that breaks after every byte must not keep us for ever.
+// Fewer bytes than this from a connection count as none, or a server that breaks after every byte could hold us
+// forever.
 const GAIN = 65536
 
-/** Runs `attempt` again where waiting may help: with the server's own delay, or one that doubles. */
+/** Retries `attempt` if waiting may help: with the server's own delay, or one that doubles. */
 export const persistently = async <A>(
   purpose: Purpose,
   attempt: (purpose: Purpose) => Promise<A>,
@@ -36,13 +37,13 @@ export const persistently = async <A>(
       if (failures >= ATTEMPTS || wait > MAX_WAIT_SECONDS) throw cause
       await sleep(wait * 1000, undefined, { signal: purpose.signal })
     } finally {
-      // Whatever the attempt left open: a probe's body, a request past its deadline.
+      // Closes what the attempt left open: a probe's body, a request past its deadline.
       controller.abort()
     }
   }
 }
 
-/** A new hash of `file`'s kind: git hashes a header first. */
+/** Makes a hash of `file`'s kind: git hashes a header first. */
 const hasher = (file: RemoteFile): Hash =>
   file.hash.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${file.size}\0`)
 
@@ -60,11 +61,11 @@ export interface TransferOptions {
   readonly repo: string
   readonly commit: string
   readonly pause?: number
-  /** Bytes more (or, after a fresh start, fewer) than before. */
+  /** Reports bytes gained or, after a fresh start, lost. */
   readonly progress: (bytes: number) => void
 }
 
-/** Has the blob of `file` in the cache; does nothing when it is there. */
+/** Ensures that the blob of `file` is in the cache; does nothing if it is. */
 export const transfer = async (
   purpose: Purpose,
   cache: Cache,
@@ -84,7 +85,7 @@ export const transfer = async (
     }
     await fs.rename(part, blob)
   } catch (cause) {
-    // Bytes that turned out wrong are of no use to the next attempt.
+    // Invalid bytes are useless to the next attempt.
     if (hasTag(cause, "code", "HASH") || hasTag(cause, "code", "SIZE")) await fs.rm(part, { force: true })
     throw cause
   } finally {
@@ -92,7 +93,7 @@ export const transfer = async (
   }
 }
 
-/** Writes the bytes that are missing. Some that were there may be wrong: then once more from the start. */
+/** Writes the missing bytes. If earlier ones were wrong, starts again once. */
 const fill = async (
   purpose: Purpose,
   handle: fs.FileHandle,
@@ -149,7 +150,7 @@ interface Sink {
   readonly write: (chunk: Uint8Array) => Promise<void>
 }
 
-/** One connection's worth of bytes from `offset` on. */
+/** Receives one connection's bytes from `offset` on. */
 const receive = async (
   purpose: Purpose,
   file: RemoteFile,
@@ -167,7 +168,7 @@ const receive = async (
       remedy: "Try again; if it stays so, the mirror is broken"
     })
   }
-  // A library's stream drops the error it fails with; this keeps it.
+  // The library's stream drops the error that it fails with; this keeps it.
   let failure: unknown
   let whole = false
   const request = fetcher(purpose, { stream: true, seen: (answer) => (whole = answer.status === 200) })
@@ -199,7 +200,7 @@ const receive = async (
       )
       if (done) break
       if (whole && offset > 0 && received === offset) {
-        // The server does not know ranges, and has begun with the first byte.
+        // The server does not support ranges, and began with the first byte.
         await sink.restart()
         received = 0
         whole = false
