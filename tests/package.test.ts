@@ -195,7 +195,7 @@ describe("package", () => {
   })
 })
 
-/** What the type checker says about files of the consumer's project. */
+/** Returns the type checker's output for files of the consumer's project. */
 const compile = (files: ReadonlyArray<string>): string => {
   const flags =
     "--strict --noEmit --module nodenext --target esnext --lib esnext --allowImportingTsExtensions --types node --skipLibCheck"

@@ -53,7 +53,7 @@ const trajectories = async (directory: string): Promise<ReadonlyArray<unknown>> 
   }))
 }
 
-/** What a step measured, without what depends on the clock. */
+/** Metrics of each step, without clock times. */
 const metrics = async (directory: string): Promise<ReadonlyArray<unknown>> =>
   (await fs.readFile(path.join(directory, "metrics.jsonl"), "utf8"))
     .trimEnd()

@@ -23,7 +23,7 @@ const steps = Number(settings["steps"] ?? 60)
 const [groups, size] = [Number(settings["groups"] ?? 16), Number(settings["size"] ?? 8)]
 const every = steps < 20 ? 5 : 10
 
-/** What a run reports: its last metrics have the held-out accuracy after the last step. */
+/** Figures of a run; its last metrics have the held-out accuracy after the last step. */
 interface Figures {
   readonly device: string
   readonly before: number

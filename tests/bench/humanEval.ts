@@ -88,7 +88,7 @@ interface Row {
   /** The mutants that were run by the naive judge. */
   readonly tried: number
   readonly differing: number
-  /** Of those that do not differ, how many score 1. */
+  /** Number of agreeing answers that score 1. */
   readonly agreeing: number
   readonly passed: number
   readonly unscorable: number

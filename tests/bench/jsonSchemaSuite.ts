@@ -1,6 +1,6 @@
 /**
- * What share of the official JSON-Schema-Test-Suite the verifier's compiler passes, beside plain ajv, and how long
- * the known denials take.
+ * Measures the share of the official JSON-Schema-Test-Suite that the verifier's compiler passes, compared with plain ajv,
+ * and the time that the known denials take.
  *
  *     git clone https://github.com/json-schema-org/JSON-Schema-Test-Suite
  *     node --conditions=quintain-source tests/bench/jsonSchemaSuite.ts JSON-Schema-Test-Suite [--misses]

@@ -40,7 +40,7 @@ export const killedAfter = (step: number | undefined) =>
         }
       }
 
-/** What a digest sees of a trajectory. */
+/** The part of a trajectory that a digest covers. */
 export interface Projection {
   readonly task: string
   readonly index: number

@@ -1,4 +1,4 @@
-/** What every scenario is made of. */
+/** Common parts of all scenarios. */
 import type * as Effect from "effect/Effect"
 
 export interface RunOptions {

@@ -74,7 +74,7 @@ describe("gold answers", () => {
   it.live("toolCaller", () => holds((seed) => toolCaller({ seed, heldOut: 16 }), { count: 16, end: true }))
 })
 
-/** What a policy of these characters can write; it ends its turn. */
+/** Text that a policy of these characters can write; it ends its turn. */
 const written =
   (tokenizer: Tokenizer, end: boolean, longest: number) => (text: string, task: Task.Task<unknown>, index: number) => {
     if (text.length > longest) return undefined

@@ -1,4 +1,4 @@
-/** What both engines are asked: tokens in, tokens and log-probabilities out. */
+/** Interface of both engines: tokens in, tokens and log-probabilities out. */
 export interface Engine {
   readonly name: string
   /** The most likely token after the prompt, `count` times. */

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import type { Engine } from "./Engine.ts"
 
-/** What is used of it, version 3. */
+/** The part of its version 3 that is used here. */
 interface Next {
   readonly logits?: ReadonlyMap<number, number>
   readonly totalLogitWeight?: number
@@ -68,7 +68,7 @@ export const llamaCpp = async (
   const long = one.getSequence()
   const short = Array.from({ length: options.sequences }, () => many.getSequence())
 
-  /** What the long sequence holds, as far as {@link LlamaCpp.logits} put it there. */
+  /** Tokens of the long sequence that {@link LlamaCpp.logits} put there. */
   let known: ReadonlyArray<number> = []
   const clear = async (sequence: Sequence): Promise<void> => {
     known = []

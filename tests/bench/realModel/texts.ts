@@ -1,4 +1,4 @@
-/** What the real model is asked. Changing a word changes the figures: they are compared with earlier ones. */
+/** Prompts for the real model. Changing a word changes the figures, which are compared with earlier ones. */
 
 /** Rendered with the chat template, each alone. */
 export const CHAT: ReadonlyArray<string> = [

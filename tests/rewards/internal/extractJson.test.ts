@@ -53,7 +53,7 @@ const isJson = (text: string): boolean => {
   }
 }
 
-/** What is documented as a fault though JSON.parse reads it. */
+/** Documented faults that JSON.parse accepts. */
 const ambiguous = /^(an object has a key twice|a number beyond)/
 
 describe("parseJson", () => {

@@ -37,7 +37,7 @@ const encode = (demonstration: Demonstration.Demonstration, options?: Demonstrat
     ({ examples }) => examples[0]!
   )
 
-/** What is learnt, as text, an end of text as `$`; stretches apart. */
+/** Text of each run of targets, with `$` for the end of text. */
 const learnt = ({ target, tokens }: Demonstration.Example): ReadonlyArray<string> => {
   const parts: Array<string> = []
   for (let i = 0; i < tokens.length; i++) {

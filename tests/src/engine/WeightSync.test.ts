@@ -127,7 +127,7 @@ describe("weights by path", () => {
               )
             }
             seen.push(completions[0]!.logprobs[0])
-            // Of an adapter one folder stays, since a server may read it again; of a model none.
+            // One folder of an adapter stays, since a server may read it again; none of a model.
             assert.lengthOf(yield* entries(directory), name === "an adapter" ? 1 : 0)
           }
           assert.strictEqual(new Set(seen).size, 3, "the weights moved")

@@ -537,7 +537,7 @@ describe("learning", () => {
       const losses = yield* Effect.forEach(Array(300).keys().toArray(), (step) =>
         Effect.map(updater.packs(packs, step), (report) => report.loss)
       ).pipe(Effect.provide(own.layer))
-      // Of three tokens one is a coin toss.
+      // One token of three is a coin toss.
       assert.closeTo(losses.at(-1)!, Math.LN2 / 3, 0.01)
       assert.isAbove(losses[0]!, 1)
     })

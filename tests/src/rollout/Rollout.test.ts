@@ -16,7 +16,7 @@ import { Producer, tokensOf, type Trajectory } from "../../../src/rollout/Trajec
 import { tabular } from "../../fixtures/tabularPolicy.ts"
 
 const tokenizer = Tokenizer.bytes()
-/** Of an episode whose context only grew. */
+/** The one branch of an episode whose context only grew. */
 const only = ({ branches, turns }: Trajectory) => {
   assert.strictEqual(branches.length, 1)
   return { ...branches[0], texts: turns.map(({ text }) => text) }

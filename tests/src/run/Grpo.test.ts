@@ -72,7 +72,7 @@ describe("a resumed run", () => {
         const error = yield* Effect.flip(train(directory, 2, other))
         assert.strictEqual(error._tag, "RunError")
         assert.include(error.message, `\`settings.${field}\` was`)
-        // What was there is still there: the run goes on with what it began with.
+        // The run is intact and continues with its first settings.
         assert.strictEqual((yield* train(directory, 2)).steps, 2)
       })
     )

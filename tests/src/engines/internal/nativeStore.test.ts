@@ -127,7 +127,7 @@ describe("the native model as a store", () => {
       await save(copied, "copied")
       assert.include(assertSameFiles(folder("own"), folder("copied")), "optimizer.safetensors")
 
-      // What was saved can be read back by name, and trained on.
+      // Saved state can be read back by name, and trained further.
       await read.load(folder("copied"), adapter)
       assert.deepStrictEqual(await read.counters(adapter), await own.counters(adapter))
       for (const name of await own.parameterNames(adapter)) {

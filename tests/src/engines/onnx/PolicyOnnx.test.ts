@@ -83,7 +83,7 @@ for (const provider of ["cpu", "webgpu"] as const) {
     it.live("trains, samples and counts as the native engine does, two engines at once", () =>
       Effect.gen(function* () {
         const native = yield* train.pipe(Effect.provide(PolicyNative.layer(options)))
-        // Of the same process: with WebGPU they share the runtime's one device.
+        // Both are in the same process: with WebGPU they share the runtime's one device.
         const twice = [train.pipe(Effect.provide(onnx(provider))), train.pipe(Effect.provide(onnx(provider)))] as const
         const [own, other] = yield* Effect.all(twice, { concurrency: 2 })
         for (const [i, logprobs] of other.logprobs.entries()) close(logprobs, own.logprobs[i]!, 1e-6)

@@ -53,7 +53,7 @@ const output = (child: ChildProcess): Promise<{ readonly out: string; readonly c
 
 const run = (script: string, more?: Partial<Command>) => output(start(shell(script, more)))
 
-/** What the kernel would do with a call: classic BPF, as far as the filter uses it. */
+/** The kernel's verdict on a call: classic BPF, as far as the filter uses it. */
 const verdict = (program: Buffer, call: { number: number; audit: number; args?: ReadonlyArray<number> }): number => {
   const data = Buffer.alloc(64)
   data.writeUInt32LE(call.number, 0)

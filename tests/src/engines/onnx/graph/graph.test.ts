@@ -67,8 +67,9 @@ describe("Graph", () => {
 
 describe("gradients", () => {
   /**
-   * Of the sum of `f` weighted by 1, 2, 3, ..., against central differences. For what is at most quadratic in each number those are
-   * exact but for rounding; else the step of 1/64 leaves a third of its square times the third derivative.
+   * Checks gradients of the sum of `f` weighted by 1, 2, 3, ..., against central differences. These are exact except for
+   * rounding if `f` is at most quadratic in each number. Otherwise the step of 1/64 leaves a third of its square times
+   * the third derivative.
    */
   const check = async (
     shapes: ReadonlyArray<ReadonlyArray<number>>,

@@ -79,7 +79,7 @@ const open = async (
 const reference = (path: string, options: object) =>
   Native.load().NativeModel.open(path, JSON.stringify({ seed: 5, isa: "reference", ...options }))
 
-/** Of f32, relative: what is promised; sums that run in another order reach about 1e-5. */
+/** Promised relative tolerance of f32; sums in another order reach about 1e-5. */
 const tolerance = 1e-4
 
 for (const provider of ["cpu", "webgpu"] as const) {

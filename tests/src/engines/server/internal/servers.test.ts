@@ -28,7 +28,7 @@ const draw = drawOf(
   undefined
 )
 
-/** What `run` gives, or undefined where it says that the answer is of no use; other errors are the test's. */
+/** Returns the result of `run`, or undefined if it throws Unusable; other errors fail the test. */
 const usable = <A>(run: () => A): A | undefined => {
   try {
     return run()
