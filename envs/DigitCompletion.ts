@@ -76,10 +76,10 @@ export const question = (
 }
 
 /**
- * Scores the share of the right answer's characters, its end included, that match from the start; in [0, 1].
+ * Scores the share of the right answer that matches from the start, in [0, 1].
  *
- * Text after the first mistake adds nothing. A score of 1 requires an answer that also stops in the right place. Token
- * scores: 1/n for each matched token.
+ * The share counts the answer's characters, its end included. Text after the first mistake adds nothing. A score of 1
+ * requires an answer that also stops in the right place. Token scores: 1/n for each matched token.
  */
 export const matched: VerifierFunction<DigitCompletionData> = ({ task, trajectory }) =>
   Prefix.score(trajectory, tokenizer, task.data.answer, { end: true })

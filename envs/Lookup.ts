@@ -1,5 +1,7 @@
 /**
- * The smallest task for learning from rewards alone: ten prompts, each with a secret answer of three digits.
+ * Ten prompts, each with a secret answer of three digits.
+ *
+ * This is the smallest task for learning from rewards alone.
  *
  * A policy with random weights must find every answer by trying. Nothing generalises, so the task measures the learner
  * (advantages, exploration, optimiser) and not the model.
@@ -45,7 +47,10 @@ export const answer = (seed: number, index: number): string => {
   return Array.from({ length: DIGITS }, () => draw.between(0, 9)).join("")
 }
 
-/** Scores the share of the answer that matches from the start: 0, 1/3, 2/3 or 1. Token scores mark the right digits. */
+/**
+ * Scores the share of the answer that matches from the start. It is 0, 1/3, 2/3 or 1. Token scores mark the right
+ * digits.
+ */
 export const matched: VerifierFunction<LookupData> = ({ task, trajectory }) =>
   Prefix.score(trajectory, tokenizer, task.data.answer, { end: false })
 

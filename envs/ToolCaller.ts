@@ -165,7 +165,7 @@ export const makeReward = (): Reward.Reward<ToolCallerData> =>
 const inPool = (name: "schema" | "replay") =>
   Verifier.worker<ToolCallerData>({ module: import.meta.url, export: name, options: {} })
 
-/** Makes {@link makeReward} with schema and replay in the pool; the unit tests have sandbox processes of their own. */
+/** Makes {@link makeReward} with schema and replay in the pool. The unit tests have sandbox processes of their own. */
 export const makePooledReward = (): Reward.Reward<ToolCallerData, VerifierPool> =>
   Reward.all({
     schema: Reward.gate(inPool("schema")),

@@ -154,7 +154,7 @@ export const isCall: VerifierFunction<ToolkitData> = ({ trajectory }) =>
 export const rightTool: VerifierFunction<ToolkitData> = ({ task, trajectory }) =>
   callIn(trajectory.text)?.name === task.data.call.name ? 1 : { score: 0, reason: `expected ${task.data.call.name}` }
 
-/** Scores the share of right arguments, less those that the call should not have; 0 for another tool. */
+/** Scores the share of right arguments, less those that the call should not have. Another tool gets 0. */
 export const rightArguments: VerifierFunction<ToolkitData> = ({ task, trajectory }) => {
   const call = callIn(trajectory.text)
   const { name, arguments: wanted } = task.data.call

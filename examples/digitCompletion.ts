@@ -24,8 +24,8 @@ const train = (seed: number, directory: string) => {
     groups: 32,
     size: 16,
     dropConstant: false,
-    // Each character gets its own reward (gamma 0). It is compared with the samples that agree up to it, and scaled as in
-    // MaxRL, so that the policy does not settle on the most frequent digit.
+    // Each character gets its own reward (gamma 0). It is compared with the samples that agree up to it. Scaling as in
+    // MaxRL prevents the policy from settling on the most frequent digit.
     advantage: Advantage.tokenLevel({ gamma: 0, baseline: "prefix", scale: "mean" }),
     loss: Loss.withEntropy(Loss.clipped(), 0.01),
     update: { learningRate: 1e-3 },

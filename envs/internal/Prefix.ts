@@ -4,9 +4,9 @@ import { policyIds, type Trajectory } from "../../src/rollout/Trajectory.ts"
 import type { Scored } from "../../src/score/Verifier.ts"
 
 /**
- * Scores the share of the answer's characters, and of its end if `end` is set, that the policy produced from the start
- * without a mistake, in [0, 1]. Token scores are what each policy token added to it. Tokens are compared by the text
- * that each stands for, so any tokenizer works.
+ * Scores the share of the answer that the policy produced from the start without a mistake, in [0, 1]. It counts
+ * characters, and the end if `end` is set. Token scores are what each policy token added to it. Tokens are compared by
+ * the text that each stands for, so any tokenizer works.
  */
 export const score = (
   trajectory: Trajectory,

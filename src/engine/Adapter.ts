@@ -2,8 +2,9 @@
  * Settings of adapters, and a layer that selects one of several adapters on a base.
  *
  * The base is held once. Each adapter has its own weights, gradients, optimiser and version, in PEFT's format on disk.
- * {@link layer} selects the adapter for everything that trains or samples in its scope, so a whole run can train one of
- * them:
+ *
+ * {@link layer} selects the adapter for everything that trains or samples in its scope. So a whole run can train one
+ * adapter:
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-/** Failures of every engine: a kernel in this process, a runtime on a device, a server. */
+/** Failures of engines: a kernel in this process, a runtime on a device, a server. */
 import * as Schema from "effect/Schema"
 
 const detail = Schema.String

@@ -1,5 +1,5 @@
 /**
- * Locations of models: a Hugging Face folder, a GGUF file, or a name on the Hub.
+ * Locations of models: Hugging Face folders, GGUF files, and names on the Hub.
  *
  * One string names the model. If it exists on disk, it is the path. If it does not and has the form `org/name`, it is a
  * name on the Hub. `org/name@main` is always a name on the Hub, unless a folder has exactly that name.
@@ -51,9 +51,9 @@ export interface CheckpointOptions {
 const decodeConfig = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))
 
 /**
- * Finds the files of a model, and downloads them if it is a name on the Hub.
+ * Finds the files of a model.
  *
- * It reads neither weights nor tokenizer.
+ * Downloads them if the model is a name on the Hub. It reads neither weights nor tokenizer.
  *
  * @param model `./folder`, `file.gguf`, `org/name`, `org/name@revision` or `org/name@revision:file.gguf`
  */

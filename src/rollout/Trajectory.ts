@@ -190,8 +190,8 @@ const check = ({ branches, promptLength, turns }: Omit<Trajectory, "text">): voi
 /**
  * Makes a trajectory from its parts, and decodes its text.
  *
- * @throws RangeError if the parts contradict each other: a parent that is later or too short, spans that overlap or
- * descend, or a token of a span that the policy did not produce.
+ * @throws RangeError if a parent is later or too short, if spans overlap or descend, or if the policy did not produce a
+ * token of a span.
  */
 export const make = (parts: Omit<Trajectory, "text">, tokenizer: Tokenizer): Trajectory => {
   check(parts)
@@ -257,13 +257,16 @@ export const promptOf = ({ branches, promptLength }: Trajectory): Uint32Array =>
 /** Joins the texts of the policy's turns with line breaks. Observations are left out. */
 export const policyText = ({ turns }: Trajectory): string => turns.map(({ text }) => text).join("\n")
 
-/** Returns the text of the policy's last turn, or an empty string if there is no turn. */
+/** Returns the text of the policy's last turn. It is empty if there are no turns. */
 export const lastText = ({ turns }: Trajectory): string => turns.at(-1)?.text ?? ""
 
 /** Tells whether a limit of tokens or turns, or the model's context, ended the episode. */
 export const isTruncated = ({ stopReason }: Trajectory): boolean => stopReason === "length" || stopReason === "context"
 
-/** Counts the versions of the weights between the sampling of the policy's tokens and `now`; 0 if it wrote none. */
+/**
+ * Counts the versions of the weights from a token's sampling to `now`. Mean and maximum are over the policy's tokens; 0
+ * if there are none.
+ */
 export const staleness = (trajectory: Trajectory, now: number): { readonly mean: number; readonly max: number } => {
   const versions = policyVersions(trajectory)
   let sum = 0

@@ -1,5 +1,5 @@
 /**
- * DAPO's soft penalty for completions near the length limit (Yu et al. 2025), as TRL computes it.
+ * DAPO's soft penalty for completions near the length limit (Yu et al. 2025). It equals TRL's.
  *
  * With `maxLength` L and `buffer` C the penalty is 0 up to L - C tokens, then linear down to -1 at L, and -1 beyond. It
  * shapes the reward, so it is a term of the reward. To leave truncated trajectories out of the loss, use

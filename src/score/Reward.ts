@@ -51,7 +51,7 @@ type EffectServices<V> = V extends Effect.Effect<any, any, infer R> ? R : never
 /** A reward needs the task data of all of its parts. */
 type Intersection<U> = (U extends unknown ? (value: U) => void : never) extends (value: infer I) => void ? I : never
 
-/** A group that cannot be scored: no verifier can repair its state, or it lost its identity on the way. */
+/** A group that cannot be scored. Its state is invalid for every verifier, or it lost its identity on the way. */
 export class RewardError extends Schema.TaggedError<RewardError>()("RewardError", {
   operation: Schema.String,
   taskId: Schema.String,
@@ -127,7 +127,9 @@ export const gate = <P extends Part<any, any>>(part: P): Term<DataOf<P>, Service
 export const metric = <P extends Part<any, any>>(part: P): Term<DataOf<P>, ServicesOf<P>> => withRole(part, "metric", 0)
 
 /**
- * Makes a term that sees all trajectories of the group, such as a ranking or a diversity bonus.
+ * Makes a term that sees all trajectories of the group.
+ *
+ * Examples are a ranking and a diversity bonus.
  *
  * @example
  * ```ts

@@ -73,8 +73,7 @@ export const worker = <Data = any>(spec: {
 /**
  * Gives a verifier its own deadline in milliseconds, in place of the stage's (`Reward.score`).
  *
- * Use it for a verifier that waits for its turn, such as one with a sandbox or a judge, and that has its own clocks
- * afterwards.
+ * Use it for a verifier that first waits for a sandbox or a judge, and has its own clocks afterwards.
  *
  * @example
  * ```ts
@@ -107,7 +106,7 @@ export const run = <Data, R>(
     unscorable
   )
 
-/** Runs any function that judges, in the same way; terms of a whole group use it. */
+/** Runs any function that judges like {@link run}. Terms of a whole group use it. */
 export const invoke = <A, B, R>(
   call: (signal: AbortSignal) => A | Promise<A> | Effect.Effect<A, unknown, R>,
   deadline: number,

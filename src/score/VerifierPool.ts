@@ -73,7 +73,7 @@ export class VerifierFault extends Schema.TaggedError<VerifierFault>()("Verifier
   }
 }
 
-/** A module or export that does not exist, so that no call of the verifier can succeed. */
+/** A module or export that does not exist. No call of the verifier can succeed. */
 export class VerifierLoadError extends Schema.TaggedError<VerifierLoadError>()("VerifierLoadError", {
   verifier: Schema.String,
   detail: Schema.String

@@ -48,7 +48,7 @@ export interface WorkerPoolOptions {
 }
 
 /**
- * Makes a pool that starts its workers as they are needed and ends them with its scope.
+ * Makes a pool. It starts workers on demand and ends them with its scope.
  *
  * @example
  * ```ts

@@ -131,7 +131,7 @@ export const MessagesSchema = Schema.Array(MessageSchema).check(Schema.isMinLeng
 
 const Tool = Schema.Record(Schema.String, Schema.Unknown)
 
-/** Decodes tool definitions: an array of objects, or its JSON text, which data sets with uniform columns use. */
+/** Decodes tool definitions: an array of objects, or its JSON text. Data sets with uniform columns use the text. */
 export const ToolsSchema = Schema.Union([Schema.Array(Tool), Schema.fromJsonString(Schema.Array(Tool))])
 
 /** Decodes variables of a template. */

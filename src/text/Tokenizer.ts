@@ -175,7 +175,7 @@ const END_OF_TEXT = 256
 const roles = { system: 257, user: 258, assistant: 259, tool: 260 } as const
 
 /**
- * Makes a vocabulary of UTF-8 bytes (0 to 255), the end of text (256) and roles.
+ * Makes a vocabulary of UTF-8 bytes (0 to 255), end of text (256) and roles.
  *
  * Roles are system 257, user 258, assistant 259, tool 260. A conversation is rendered as role, content and end of text
  * for each message, then the assistant's role. Calls follow their content as

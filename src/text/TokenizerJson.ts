@@ -146,7 +146,7 @@ export const fromDirectory = Effect.fn("TokenizerJson.fromDirectory")(function* 
 /** Metadata of a GGUF file, in the keys of the format (`tokenizer.ggml.model`, ...). */
 export type { GgufMetadata }
 
-/** Makes the tokenizer that a GGUF file's metadata describes; `file` names it in errors and records. */
+/** Makes the tokenizer that a GGUF file's metadata describes. `file` names it in errors and records. */
 export const fromGgufMetadata = (file: string, metadata: GgufMetadata): Effect.Effect<Tokenizer, TokenizerError> =>
   attempt(file, () => {
     const { begin, bosToken, chatTemplate, ends, eosToken, json, namedTemplates } = fromMetadata(file, metadata)

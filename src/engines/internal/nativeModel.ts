@@ -280,8 +280,9 @@ export interface NativeInfo {
     readonly qkNorm: boolean
   }
   /**
-   * Angles of f32, scaling included, by which the `headDim / 2` pairs of a head (`i` and `i + headDim / 2`) turn from
-   * one position to the next. The kernel rounds `position * frequency` to f32, and takes its cosine and sine.
+   * Angles by which the `headDim / 2` pairs of a head (`i` and `i + headDim / 2`) turn from one position to the next.
+   * They are f32 numbers and include scaling. The kernel rounds `position * frequency` to f32, and takes its cosine and
+   * sine.
    */
   readonly ropeFrequencies: ReadonlyArray<number>
   readonly vocabularySize: number

@@ -1,5 +1,5 @@
 /**
- * The native engine: one model in this process that both samples and trains, on the CPU.
+ * The native engine: one model in this process that samples and trains on the CPU.
  *
  * Sampler and policy share the same weights and the same arithmetic. The log-probabilities of a sample therefore equal
  * those of `logprobs` bit for bit.

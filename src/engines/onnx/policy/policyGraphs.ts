@@ -158,8 +158,8 @@ export const head = (shape: Shape): Model => {
 
 /**
  * Computes dx, which is added to `dxSum`, from dLogprobs [n], their sum by row [r, 1] and dEntropy [r, 1]. If the base
- * is `trained`, it also adds to the gradients of norm and head. With p the probabilities and H the entropy of a row, d
- * logprob(target) / d logit(v) is [v = target] - p(v), and d H / d logit(v) is -p(v) (log p(v) + H).
+ * is `trained`, it also adds to the gradients of norm and head. Let p be the probabilities and H the entropy of a row.
+ * Then d logprob(target) / d logit(v) is [v = target] - p(v). Likewise d H / d logit(v) is -p(v) (log p(v) + H).
  */
 export const headBackward = (shape: Shape, trained: boolean): Model => {
   const parts = headParts(shape)

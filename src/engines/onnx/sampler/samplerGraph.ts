@@ -1,7 +1,6 @@
 /**
- * The sampler's graph. After what is in the cache, it computes any number of tokens of every sequence to keys and
- * values, and draws a token from chosen rows. One graph computes prompts and decodes, so that constant weights exist
- * once.
+ * The sampler's graph. It computes keys and values of any number of tokens of every sequence, after those in the cache.
+ * It draws a token from each selected row. One graph computes prompts and decodes, so that constant weights exist once.
  *
  * Sequences have slots in `n` grid rows of `w` slots. A grid row's shared region holds a prompt for all of its slots; a
  * slot's own region holds the rest. Both are read-only. The keys and values of the `t` new tokens are outputs of the

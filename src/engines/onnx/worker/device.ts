@@ -3,7 +3,7 @@
  * worker thread uses this: a session's `run` blocks its thread.
  *
  * With WebGPU tensors live in GPU buffers. One is read back only by a session whose output is declared to be on the
- * host, since `getData` of the runtime would abort the process. On other providers a tensor is a typed array.
+ * host. `getData` of the runtime would abort the process. On other providers a tensor is a typed array.
  */
 import type * as Ort from "onnxruntime-node"
 import { EngineFailure } from "./failure.ts"

@@ -2,7 +2,7 @@
  * A gate that a worker thread passes for every call of the runtime.
  *
  * It prevents the end of the thread within a call, at which the binding would abort the whole process. To end the
- * thread, shut the gate first. It also prevents threads from using WebGPU at the same time: the runtime has one device
+ * thread, shut the gate first. It also prevents threads from using WebGPU at the same time. The runtime has one device
  * for all threads, and two calls at once crash it.
  */
 import { EngineFailure } from "./failure.ts"
