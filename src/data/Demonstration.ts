@@ -218,7 +218,7 @@ export const encode = Effect.fn("Demonstration.encode")(function* (
 ): Effect.fn.Return<Encoded, TaskError> {
   const { maxLength = Infinity } = options
   if (!(maxLength >= 2)) {
-    const problem = "an example has at least two tokens: one that predicts and one that is predicted"
+    const problem = "expected at least 2: one token that predicts and one that is predicted"
     return yield* placeIn(source.name, "").fail("maxLength", maxLength, problem, "Raise it")
   }
   const { place, values } = yield* source.load
@@ -235,7 +235,7 @@ export const encode = Effect.fn("Demonstration.encode")(function* (
     })
     if (!whole.target.includes(1)) {
       const remedy = "Add an assistant's turn or a completion, or leave it out"
-      return yield* fail("", demonstration, "nothing in it is to be learnt", remedy)
+      return yield* fail("", demonstration, "has no target tokens", remedy)
     }
     const fits = whole.tokens.length <= maxLength
     const example = fits ? whole : cut(whole, options)

@@ -154,7 +154,7 @@ export const jsonl: {
     if (!isMessages(prompt)) return { id, prompt: Uint32Array.from(prompt), data }
     if (toolsField === false) return { id, prompt, data }
     const remedy =
-      "Give function definitions as JSON schemas, or say options.tools: false where the field is something else"
+      "Give function definitions as JSON schemas, or say options.tools: false if the field is something else"
     const columns = yield* templateColumns(row, place, toolsField, remedy)
     return { id, prompt: Object.keys(columns).length === 0 ? prompt : { messages: prompt, ...columns }, data }
   })
@@ -201,7 +201,10 @@ export const split = <Data>(
       new TaskError({ source: source.name, place: "", field: "heldOut", value: String(heldOut), problem, remedy })
     const count = heldOut < 1 ? Math.round(heldOut * tasks.length) : heldOut
     if (!Number.isInteger(count)) {
-      return yield* fail("an endless source has no share to hold out", "Give the number of tasks, for instance 100")
+      return yield* fail(
+        "an endless source needs a number of tasks, not a share",
+        "Give the number of tasks, for instance 100"
+      )
     }
     if (count < 1 || count >= tasks.length) {
       return yield* fail(`a split of ${tasks.length} tasks leaves one side empty`, "Hold out at least one, and not all")

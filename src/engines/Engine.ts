@@ -59,7 +59,7 @@ export const layer = (options: EngineOptions): Layer.Layer<Policy | Sampler, Eng
           )
         }
         default:
-          return yield* refuse("engine", `${String(engine)} is none: use "native", "onnx" or "auto"`)
+          return yield* refuse("engine", `${String(engine)} is not an engine: use "native", "onnx" or "auto"`)
       }
     })
   )

@@ -176,7 +176,7 @@ export const saveTokenizer = Effect.fn("Checkpoint.saveTokenizer")(function* (
         model: name,
         tried: [to],
         problem: `its tokenizer's files cannot be written: ${cause instanceof Error ? cause.message : String(cause)}`,
-        remedy: "Check the rights of both folders, and the room on the disk"
+        remedy: "Check the permissions of both folders, and the free space on the disk"
       })
   })
 })

@@ -122,7 +122,7 @@ const fetchModel = async (name: HubName, options: HubOptions, signal: AbortSigna
   if (!/^https?:$/.test(URL.parse(settings.endpoint)?.protocol ?? "")) {
     throw hubError(purpose("open"), {
       code: "UNREACHABLE",
-      detail: `the endpoint ${JSON.stringify(settings.endpoint)} is no address`,
+      detail: `the endpoint ${JSON.stringify(settings.endpoint)} is not a URL`,
       remedy: "Set HF_ENDPOINT to one that begins with https://, or unset it"
     })
   }
@@ -140,7 +140,7 @@ const fetchModel = async (name: HubName, options: HubOptions, signal: AbortSigna
     throw hubError(purpose("open"), {
       code: "OFFLINE",
       detail: `offline mode, and the cache ${settings.cache} lacks ${lacks}`,
-      remedy: `Unset HF_HUB_OFFLINE for one run, or where there is a network: hf download ${name.repo} ${name.file ?? ""}--revision ${name.revision}`
+      remedy: `Unset HF_HUB_OFFLINE for one run, or download on a machine with a network: hf download ${name.repo} ${name.file ?? ""}--revision ${name.revision}`
     })
   }
   try {

@@ -56,7 +56,7 @@ export class VerifierCrash extends Schema.TaggedError<VerifierCrash>()("Verifier
   override get message(): string {
     return (
       `${this.verifier} killed ${this.workers} workers on task ${this.taskId}, trajectory ${this.index}` +
-      `${this.memory ? ": out of memory; raise memoryMb if that is what it takes" : ""} (${this.detail})`
+      `${this.memory ? ": out of memory; raise memoryMb if the verifier needs more" : ""} (${this.detail})`
     )
   }
 }

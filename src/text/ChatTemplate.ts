@@ -150,7 +150,7 @@ export const make = (sources: Sources, settings: ChatTemplateSettings): ChatTemp
       return [name, { template, keepsNull: LOOKS_FOR_NULL.test(source) }]
     })
   )
-  if (!templates.has("default")) throw fail("there is none named default", "Name one so")
+  if (!templates.has("default")) throw fail("no template is named default", "Name one of them default")
 
   return {
     source: named["default"]!,

@@ -67,7 +67,7 @@ const build = ({ ends, file, json, templates, variables, ...parts }: Parts): Tok
     throw new TokenizerError({
       file,
       field: "eos_token",
-      problem: "there is none, so that nothing would end",
+      problem: "missing, so that no completion would end",
       remedy: "Name it in tokenizer_config.json"
     })
   }

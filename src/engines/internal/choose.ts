@@ -42,7 +42,7 @@ export const notOnnx = (options: EngineOptions): EngineError | undefined => {
   if ((adapterOf(options)?.dropout ?? 0) > 0)
     return refuse(`${given}.dropout`, `the engine "onnx" has no dropout: ${remedy}`)
   if (device === undefined || executionProviders === undefined) return undefined
-  return refuse("device", "executionProviders says it already: give one of the two")
+  return refuse("device", "executionProviders is given too; leave one of the two out")
 }
 
 export const devices = ({ device }: EngineOptions): ReadonlyArray<ExecutionProvider> | undefined =>
@@ -68,7 +68,7 @@ export const choose = Effect.fnUntraced(function* (options: EngineOptions, measu
     if (fast >= worthwhile * slow) return { provider, reason: `onnx: ${figures}` }
     reasons.push(figures)
   }
-  return native(reasons.join("; ") || "no GPU was asked for")
+  return native(reasons.join("; ") || "no GPU was requested")
 })
 
 const rounded = (value: number): number => Number(value.toPrecision(2))

@@ -49,7 +49,7 @@ const decodeModel = Schema.decodeUnknownEffect(ModelConfig, { errors: "all" })
 export const sourceOf = Effect.fnUntraced(function* (options: Omit<ModelOptions, "tokenizer">) {
   const { hub, model } = options
   if (options.adapter !== undefined && options.lora !== undefined) {
-    const detail = "lora: it is short for `adapter`, which is given too; leave one of the two out"
+    const detail = "lora: `adapter` is given too, and `lora` is short for it; leave one of the two out"
     return yield* new EngineError({ operation: "open", reason: { _tag: "Config", option: "lora", detail } })
   }
   const location =

@@ -57,7 +57,7 @@ const following = (
   const next = replaces
     ? { asked: step.context, tokens: promptTokens(step.context, tokenizer), producers: new Uint8Array(0) }
     : observed(context, action, step.observation, tokenizer)
-  if (next.tokens.length === 0) throw new Error("the context that a step gave has no tokens; give at least one")
+  if (next.tokens.length === 0) throw new Error("the context of a step has 0 tokens; expected at least 1")
   // The policy saw none of it, so the episode ends before it.
   return next.tokens.length >= contextLength ? "context" : next
 }

@@ -16,7 +16,8 @@ const load = async ({ module, export: name, options }: WorkerCall): Promise<Veri
   if (typeof exported !== "function") throw new Error(`${module} exports no function named ${name}`)
   if (options === undefined) return exported as VerifierFunction
   const made: unknown = await exported(options)
-  if (typeof made !== "function") throw new Error(`${name} of ${module} made no verifier function from its options`)
+  if (typeof made !== "function")
+    throw new Error(`${name} of ${module} did not return a verifier function for its options`)
   return made as VerifierFunction
 }
 

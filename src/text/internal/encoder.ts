@@ -71,7 +71,7 @@ export const makeEncoder = (file: TokenizerFile): Encode => {
   const { preTokenizer: boundaries, spelledInBytes } = withoutBytes(file.preTokenizer)
   const library = build({ ...file, preTokenizer: boundaries })
   const { model, normalizer, pre_tokenizer: preTokenizer } = library
-  if (model === null) throw fail("model", "the library made nothing of it")
+  if (model === null) throw fail("model", "the library cannot build it")
   if (file.foreignPatterns) {
     try {
       within(PROBE_MILLISECONDS, () => {

@@ -77,7 +77,7 @@ export const readFolder = Effect.fnUntraced(function* (folder: string): Effect.f
   if (text === undefined) {
     return yield* fail(
       "tokenizer.json",
-      "there is none",
+      "the file is missing",
       "Save the tokenizer with transformers' save_pretrained, or give a tokenizer"
     )
   }

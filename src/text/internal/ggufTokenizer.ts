@@ -112,7 +112,7 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
   const bos = id("bos")
   const unknown = id("unknown")
   const eos = id("eos")
-  if (eos === undefined) throw fail("tokenizer.ggml.eos_token_id", "there is none, so that nothing would end")
+  if (eos === undefined) throw fail("tokenizer.ggml.eos_token_id", "missing, so that no completion would end")
 
   const gemma = (fields["general.architecture"] ?? "").startsWith("gemma")
   const pieces = {
@@ -127,7 +127,7 @@ export const fromMetadata = (file: string, metadata: GgufMetadata): GgufTokenize
   let parts: object
   if (model === "gpt2") {
     const merges = fields["tokenizer.ggml.merges"]
-    if (merges === undefined) throw fail("tokenizer.ggml.merges", "there are none")
+    if (merges === undefined) throw fail("tokenizer.ggml.merges", "missing")
     const name = fields["tokenizer.ggml.pre"] ?? "default"
     const pre = PRE.get(name)
     if (pre === undefined) {

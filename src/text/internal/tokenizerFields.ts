@@ -44,7 +44,7 @@ export class Fields {
 
   literal(value: unknown, field: string): string {
     const found = this.short(value, field)
-    if (found === "") throw this.fail(field, "a text of no length is found everywhere")
+    if (found === "") throw this.fail(field, "an empty text matches everywhere")
     return found
   }
 
@@ -67,7 +67,7 @@ export class Fields {
     return value.map((item, index) => {
       const at = `${field}.${index}`
       if (!isObject(item) || item["type"] === "Sequence") {
-        throw this.fail(at, "no component, or a sequence in a sequence")
+        throw this.fail(at, "not a component, or a nested sequence")
       }
       return each(item, at)
     })

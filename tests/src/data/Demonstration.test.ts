@@ -143,7 +143,7 @@ describe("Demonstration.encode", () => {
       const refused = (demonstration: Demonstration.Demonstration, by: Tokenizer.Tokenizer = tokenizer) =>
         Effect.flip(Demonstration.encode(Demonstration.fromArray([{ text: "ok" }, demonstration], "mine"), by))
       const silent = yield* refused({ messages: conversation.slice(0, 2) })
-      assert.match(silent.message, /^mine, index 1: nothing in it is to be learnt.*assistant's turn/)
+      assert.match(silent.message, /^mine, index 1: has no target tokens.*assistant's turn/)
       assert.match((yield* refused({ text: "\ud800" })).message, /index 1: cannot be rendered: .*no token for/)
       const plain = Tokenizer.characters("ok")
       assert.match(

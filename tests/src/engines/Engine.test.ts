@@ -118,7 +118,7 @@ describe("auto", () => {
       for (const [speeds, more, reason] of [
         [{ cpu: 300 }, {}, "webgpu does not open (no driver)"],
         [{ cpu: 300, webgpu: 310 }, {}, "webgpu multiplies matrices at 310 GFLOP/s, the processor at 300"],
-        [{ cpu: 300, webgpu: 2000 }, { device: "cpu" }, "no GPU was asked for"],
+        [{ cpu: 300, webgpu: 2000 }, { device: "cpu" }, "no GPU was requested"],
         [{ cpu: 300, webgpu: 2000 }, { dtype: "bf16" }, "dtype"]
       ] as const) {
         const choice = yield* chosen(speeds, more)

@@ -362,7 +362,7 @@ describe("what an environment may answer", () => {
       const long = yield* roll(() => ({ done: false, context: "0123456" }), { contextLength: 7 })
       assert.strictEqual(long.group.trajectories[0]!.stopReason, "context")
       const none = yield* roll(() => ({ done: false, context: new Uint32Array(0) }))
-      assert.match(none.group.failures![0]!.message, /the context that a step gave has no tokens/)
+      assert.match(none.group.failures![0]!.message, /the context of a step has 0 tokens/)
     })
   )
 

@@ -102,7 +102,7 @@ describe("templates from outside", () => {
     assert.strictEqual(made.render(messages), "plain")
     assert.strictEqual(made.render(messages, { tools: [] }), "plain")
     assert.strictEqual(made.render(messages, { tools: [{}, {}] }), "tools: 2")
-    assert.throws(() => ChatTemplate.make({ other: "" }, { file: "here" }), /there is none named default/)
+    assert.throws(() => ChatTemplate.make({ other: "" }, { file: "here" }), /no template is named default/)
   })
 
   it("write JSON as Python does", () => {

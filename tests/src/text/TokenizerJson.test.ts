@@ -495,7 +495,7 @@ describe("files that cannot be read", () => {
 
   it.effect("that are not there are named", () =>
     Effect.map(Effect.flip(TokenizerJson.fromDirectory("/nowhere")), (error) =>
-      assert.match(error.message, /\/nowhere\/tokenizer\.json: there is none/)
+      assert.match(error.message, /\/nowhere\/tokenizer\.json: the file is missing/)
     )
   )
 })

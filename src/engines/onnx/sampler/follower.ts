@@ -110,8 +110,8 @@ export class Follower implements WorkerSampler {
 
   async #takeModel(directory: string, abort: Abort): Promise<void> {
     if (this.#options.form === "file") {
-      const remedy = 'open the sampler with weights "q8_0" or "q4_0", or hand over an adapter'
-      throw new EngineFailure("CONFIG", `weights "file" are of a GGUF file, which ${directory} is not: ${remedy}`)
+      const remedy = 'open the sampler with weights "q8_0" or "q4_0", or push an adapter'
+      throw new EngineFailure("CONFIG", `weights "file" need a GGUF file; ${directory} is a folder: ${remedy}`)
     }
     const opened = await openAt(this.#options, directory)
     try {

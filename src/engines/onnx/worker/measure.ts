@@ -113,7 +113,7 @@ const product = async (device: Device, side: number): Promise<number> => {
       times.push((performance.now() - begun) / 1000)
       const value = (y!.data as Float32Array)[0]!
       if (Math.abs(value * side - 1) < 1e-3) continue
-      throw new EngineFailure("PROVIDER", `its products are wrong: ${value} where ${1 / side} is right`)
+      throw new EngineFailure("PROVIDER", `its products are wrong: ${value}; expected ${1 / side}`)
     }
     return Math.min(...times.slice(1))
   } finally {

@@ -61,8 +61,8 @@ export const llamaCpp: Dialect<typeof Body.Type> = {
     }
     if (scored.length < tokens.length) {
       throw new Unusable(
-        `${tokens.length} tokens and ${scored.length} log-probabilities: llama.cpp gives none for tokens that end amid a ` +
-          "character of UTF-8; sample from vLLM or SGLang where the model writes such text"
+        `${tokens.length} tokens and ${scored.length} log-probabilities: llama.cpp gives none for tokens that end inside a ` +
+          "UTF-8 character; sample from vLLM or SGLang if the model writes such text"
       )
     }
     if (scored.some(({ id }, t) => id !== tokens[t])) {

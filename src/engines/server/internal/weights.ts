@@ -25,7 +25,7 @@ export const weightsOf = Effect.fnUntraced(function* <Body>(
   let unsure: number | undefined
   const serving = (asked: string | undefined): Effect.Effect<typeof own, EngineError> => {
     if (unsure !== undefined) {
-      const detail = `${server} may or may not have taken the weights of version ${unsure}, it did not say: update it again`
+      const detail = `${server} may or may not have taken the weights of version ${unsure}, because its answer was lost: update it again`
       return Effect.fail(failed("sample", { _tag: "State", detail }))
     }
     if (asked === undefined) return Effect.succeed(own)

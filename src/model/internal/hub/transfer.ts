@@ -136,8 +136,8 @@ const fill = async (
     if (!continued) {
       throw hubError(purpose, {
         code: "HASH",
-        detail: `the contents hash to ${found}, the Hub announced ${file.hash}`,
-        remedy: "Try again; if it stays so, something between here and the Hub changes the file"
+        detail: `the hash of the contents is ${found}; the Hub announced ${file.hash}`,
+        remedy: "Try again; if the error persists, a proxy or mirror changes the file"
       })
     }
     continued = false
@@ -164,8 +164,8 @@ const receive = async (
   if (info === null || size !== file.size) {
     throw hubError(purpose, {
       code: "SIZE",
-      detail: `the listing says ${file.size} bytes, the file's own headers ${size ?? "nothing"}`,
-      remedy: "Try again; if it stays so, the mirror is broken"
+      detail: `the size is ${file.size} bytes in the listing and ${size ?? "missing"} in the file's own headers`,
+      remedy: "Try again; if the error persists, the mirror is broken"
     })
   }
   // The library's stream drops the error that it fails with; this keeps it.
@@ -209,8 +209,8 @@ const receive = async (
       if (received > file.size) {
         throw hubError(purpose, {
           code: "SIZE",
-          detail: `more bytes came than the ${file.size} announced`,
-          remedy: "Try again; if it stays so, the mirror is broken"
+          detail: `the answer is longer than the announced ${file.size} bytes`,
+          remedy: "Try again; if the error persists, the mirror is broken"
         })
       }
       await sink.write(value)
