@@ -6,10 +6,12 @@ import { spawn } from "node:child_process"
 import { existsSync } from "node:fs"
 import type { Isolation } from "../Sandbox.ts"
 import * as cgroup from "./cgroup.ts"
-import { confine, isRoot, nobody, systemLinks, toolsHere, words, type Confined, type Tools } from "./confine.ts"
+import { confine, isRoot, nobody, toolsHere, words, type Confined, type Tools } from "./confine.ts"
+import { systemLinks } from "./paths.ts"
 import { filter } from "./seccomp.ts"
 
-export { confine, reachable, type Command, type Confined, type Tools } from "./confine.ts"
+export { reachable } from "./paths.ts"
+export { confine, type Command, type Confined, type Tools } from "./confine.ts"
 
 export interface Found {
   readonly isolation: Isolation

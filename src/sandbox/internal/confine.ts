@@ -4,23 +4,13 @@
  * up. What of that holds on a machine says boundary.ts.
  */
 import type { ChildProcess } from "node:child_process"
-import {
-  accessSync,
-  constants,
-  existsSync,
-  lstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  statSync,
-  writeFileSync
-} from "node:fs"
+import { accessSync, constants, existsSync, statSync, writeFileSync } from "node:fs"
 import { dirname, isAbsolute, join } from "node:path"
 import type { Duplex } from "node:stream"
 import type { Isolation } from "../Sandbox.ts"
 import * as cgroup from "./cgroup.ts"
+import { closing } from "./descriptors.ts"
+import { isFolder, isOpen, reachable, real, systemLinks } from "./paths.ts"
 import { filter } from "./seccomp.ts"
 
 export interface Command {
@@ -311,90 +301,3 @@ const hand = (child: ChildProcess, descriptor: number, bytes: Buffer): void => {
   pipe?.on("error", () => {})
   pipe?.end(bytes, () => pipe.destroy())
 }
-
-let inherited: { readonly at: number; readonly descriptors: ReadonlyArray<number> } | undefined
-let nothing: number | undefined
-
-/**
- * So many pipes from this descriptor on, and behind them /dev/null in the place of every descriptor that this process
- * was started with and would pass on: through an open folder a candidate could walk out.
- */
-const closing = (first: number, pipes: number): Confined["stdio"] => {
-  const stdio: Array<"pipe" | "ignore" | number> = Array.from({ length: pipes }, () => "pipe")
-  if (process.platform !== "linux") return stdio
-  if (inherited === undefined || performance.now() - inherited.at > 5000) {
-    inherited = { at: performance.now(), descriptors: readdirSync("/proc/self/fd").map(Number).filter(passesOn) }
-  }
-  for (const descriptor of inherited.descriptors) {
-    const index = descriptor - first
-    if (index < pipes) continue
-    while (stdio.length < index) stdio.push("ignore")
-    stdio[index] = nothing ??= openSync("/dev/null", "r")
-  }
-  return stdio
-}
-
-const passesOn = (descriptor: number): boolean => {
-  try {
-    const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/self/fdinfo/${descriptor}`, "utf8"))?.[1] ?? ""
-    return descriptor > 2 && (Number.parseInt(flags, 8) & closeOnExec) === 0
-  } catch {
-    return false
-  }
-}
-
-const closeOnExec = 0o2000000
-
-const real = (path: string): string => {
-  try {
-    return realpathSync(path)
-  } catch {
-    return path
-  }
-}
-
-const isFolder = (path: string): boolean => {
-  try {
-    return lstatSync(path).isDirectory()
-  } catch {
-    return false
-  }
-}
-
-/** Whether a user without rights could read it where it is. */
-export const reachable = (path: string): boolean => {
-  try {
-    if (!isOpen(path)) return false
-    for (let folder = dirname(path); ; folder = dirname(folder)) {
-      if ((statSync(folder).mode & 0o1) === 0) return false
-      if (folder === dirname(folder)) return true
-    }
-  } catch {
-    return false
-  }
-}
-
-/** Whether its own rights, and those of what a folder holds, are open to other users. */
-const isOpen = (path: string, deep = true): boolean => {
-  const entry = statSync(path)
-  const needed = entry.isDirectory() ? 0o5 : 0o4
-  if ((entry.mode & needed) !== needed) return false
-  return !deep || !entry.isDirectory() || readdirSync(path).every((name) => isOpenEntry(join(path, name)))
-}
-
-const isOpenEntry = (path: string): boolean => {
-  try {
-    return isOpen(path, false)
-  } catch {
-    // a link that leads nowhere
-    return true
-  }
-}
-
-let links: ReadonlyArray<readonly [link: string, target: string | undefined]> | undefined
-
-/** Folders of the root that lead into /usr, or stand beside it on systems that never joined them. */
-export const systemLinks = (): NonNullable<typeof links> =>
-  (links ??= ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"]
-    .filter((path) => existsSync(path))
-    .map((path) => [path, lstatSync(path).isSymbolicLink() ? readlinkSync(path) : undefined] as const))

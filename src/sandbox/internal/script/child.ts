@@ -3,8 +3,10 @@
  * source and the input, never an expected value. Three clocks: the runtime's timeout, disposing the runtime's state, and
  * the end of this process, which also ends when it holds too much memory.
  */
-import { readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { writeFileSync } from "node:fs"
 import { stripTypeScriptTypes } from "node:module"
+import { answered, failed, result } from "./caseResult.ts"
+import { lackOf, waitedUntilNow, type Share } from "./processShare.ts"
 import { Ended, type ScriptRuntime, type RuntimeEvents, type Realm } from "./runtime.ts"
 import { aroundCandidate, lookups } from "./modules.ts"
 import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./protocol.ts"
@@ -41,66 +43,11 @@ const drop = (): void => {
   }
 }
 
-const result = (status: CaseResult["status"], text = ""): CaseResult => ({ status, text })
-
-const statuses: Readonly<Record<string, CaseResult["status"]>> = {
-  v: "value",
-  p: "value",
-  l: "load",
-  e: "error",
-  r: "error",
-  o: "output"
-}
-
-const answered = (answer: string): CaseResult => {
-  const letter = answer[0] ?? ""
-  const read = result(statuses[letter] ?? "error", answer.slice(1))
-  return letter === "p" || letter === "r" ? { ...read, promised: true } : read
-}
-
-const failed = (fault: unknown): CaseResult => {
-  if (fault instanceof Ended) return result(fault.status, fault.message)
-  const text = fault instanceof Error ? `${fault.name}: ${fault.message}` : String(fault)
-  return result(fault instanceof SyntaxError ? "load" : "error", text.slice(0, 240))
-}
-
 const looksLikeModule = (source: string): boolean =>
   /(^|[;}])[ \t]*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
 
 const plain = ({ language, source }: Source): string =>
   language === "typescript" ? stripTypeScriptTypes(source, { mode: "transform" }) : source
-
-/** What this process got of the machine until now, in milliseconds. */
-interface Share {
-  readonly computed: NodeJS.CpuUsage
-  /** That its threads were ready to run while others ran; undefined where the system does not say. */
-  readonly waited: number | undefined
-}
-
-const waitedUntilNow = (): number | undefined => {
-  try {
-    let waited = 0
-    for (const thread of readdirSync("/proc/self/task")) {
-      waited += Number(readFileSync(`/proc/self/task/${thread}/schedstat`, "utf8").split(" ")[1]) / 1e6
-    }
-    return waited
-  } catch {
-    // no Linux, or a thread that just ended
-    return undefined
-  }
-}
-
-/**
- * Why a candidate may not have had the time it was given: its process waited for a processor, or it neither computed nor
- * waited, which is what sleep looks like, and a machine that stood still. Undefined: it computed for half of it and more.
- */
-const lackOf = (before: Share, timeout: number): "waited" | "idle" | undefined => {
-  const { system, user } = process.cpuUsage(before.computed)
-  if ((system + user) / 1000 >= timeout / 2) return undefined
-  const waited = waitedUntilNow()
-  if (before.waited === undefined || waited === undefined) return "idle"
-  return waited - before.waited > timeout / 4 ? "waited" : "idle"
-}
 
 /** Serves requests with a runtime until the host goes away. */
 export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>): void => {
