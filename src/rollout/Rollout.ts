@@ -9,7 +9,7 @@
  * completion, because an update must see the same batch after a resume.
  *
  * A bad episode is data, not a crash. If an environment fails, the trajectory is tried again from a fresh episode with
- * the same random numbers. If that fails too, it is left out and recorded in the group's `failures`, and its siblings
+ * the same random numbers. If all retries fail, it is left out and recorded in the group's `failures`, and its siblings
  * continue. The stream fails only if {@link MAX_LOST_GROUPS} groups in a row lose every trajectory.
  */
 import * as Effect from "effect/Effect"
