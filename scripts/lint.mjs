@@ -104,7 +104,7 @@ const plainOpening = {
 
 const guest = "src/sandbox/internal/guest/"
 
-/** What runs in a sandbox's realm is read as text (prelude.ts). Imported here, it would change this process's globals. */
+/** Code of a sandbox's realm is read as text (prelude.ts). Imported here, it would change this process's globals. */
 const guestIsText = {
   create: (context) => {
     const check = ({ source, importKind }) => {

@@ -12,7 +12,7 @@ export type Language = "javascript" | "typescript" | "python"
 export type Runtime = "isolated-vm" | "quickjs" | "python"
 
 /**
- * What stands between a candidate and this machine, strongest first. `bubblewrap`: namespaces, a seccomp filter, a user
+ * Isolation between a candidate and this machine, strongest first. `bubblewrap`: namespaces, a seccomp filter, a user
  * without rights, a private file system, no network. `process`: a child process that can be killed, with the rights that
  * this platform lets it give up.
  */
@@ -84,7 +84,7 @@ export type Evaluation<Result> =
   /** The sandbox failed; the candidate is not judged. */
   | { readonly _tag: "Infrastructure"; readonly detail: string }
 
-/** What was found to hold here when the sandbox was started. */
+/** Isolation report: the guarantees that were found to hold when the sandbox started. */
 export interface Boundary {
   readonly runtime: Runtime
   readonly isolation: Isolation
@@ -122,7 +122,7 @@ export interface Sandbox {
 export class Sandboxes extends Context.Service<
   Sandboxes,
   {
-    /** What holds around candidates of this language. */
+    /** Isolation report for candidates of this language. */
     readonly boundary: (language: Language) => Effect.Effect<Boundary, SandboxRefused>
     readonly call: (candidate: Candidate, work: Calls) => Effect.Effect<Evaluation<CallResult>, SandboxRefused>
     readonly run: (

@@ -7,7 +7,7 @@ import * as SandboxPython from "./SandboxPython.ts"
 import * as SandboxQuickJs from "./SandboxQuickJs.ts"
 
 export interface RuntimeOptions extends SandboxOptions {
-  /** Of the candidates. JavaScript and TypeScript share a runtime. Default `javascript`. */
+  /** Language of the candidates. JavaScript and TypeScript share a runtime. Default `javascript`. */
   readonly language?: Language
   /** Default: `python` for Python; else `isolated-vm`, and `quickjs` where that cannot be loaded. */
   readonly runtime?: Runtime

@@ -25,7 +25,7 @@ export interface Found {
 
 const found = new Map<string, Promise<Found>>()
 
-/** What holds here, at most as strong as `most`; found once by starting a confined process and looking from inside. */
+/** Isolation that holds here, at most as strong as `most`; found once by starting a confined process and looking from inside. */
 export const probe = (most: Isolation = "bubblewrap", tools?: Tools): Promise<Found> => {
   if (tools !== undefined) return look(most, tools)
   let known = found.get(most)

@@ -12,7 +12,7 @@ const oldest = [3, 8] as const
 
 interface Search {
   readonly interpreter?: Interpreter
-  /** What was tried and why it did not do. */
+  /** Attempts and the reason why each failed. */
   readonly detail: string
 }
 

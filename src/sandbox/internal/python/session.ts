@@ -41,7 +41,7 @@ export class Served {
   readonly #source: string
   #own: PythonProcess.PythonProcess | undefined
   #ended = 0
-  /** What every question is answered, once asking has no sense. */
+  /** The answer to every question, once asking has no sense. */
   #final: Answer | undefined
 
   constructor(session: Session, source: string) {

@@ -1,4 +1,4 @@
-/** What the answers of a realm, and the faults of a runtime, say of a case. */
+/** Case results from the answers of a realm and the faults of a runtime. */
 import { Ended } from "./runtime.ts"
 import type { CaseResult } from "./protocol.ts"
 

@@ -11,7 +11,7 @@ export interface RuntimeParts {
   readonly runtime: Runtime
   /** Name of the child's module in this folder, without its ending. */
   readonly child: string
-  /** What the child is told on its command line. */
+  /** Arguments of the child's command line. */
   readonly args: ReadonlyArray<string>
   readonly flags: ReadonlyArray<string>
   /** Folders that the child reads beside its own code. */
@@ -83,7 +83,7 @@ const boundaryOf = async (parts: RuntimeParts, way: Way, best: boundary.Found): 
   }
 }
 
-/** What the loss of a child says of the candidate, if it says anything. */
+/** The candidate's result after the loss of its child, if the loss tells it. */
 export const ofCandidate = (loss: ChildPool.Lost): CaseResult | undefined => {
   if (loss.lost === "hang") return { status: "timeout", text: "it hung the sandbox" }
   if (loss.lost !== "crash") return undefined

@@ -122,7 +122,7 @@ export const make = (addon: string, events: RuntimeEvents): ScriptRuntime => {
   return { realm, ready: async () => {}, abandon: end, dispose: end, rest }
 }
 
-/** What a rejection of isolated-vm says; its texts are its interface. */
+/** Reads a rejection of isolated-vm; its texts are its interface. */
 const translate = (fault: unknown): unknown => {
   if (fault instanceof Ended || fault instanceof SyntaxError) return fault
   const message = fault instanceof Error ? String(fault.message) : ""

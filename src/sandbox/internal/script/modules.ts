@@ -1,6 +1,6 @@
-/** What model-written code, and the tests of a user, can import: source text of stand-in modules. */
+/** Stand-in modules that model-written code and a user's tests can import, as source text. */
 
-/** What a program can import, by module: the names that it exports beside its default. */
+/** Modules that a program can import, with the names that each exports besides its default. */
 const programModules: Readonly<Record<string, ReadonlyArray<string>>> = {
   fs: ["readFileSync", "writeSync", "writeFileSync", "existsSync"],
   readline: ["createInterface"],
@@ -8,7 +8,7 @@ const programModules: Readonly<Record<string, ReadonlyArray<string>>> = {
   os: ["EOL"]
 }
 
-/** What a test file can import, by module: the names that it exports beside its default. */
+/** Modules that a test file can import, with the names that each exports besides its default. */
 const runner = [
   "describe",
   "suite",
@@ -93,7 +93,7 @@ const ofCandidate =
   (specifier: string): string =>
     specifier === candidate ? source : refuse(specifier)
 
-/** What a module can import. */
+/** Modules that another module can import. */
 export type Imports =
   | { readonly of: "candidate"; readonly source: string }
   | { readonly of: "program" }

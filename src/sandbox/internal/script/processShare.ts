@@ -1,7 +1,7 @@
 /** Tells a candidate that takes long from a machine that was busy. */
 import { readdirSync, readFileSync } from "node:fs"
 
-/** What this process got of the machine until now, in milliseconds. */
+/** Processor time that this process had until now, in milliseconds. */
 export interface Share {
   readonly computed: NodeJS.CpuUsage
   /** That its threads were ready to run while others ran; undefined where the system does not say. */

@@ -1,4 +1,4 @@
-/** What crosses between the sandbox's host and its child processes, as JSON. */
+/** Messages between the sandbox's host and its child processes, as JSON. */
 import type { Fault } from "../../Sandbox.ts"
 
 export interface SandboxLimits {
@@ -46,7 +46,7 @@ export type ChildRequest = { readonly id: number } & (
   | {
       readonly kind: "test"
       readonly code: Source
-      /** What the candidate exports, as `open` said it: JSON of `["f"]`, `["d", data]` per name, or its fault. */
+      /** Exports of the candidate as `open` told them: JSON of `["f"]`, `["d", data]` per name, or its fault. */
       readonly exports: string
       readonly names: ReadonlyArray<string>
       readonly limits: SandboxLimits
@@ -69,6 +69,6 @@ export type ChildResponse = { readonly id: number } & (
       /** The child has to go, or has gone: something in it could not be ended. */
       readonly recycle: boolean
     }
-  /** Of the tests: JSON of `{ call, args }`, which waits for its `answer`, or of `{ tests }`, `{ result }`, `{ unsupported }`, which do not. */
+  /** Text of the tests: JSON of `{ call, args }`, which waits for its `answer`, or of `{ tests }`, `{ result }`, `{ unsupported }`, which do not. */
   | { readonly kind: "ask"; readonly text: string }
 )

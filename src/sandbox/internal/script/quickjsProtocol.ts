@@ -1,9 +1,9 @@
-/** What crosses between a child process of SandboxQuickJs and the thread in it that the runtime runs on. */
+/** Messages between a child process of SandboxQuickJs and its thread, on which the runtime runs. */
 import type { Fault } from "../../Sandbox.ts"
 import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
 
-/** What is used of WebAssembly, which the types of this package do not name. */
+/** The part of WebAssembly that is used, which the types of this package do not name. */
 export interface WasmModule {
   readonly wasm: never
 }

@@ -17,7 +17,7 @@ const loaded = (await import(pathToFileURL(variant).href)) as { default: Core.Qu
 const port = parentPort!
 
 const page = 65_536
-/** What QuickJS itself and its stack take of the WebAssembly memory, in bytes. */
+/** Bytes of the WebAssembly memory that QuickJS itself and its stack take. */
 const overhead = 32 * 2 ** 20
 const stack = 512 * 1024
 /** Jobs that run between two looks at the clock. */
@@ -31,9 +31,9 @@ interface Present {
 
 let quickjs: { readonly module: Core.QuickJSWASMModule; readonly memoryMb: number } | undefined
 let present: Present | undefined
-/** What the present realm is for, while nothing has run in it. */
+/** Kind of the present realm, while nothing has run in it. */
 let fresh: { readonly kind: RealmKind; readonly memoryMb: number } | undefined
-/** What the last one was for. */
+/** Kind of the last realm. */
 let last: typeof fresh
 let deadline = 0
 /** The interpreter was stopped at its deadline; what the candidate makes of that does not matter. */

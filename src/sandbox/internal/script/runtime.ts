@@ -1,4 +1,4 @@
-/** What a child process of the JavaScript sandbox needs of a runtime. */
+/** The contract of a runtime in a child process of the JavaScript sandbox. */
 import type { Fault } from "../../Sandbox.ts"
 import type { RealmKind } from "./prelude.ts"
 import type { Imports } from "./modules.ts"
@@ -23,7 +23,7 @@ export interface ScriptRuntime {
   readonly realm: (kind: RealmKind, memoryMb: number, ask?: (text: string) => Promise<string>) => Promise<Realm>
   /** Settles when a realm can be made at once: a start is not on a candidate's clock. */
   readonly ready: () => Promise<void>
-  /** What ran had to be ended: nothing of it may go on. */
+  /** The run had to be ended: nothing of it may continue. */
   readonly abandon: () => void
   /** Ends what runs: the second clock. The next realm is of a new runtime state. */
   readonly dispose: () => void

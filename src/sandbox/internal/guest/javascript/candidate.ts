@@ -15,7 +15,7 @@ export const hold = (source: string | null): ReadonlyArray<unknown> => {
 
 type Members = Readonly<Record<string, unknown>>
 
-/** What the source calls by these names, or exports by them, in either module system. */
+/** Values that the source defines or exports under these names, in either module system. */
 export const locate = (held: ReadonlyArray<unknown>, names: ReadonlyArray<string>): Members => {
   const namespace = global.__quintainNamespace as Members | undefined
   delete global.__quintainNamespace

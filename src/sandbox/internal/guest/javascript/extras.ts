@@ -1,5 +1,5 @@
 /**
- * What JavaScript programs expect of their surroundings besides the language: timers, microtasks, structuredClone. It is
+ * Surroundings that JavaScript programs expect besides the language: timers, microtasks, structuredClone. It is
  * the candidate's own: it may break it, and harms only itself.
  */
 
@@ -15,11 +15,66 @@ interface Timer {
 
 type Arguments = ReadonlyArray<unknown>
 
+type Define = (object: object, key: PropertyKey, value: unknown) => boolean
+
 export type MakeExtras = (
-  define: (object: object, key: PropertyKey, value: unknown) => boolean,
+  define: Define,
   now: () => number,
   onTick: (tick: () => string) => void
 ) => Readonly<Record<string, unknown>>
+
+/** The clone of `structuredClone`; `seen` has the objects that are cloned already. */
+const makeClone = (define: Define): ((value: unknown, seen: Map<object, unknown>) => unknown) => {
+  const clone = (value: unknown, seen: Map<object, unknown>): unknown => {
+    if (typeof value === "function" || typeof value === "symbol") throw new TypeError("it could not be cloned")
+    if (typeof value !== "object" || value === null) return value
+    const known = seen.get(value)
+    if (known !== undefined) return known
+    const keep = <A extends object>(copy: A): A => {
+      seen.set(value, copy)
+      return copy
+    }
+    if (Array.isArray(value)) {
+      const copy: Array<unknown> = keep([])
+      copy.length = value.length
+      for (const key of Reflect.ownKeys(value)) {
+        if (key !== "length" && typeof key === "string") define(copy, key, clone(Reflect.get(value, key), seen))
+      }
+      return copy
+    }
+    if (value instanceof Date) return keep(new Date(value.getTime()))
+    if (value instanceof Map) {
+      const copy = keep(new Map<unknown, unknown>())
+      value.forEach((item: unknown, key: unknown) => {
+        copy.set(clone(key, seen), clone(item, seen))
+      })
+      return copy
+    }
+    if (value instanceof Set) {
+      const copy = keep(new Set<unknown>())
+      value.forEach((item: unknown) => {
+        copy.add(clone(item, seen))
+      })
+      return copy
+    }
+    if (value instanceof RegExp) return keep(new RegExp(value.source, value.flags))
+    if (value instanceof Error) {
+      const copy = keep(new Error(value.message))
+      copy.name = value.name
+      return copy
+    }
+    if (ArrayBuffer.isView(value)) return keep(new (value.constructor as new (from: unknown) => object)(value))
+    const copy = keep({})
+    for (const key of Reflect.ownKeys(value)) {
+      const found = Object.getOwnPropertyDescriptor(value, key)
+      if (typeof key === "string" && found !== undefined && found.enumerable) {
+        define(copy, key, clone(Reflect.get(value, key), seen))
+      }
+    }
+    return copy
+  }
+  return clone
+}
 
 export const makeExtras: MakeExtras = (define, now, onTick) => {
   // Timers run when the host finds nothing else to do here: in the order of their time, each in a turn of its own.
@@ -70,55 +125,7 @@ export const makeExtras: MakeExtras = (define, now, onTick) => {
     else before.next = timer.next
   }
 
-  const clone = (value: unknown, seen: Map<object, unknown>): unknown => {
-    if (typeof value === "function" || typeof value === "symbol") throw new TypeError("it could not be cloned")
-    if (typeof value !== "object" || value === null) return value
-    const known = seen.get(value)
-    if (known !== undefined) return known
-    const keep = <A extends object>(copy: A): A => {
-      seen.set(value, copy)
-      return copy
-    }
-    if (Array.isArray(value)) {
-      const copy: Array<unknown> = keep([])
-      copy.length = value.length
-      for (const key of Reflect.ownKeys(value)) {
-        if (key !== "length" && typeof key === "string") define(copy, key, clone(Reflect.get(value, key), seen))
-      }
-      return copy
-    }
-    if (value instanceof Date) return keep(new Date(value.getTime()))
-    if (value instanceof Map) {
-      const copy = keep(new Map<unknown, unknown>())
-      value.forEach((item: unknown, key: unknown) => {
-        copy.set(clone(key, seen), clone(item, seen))
-      })
-      return copy
-    }
-    if (value instanceof Set) {
-      const copy = keep(new Set<unknown>())
-      value.forEach((item: unknown) => {
-        copy.add(clone(item, seen))
-      })
-      return copy
-    }
-    if (value instanceof RegExp) return keep(new RegExp(value.source, value.flags))
-    if (value instanceof Error) {
-      const copy = keep(new Error(value.message))
-      copy.name = value.name
-      return copy
-    }
-    if (ArrayBuffer.isView(value)) return keep(new (value.constructor as new (from: unknown) => object)(value))
-    const copy = keep({})
-    for (const key of Reflect.ownKeys(value)) {
-      const found = Object.getOwnPropertyDescriptor(value, key)
-      if (typeof key === "string" && found !== undefined && found.enumerable) {
-        define(copy, key, clone(Reflect.get(value, key), seen))
-      }
-    }
-    return copy
-  }
-
+  const clone = makeClone(define)
   onTick(() => {
     if (timers === null) return "n"
     const timer = timers

@@ -1,4 +1,4 @@
-/** What a thrown value says. No getter of it runs. */
+/** Text of a thrown value. No getter of it runs. */
 import { apply, getOwnPropertyDescriptor, getPrototypeOf, slice } from "./intrinsics.ts"
 import { TooDeep, TooMuch } from "./writeData.ts"
 

@@ -1,4 +1,4 @@
-/** What a realm's global scope has besides the language. */
+/** Globals of a realm besides the language. */
 import { define, defineProperty, evaluate, global, hidden, now } from "./intrinsics.ts"
 import type { MakeExtras } from "./extras.ts"
 

@@ -1,5 +1,5 @@
 /**
- * What the code in a realm works with, taken before a candidate is loaded. The candidate shares the realm and may replace
+ * Intrinsics for the code in a realm, taken before a candidate is loaded. The candidate shares the realm and may replace
  * every global and every method of a prototype, so the files that run beside it call nothing else
  * (`quintain/guest-intrinsics` in scripts/lint.mjs).
  */

@@ -1,5 +1,5 @@
 /**
- * What the host can ask of a realm: operations that take texts and answer with a letter and what belongs to it. `v` a
+ * Operations that the host asks of a realm: they take texts and answer with a letter and what belongs to it. `v` a
  * value, `p` the value of a promise, `l` the source did not load, `e` it threw, `r` its promise was rejected, `o` too much
  * output. `tick` answers `t` if there may be more to run, `w` and milliseconds until there is, `n` if there is nothing.
  */

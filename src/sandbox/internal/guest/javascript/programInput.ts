@@ -111,7 +111,7 @@ Object.assign(inputStream, {
   }
 })
 
-/** Of node's `readline`. */
+/** The part of node's `readline` that programs use. */
 export const createInterface = (): Emitter => {
   const lines = new Emitter()
   const state = { closed: false }

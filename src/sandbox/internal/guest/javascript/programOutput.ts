@@ -1,4 +1,4 @@
-/** What a program prints: `console.log` as node writes it, up to a limit. */
+/** Output of a program: `console.log` as node writes it, up to a limit. */
 import { consoleOf } from "./globals.ts"
 import { global, isArray, NumberOf, StringOf, stringify } from "./intrinsics.ts"
 import { TooMuch } from "./writeData.ts"

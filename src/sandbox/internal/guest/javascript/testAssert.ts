@@ -23,7 +23,7 @@ const pair =
   (a: unknown, b: unknown, message?: string): void =>
     check(matches(a, b), message ?? show(a) + " " + text + " " + show(b))
 
-/** What a promise, or what a function returns, is rejected with. */
+/** The rejection of a promise, or of what a function returns. */
 export const rejected = async (work: Loose): Promise<{ readonly error: unknown } | undefined> => {
   try {
     await (typeof work === "function" ? work() : work)

@@ -62,7 +62,7 @@ export const readAll = (value: unknown): unknown => {
   }
 }
 
-/** What became of the candidate during the present test, whatever the test makes of it. */
+/** Outcome of the candidate during the present test, whatever the test makes of it. */
 export const candidate = {
   fault: undefined as { readonly status: string; readonly detail: string } | undefined,
   /** Errors that it threw, or that stand for its end. */

@@ -41,7 +41,7 @@ const performAll = async (actions: ReadonlyArray<Action>): Promise<void> => {
   for (const action of actions) await perform(action)
 }
 
-/** What a test came to: what became of the candidate counts before what the test made of it. */
+/** Result of a test: the candidate's outcome counts before what the test made of it. */
 const verdict = (
   failed: { readonly error: Loose } | undefined
 ): { readonly status: string; readonly detail: string } => {

@@ -132,7 +132,7 @@ const testModules = {
   chai: { assert, expect }
 } as unknown as Record<string, unknown>
 
-/** What the candidate exports, as its process said it: its fault, or for each name whether it is a function or data. */
+/** Exports of the candidate as its process told them: its fault, or for each name whether it is a function or data. */
 type Exports = ReadonlyArray<readonly [kind: "n" | "f" | "d", data?: unknown]>
 type Fault = { readonly status: string; readonly text: string }
 
