@@ -69,89 +69,65 @@ class Lost extends Error {}
  * ```
  */
 export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
-  const timeout = options.timeout ?? 1000
-  const total = options.total ?? 5000
-  const least: Isolation = options.isolation ?? "bubblewrap"
-  const strongest: Isolation = options.strongest ?? "bubblewrap"
-  const limits = { memoryMb: options.memoryMb ?? 256, cpuSeconds: Math.ceil(total / 1000) + 2 }
-  const size = options.children ?? (isMainThread ? availableParallelism() : 1)
-  const idle: Array<PythonProcess.PythonProcess> = []
-  const all = new Set<PythonProcess.PythonProcess>()
-  const waiting: Array<() => void> = []
-  let running = 0
-  let setting: Promise<Setting> | undefined
-  /** Counts the closings: what was asked for before one is not started after it. */
-  let era = 0
-
-  const prepare = async (): Promise<Setting> => {
-    const found = await probe(strongest, tools)
-    const refuse = (what: string, detail: string, remedy: string) =>
-      new SandboxRefused({ runtime: "python", asked: least, found: what, detail, remedy })
-    if (least === "bubblewrap" && found.isolation !== "bubblewrap") {
-      throw strongest === least
-        ? refuse(found.isolation, found.detail, found.remedy)
-        : refuse(found.isolation, `"strongest" is ${strongest}`, 'leave "strongest" out, or set "isolation" to it')
-    }
-    const tried = await interpreters(found.isolation, options.interpreter, options.packages ?? false)
-    if (tried.interpreter === undefined) {
-      throw refuse("no interpreter", tried.detail, "apt-get install python3, or name one that other users can read")
-    }
-    return { found, interpreter: tried.interpreter }
+  const pool = new Pool(options, tools)
+  return {
+    boundary: async () => {
+      const { found } = await pool.prepared()
+      return { runtime: "python", isolation: found.isolation, holds: found.holds, lacks: found.lacks }
+    },
+    call: callIn(pool),
+    run: runIn(pool),
+    test: testIn(pool),
+    close: () => pool.close()
   }
-  const prepared = (): Promise<Setting> =>
-    (setting ??= prepare().catch((fault: unknown) => {
+}
+
+/** The interpreters of one sandbox, idle and at work, and the queue of its evaluations. */
+class Pool {
+  readonly #options: PythonOptions
+  readonly #tools: Tools | undefined
+  readonly #timeout: number
+  readonly #total: number
+  readonly #least: Isolation
+  readonly #strongest: Isolation
+  readonly #limits: PythonProcess.Limits
+  readonly #size: number
+  readonly #idle: Array<PythonProcess.PythonProcess> = []
+  readonly #all = new Set<PythonProcess.PythonProcess>()
+  readonly #waiting: Array<() => void> = []
+  #running = 0
+  #setting: Promise<Setting> | undefined
+  /** Counts the closings: what was asked for before one is not started after it. */
+  #era = 0
+
+  constructor(options: PythonOptions, tools: Tools | undefined) {
+    this.#options = options
+    this.#tools = tools
+    this.#timeout = options.timeout ?? 1000
+    this.#total = options.total ?? 5000
+    this.#least = options.isolation ?? "bubblewrap"
+    this.#strongest = options.strongest ?? "bubblewrap"
+    this.#limits = { memoryMb: options.memoryMb ?? 256, cpuSeconds: Math.ceil(this.#total / 1000) + 2 }
+    this.#size = options.children ?? (isMainThread ? availableParallelism() : 1)
+  }
+
+  prepared(): Promise<Setting> {
+    return (this.#setting ??= this.#prepare().catch((fault: unknown) => {
       // what was missing may have been installed by the next time
-      setting = undefined
+      this.#setting = undefined
       throw fault
     }))
-
-  const start = ({ found, interpreter }: Setting): PythonProcess.PythonProcess => {
-    const own = PythonProcess.start(interpreter, limits, found.isolation)
-    all.add(own)
-    const forget = async (): Promise<void> => {
-      await own.gone
-      all.delete(own)
-      const index = idle.indexOf(own)
-      if (index >= 0) idle.splice(index, 1)
-    }
-    void forget()
-    return own
-  }
-
-  const fill = (present: Setting): void => {
-    for (let missing = ahead * size - idle.length; missing > 0; missing--) {
-      const next = start(present)
-      next.keepAlive(false)
-      idle.push(next)
-    }
-  }
-
-  /** A process of the caller's own; the one that comes after it is started at once. */
-  const take = async (ready: Setting): Promise<PythonProcess.PythonProcess> => {
-    for (let tried = 1; ; tried++) {
-      const own = idle.shift() ?? start(ready)
-      own.keepAlive(true)
-      if (await own.ready) {
-        const present = era
-        // starting a process takes this thread's time: a short evaluation comes first, and then its replacement
-        const timer = setTimeout(() => present === era && fill(ready), replaceAfter)
-        timer.unref()
-        return own
-      }
-      own.kill("lost", "it did not start")
-      if (tried === attempts) throw new Lost(((await own.line("", 1)) as PythonProcess.End).detail)
-    }
   }
 
   /** One evaluation: its clock, its processes, its slot in the queue. */
-  const evaluate = async <Result>(
+  async evaluate<Result>(
     signal: AbortSignal | undefined,
     work: (session: Session) => Promise<ReadonlyArray<Result>>
-  ): Promise<Evaluation<Result>> => {
-    const ready = await prepared()
-    const present = era
-    if (running < size) running++
-    else await new Promise<void>((resolve) => waiting.push(resolve))
+  ): Promise<Evaluation<Result>> {
+    const ready = await this.prepared()
+    const present = this.#era
+    if (this.#running < this.#size) this.#running++
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve))
     const mine = new Set<PythonProcess.PythonProcess>()
     const onAbort = (): void => mine.forEach((own) => own.kill("lost", "interrupted"))
     signal?.addEventListener("abort", onAbort, { once: true })
@@ -159,15 +135,15 @@ export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
       for (let tried = 1; ; tried++) {
         const start = performance.now()
         const remaining = (): number =>
-          start + total + [...mine].reduce((sum, own) => sum + own.starved(), 0) - performance.now()
+          start + this.#total + [...mine].reduce((sum, own) => sum + own.starved(), 0) - performance.now()
         try {
           const results = await work({
-            left: () => Math.min(timeout, remaining()),
+            left: () => Math.min(this.#timeout, remaining()),
             remaining,
             over: () => remaining() <= 0,
             process: async () => {
               if (signal?.aborted) throw new Unjudged("interrupted")
-              const own = await take(ready)
+              const own = await this.#take(ready)
               mine.add(own)
               if (signal?.aborted) onAbort()
               return own
@@ -187,94 +163,150 @@ export const make = (options: PythonOptions = {}, tools?: Tools): Sandbox => {
         } finally {
           for (const own of mine) own.kill("exit", "")
           mine.clear()
-          if (present === era) fill(ready)
+          if (present === this.#era) this.#fill(ready)
         }
       }
     } finally {
       signal?.removeEventListener("abort", onAbort)
-      const next = waiting.shift()
-      if (next === undefined) running--
+      const next = this.#waiting.shift()
+      if (next === undefined) this.#running--
       else next()
     }
   }
 
-  const tooLong = (source: string): string | undefined =>
-    source.length > maxSource ? `the source is longer than ${maxSource} characters` : undefined
+  async close(): Promise<void> {
+    this.#era++
+    const ends = [...this.#all].map((own) => {
+      // their end is awaited, so they keep this process alive until then
+      own.keepAlive(true)
+      own.kill("lost", "the sandbox was closed")
+      return own.gone
+    })
+    this.#idle.length = 0
+    await Promise.all(ends)
+  }
 
-  return {
-    boundary: async () => {
-      const { found } = await prepared()
-      return { runtime: "python", isolation: found.isolation, holds: found.holds, lacks: found.lacks }
-    },
+  async #prepare(): Promise<Setting> {
+    const options = this.#options
+    const least = this.#least
+    const strongest = this.#strongest
+    const found = await probe(strongest, this.#tools)
+    const refuse = (what: string, detail: string, remedy: string) =>
+      new SandboxRefused({ runtime: "python", asked: least, found: what, detail, remedy })
+    if (least === "bubblewrap" && found.isolation !== "bubblewrap") {
+      throw strongest === least
+        ? refuse(found.isolation, found.detail, found.remedy)
+        : refuse(found.isolation, `"strongest" is ${strongest}`, 'leave "strongest" out, or set "isolation" to it')
+    }
+    const tried = await interpreters(found.isolation, options.interpreter, options.packages ?? false)
+    if (tried.interpreter === undefined) {
+      throw refuse("no interpreter", tried.detail, "apt-get install python3, or name one that other users can read")
+    }
+    return { found, interpreter: tried.interpreter }
+  }
 
-    call: ({ source }, { calls, entry, stopEarly = false }, signal) => {
-      const fault = tooLong(source)
-      if (fault !== undefined) return Promise.resolve(every(calls, { status: "load", detail: fault }))
-      if (!/^[\p{ID_Start}_][\p{ID_Continue}]*(\.[\p{ID_Start}_][\p{ID_Continue}]*)*$/u.test(entry)) {
-        return Promise.resolve({ _tag: "Infrastructure", detail: `${JSON.stringify(entry)} is no name of a function` })
+  #start({ found, interpreter }: Setting): PythonProcess.PythonProcess {
+    const own = PythonProcess.start(interpreter, this.#limits, found.isolation)
+    this.#all.add(own)
+    const forget = async (): Promise<void> => {
+      await own.gone
+      this.#all.delete(own)
+      const index = this.#idle.indexOf(own)
+      if (index >= 0) this.#idle.splice(index, 1)
+    }
+    void forget()
+    return own
+  }
+
+  #fill(present: Setting): void {
+    for (let missing = ahead * this.#size - this.#idle.length; missing > 0; missing--) {
+      const next = this.#start(present)
+      next.keepAlive(false)
+      this.#idle.push(next)
+    }
+  }
+
+  /** A process of the caller's own; the one that comes after it is started at once. */
+  async #take(ready: Setting): Promise<PythonProcess.PythonProcess> {
+    for (let tried = 1; ; tried++) {
+      const own = this.#idle.shift() ?? this.#start(ready)
+      own.keepAlive(true)
+      if (await own.ready) {
+        const present = this.#era
+        // starting a process takes this thread's time: a short evaluation comes first, and then its replacement
+        const timer = setTimeout(() => present === this.#era && this.#fill(ready), replaceAfter)
+        timer.unref()
+        return own
       }
-      const inputs = calls.map((call) => TypedData.encode(call))
-      return evaluate<CallResult>(signal, async (session) => {
-        const results: Array<CallResult> = []
-        const candidate = new Served(session, source)
-        for (const input of inputs) {
-          const answer = await candidate.ask(`"call",${JSON.stringify(entry)},${input}`)
-          const result =
-            answer.status === "value" ? read(answer.text) : { status: answer.status, detail: text(answer.text) }
-          results.push(result)
-          if (result.status !== "value" && stopEarly) break
-        }
-        return results
-      })
-    },
-
-    run: ({ source }, { inputs, stopEarly = false }, signal) => {
-      const fault = tooLong(source)
-      if (fault !== undefined) return Promise.resolve(every(inputs, { status: "load", detail: fault }))
-      return evaluate<CallResult<string>>(signal, async (session) => {
-        const results: Array<CallResult<string>> = []
-        let late = 0
-        for (const input of inputs) {
-          if (session.over() || late >= maxEnded) {
-            results.push({ status: "timeout", detail: "the time of all cases is over" })
-            continue
-          }
-          const own = await session.process()
-          const nonce = number()
-          own.send(`["${nonce}","program",${JSON.stringify(source)}]`, "program")
-          own.input(input)
-          const { end, output } = await own.finished(session.left())
-          own.kill("exit", "")
-          if (end.reason === "exit") results.push({ status: "value", value: output })
-          else results.push({ status: session.check(end), detail: end.detail })
-          if (end.reason === "timeout") late++
-          if (end.reason !== "exit" && stopEarly) break
-        }
-        return results
-      })
-    },
-
-    test: ({ source }, { tests }, signal) => {
-      const fault = tooLong(source)
-      if (fault !== undefined) {
-        return Promise.resolve({ _tag: "Evaluated", results: [{ name: "solution", status: "load", detail: fault }] })
-      }
-      return evaluate<TestResult>(signal, (session) => runTests(session, source, tests))
-    },
-
-    close: async () => {
-      era++
-      const ends = [...all].map((own) => {
-        // their end is awaited, so they keep this process alive until then
-        own.keepAlive(true)
-        own.kill("lost", "the sandbox was closed")
-        return own.gone
-      })
-      idle.length = 0
-      await Promise.all(ends)
+      own.kill("lost", "it did not start")
+      if (tried === attempts) throw new Lost(((await own.line("", 1)) as PythonProcess.End).detail)
     }
   }
 }
+
+const callIn =
+  (pool: Pool): Sandbox["call"] =>
+  ({ source }, { calls, entry, stopEarly = false }, signal) => {
+    const fault = tooLong(source)
+    if (fault !== undefined) return Promise.resolve(every(calls, { status: "load", detail: fault }))
+    if (!/^[\p{ID_Start}_][\p{ID_Continue}]*(\.[\p{ID_Start}_][\p{ID_Continue}]*)*$/u.test(entry)) {
+      return Promise.resolve({ _tag: "Infrastructure", detail: `${JSON.stringify(entry)} is no name of a function` })
+    }
+    const inputs = calls.map((call) => TypedData.encode(call))
+    return pool.evaluate<CallResult>(signal, async (session) => {
+      const results: Array<CallResult> = []
+      const candidate = new Served(session, source)
+      for (const input of inputs) {
+        const answer = await candidate.ask(`"call",${JSON.stringify(entry)},${input}`)
+        const result =
+          answer.status === "value" ? read(answer.text) : { status: answer.status, detail: text(answer.text) }
+        results.push(result)
+        if (result.status !== "value" && stopEarly) break
+      }
+      return results
+    })
+  }
+
+const runIn =
+  (pool: Pool): Sandbox["run"] =>
+  ({ source }, { inputs, stopEarly = false }, signal) => {
+    const fault = tooLong(source)
+    if (fault !== undefined) return Promise.resolve(every(inputs, { status: "load", detail: fault }))
+    return pool.evaluate<CallResult<string>>(signal, async (session) => {
+      const results: Array<CallResult<string>> = []
+      let late = 0
+      for (const input of inputs) {
+        if (session.over() || late >= maxEnded) {
+          results.push({ status: "timeout", detail: "the time of all cases is over" })
+          continue
+        }
+        const own = await session.process()
+        const nonce = number()
+        own.send(`["${nonce}","program",${JSON.stringify(source)}]`, "program")
+        own.input(input)
+        const { end, output } = await own.finished(session.left())
+        own.kill("exit", "")
+        if (end.reason === "exit") results.push({ status: "value", value: output })
+        else results.push({ status: session.check(end), detail: end.detail })
+        if (end.reason === "timeout") late++
+        if (end.reason !== "exit" && stopEarly) break
+      }
+      return results
+    })
+  }
+
+const testIn =
+  (pool: Pool): Sandbox["test"] =>
+  ({ source }, { tests }, signal) => {
+    const fault = tooLong(source)
+    if (fault !== undefined) {
+      return Promise.resolve({ _tag: "Evaluated", results: [{ name: "solution", status: "load", detail: fault }] })
+    }
+    return pool.evaluate<TestResult>(signal, (session) => runTests(session, source, tests))
+  }
+
+const tooLong = (source: string): string | undefined =>
+  source.length > maxSource ? `the source is longer than ${maxSource} characters` : undefined
 
 const read = (payload: string): CallResult => {
   try {

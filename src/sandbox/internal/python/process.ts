@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from "node:child_process"
 import type { Duplex, Readable, Writable } from "node:stream"
 import type { Fault, Isolation } from "../../Sandbox.ts"
-import { confine } from "../boundary.ts"
+import { confine, type Confined } from "../boundary.ts"
 import { programOf, starvedFor, watchMemory } from "../processWatch.ts"
 
 export interface Interpreter {
@@ -70,8 +70,11 @@ export interface PythonProcess {
   readonly keepAlive: (on: boolean) => void
 }
 
-export const start = (interpreter: Interpreter, limits: Limits, isolation: Isolation): PythonProcess => {
-  const confined = confine(
+export const start = (interpreter: Interpreter, limits: Limits, isolation: Isolation): PythonProcess =>
+  new Running(interpreter, limits, isolation)
+
+const confinedAs = (interpreter: Interpreter, limits: Limits, isolation: Isolation): Confined =>
+  confine(
     {
       file: interpreter.file,
       args: [...interpreter.args, "-c", interpreter.boot],
@@ -86,106 +89,200 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
     },
     isolation
   )
-  const child = spawn(confined.file, confined.args, {
-    ...confined.options,
-    stdio: ["pipe", "pipe", "pipe", "pipe", ...confined.stdio]
-  })
-  const group = confined.started(child)
-  const [stdin, stdout, stderr, channel] = child.stdio as unknown as [Writable, Readable, Readable, Duplex]
 
-  const lines: Array<string> = []
-  let partial: Array<string> = []
-  let partialSize = 0
-  let received = 0
-  let printed = 0
-  let output: Array<Buffer> = []
-  let isProgram = false
-  let said = ""
-  let end: End | undefined
-  let wake: (() => void) | undefined
+class Running implements PythonProcess {
+  readonly ready: Promise<boolean>
+  readonly gone: Promise<void>
+  readonly #isolation: Isolation
+  readonly #confined: Confined
+  readonly #child: ChildProcess
+  readonly #group: ReturnType<Confined["started"]>
+  readonly #stdin: Writable
+  readonly #stdout: Readable
+  readonly #stderr: Readable
+  readonly #channel: Duplex
+  readonly #stopWatching: () => void
+  readonly #lines: Array<string> = []
+  #partial: Array<string> = []
+  #partialSize = 0
+  #received = 0
+  #printed = 0
+  readonly #output: Array<Buffer> = []
+  #isProgram = false
+  #said = ""
+  #end: End | undefined
+  #wake: (() => void) | undefined
+  #program: number | undefined
+  #starved = 0
 
-  const over = (reason: End["reason"], detail: string): void => {
-    if (end !== undefined) return
-    end = { reason, detail }
-    stopWatching()
-    wake?.()
+  constructor(interpreter: Interpreter, limits: Limits, isolation: Isolation) {
+    this.#isolation = isolation
+    this.#confined = confinedAs(interpreter, limits, isolation)
+    const child = spawn(this.#confined.file, this.#confined.args, {
+      ...this.#confined.options,
+      stdio: ["pipe", "pipe", "pipe", "pipe", ...this.#confined.stdio]
+    })
+    this.#child = child
+    this.#group = this.#confined.started(child)
+    const [stdin, stdout, stderr, channel] = child.stdio as unknown as [Writable, Readable, Readable, Duplex]
+    this.#stdin = stdin
+    this.#stdout = stdout
+    this.#stderr = stderr
+    this.#channel = channel
+    this.#stopWatching =
+      this.#group?.limitsMemory === true || child.pid === undefined
+        ? () => {}
+        : watchMemory(child.pid, 2 * limits.memoryMb + interpreterMb, () =>
+            this.kill("memory", "its processes hold too much memory")
+          )
+    this.#listen()
+    this.gone = this.#exit()
+    this.ready = this.line("ready", startDeadline).then((first) => {
+      if (child.pid !== undefined && process.platform === "linux") this.#program = programOf(child.pid)
+      return "kind" in first
+    })
   }
-  const kill: PythonProcess["kill"] = (reason, detail) => {
-    over(reason, detail)
-    confined.kill(child)
-  }
-  const stopWatching =
-    group?.limitsMemory === true || child.pid === undefined
-      ? () => {}
-      : watchMemory(child.pid, 2 * limits.memoryMb + interpreterMb, () =>
-          kill("memory", "its processes hold too much memory")
-        )
 
-  const onPrinted = (chunk: Buffer, isResult: boolean): void => {
-    printed += chunk.length
-    if (isProgram && isResult) output.push(chunk)
-    if (printed > (isProgram ? maxOutput : maxChatter))
-      kill("output", `it printed more than ${isProgram ? maxOutput : maxChatter} bytes`)
+  alive(): boolean {
+    return this.#end === undefined
   }
-  stdout.on("data", (chunk: Buffer) => onPrinted(chunk, true))
-  stderr.on("data", (chunk: Buffer) => {
-    said = (said + chunk.toString("latin1")).slice(-2000)
-    onPrinted(chunk, false)
-  })
-  channel.setEncoding("latin1").on("data", (text: string) => {
-    received += text.length
-    if (received > 4 * maxAnswer || partialSize > maxAnswer + 64) {
-      return kill("output", "the result is larger than a sandbox hands out")
+
+  starved(): number {
+    return this.#starved
+  }
+
+  send(frame: string, kind?: "program"): void {
+    this.#received = 0
+    if (kind === "program") {
+      this.#isProgram = true
+      this.#printed = 0
+    }
+    const bytes = Buffer.from(frame)
+    this.#channel.write(bytes.length.toString(16).padStart(8, "0"))
+    this.#channel.write(bytes)
+  }
+
+  input(text: string): void {
+    this.#stdin.end(text)
+  }
+
+  async line(nonce: string, milliseconds: number): Promise<Line | End> {
+    let found: Line | undefined
+    await this.#wait(
+      milliseconds,
+      () => (found ??= this.#next(nonce)) !== undefined || this.#end !== undefined,
+      "out of time"
+    )
+    return found ?? this.#end!
+  }
+
+  async finished(milliseconds: number): Promise<{ readonly end: End; readonly output: string }> {
+    await this.#wait(milliseconds, () => this.#end !== undefined, "out of time")
+    return { end: this.#end!, output: Buffer.concat(this.#output).toString("utf8") }
+  }
+
+  kill(reason: End["reason"], detail: string): void {
+    this.#over(reason, detail)
+    this.#confined.kill(this.#child)
+  }
+
+  keepAlive(on: boolean): void {
+    const handles = [this.#child, ...this.#streams()] as unknown as ReadonlyArray<ChildProcess>
+    for (const handle of handles) {
+      if (on) handle.ref()
+      else handle.unref()
+    }
+  }
+
+  #streams(): ReadonlyArray<Readable | Writable> {
+    return [this.#stdin, this.#stdout, this.#stderr, this.#channel]
+  }
+
+  #over(reason: End["reason"], detail: string): void {
+    if (this.#end !== undefined) return
+    this.#end = { reason, detail }
+    this.#stopWatching()
+    this.#wake?.()
+  }
+
+  #listen(): void {
+    this.#stdout.on("data", (chunk: Buffer) => this.#onPrinted(chunk, true))
+    this.#stderr.on("data", (chunk: Buffer) => {
+      this.#said = (this.#said + chunk.toString("latin1")).slice(-2000)
+      this.#onPrinted(chunk, false)
+    })
+    this.#channel.setEncoding("latin1").on("data", (text: string) => this.#onAnswered(text))
+    // it closed its end, or died while something was written to it
+    for (const stream of this.#streams()) stream.on("error", () => {})
+    this.#channel.on("end", () => {
+      if (!this.#isProgram) setTimeout(() => this.kill("error", "it closed its channel"), lastWords)
+    })
+  }
+
+  #onPrinted(chunk: Buffer, isResult: boolean): void {
+    this.#printed += chunk.length
+    if (this.#isProgram && isResult) this.#output.push(chunk)
+    if (this.#printed > (this.#isProgram ? maxOutput : maxChatter))
+      this.kill("output", `it printed more than ${this.#isProgram ? maxOutput : maxChatter} bytes`)
+  }
+
+  #onAnswered(text: string): void {
+    this.#received += text.length
+    if (this.#received > 4 * maxAnswer || this.#partialSize > maxAnswer + 64) {
+      return this.kill("output", "the result is larger than a sandbox hands out")
     }
     const [first = "", ...rest] = text.split("\n")
-    partial.push(first)
-    partialSize += first.length
+    this.#partial.push(first)
+    this.#partialSize += first.length
     for (const next of rest) {
-      lines.push(partial.join(""))
-      partial = [next]
-      partialSize = next.length
+      this.#lines.push(this.#partial.join(""))
+      this.#partial = [next]
+      this.#partialSize = next.length
     }
-    if (rest.length > 0) wake?.()
-  })
-  // it closed its end, or died while something was written to it
-  for (const stream of [stdin, stdout, stderr, channel]) stream.on("error", () => {})
-  channel.on("end", () => {
-    if (!isProgram) setTimeout(() => kill("error", "it closed its channel"), lastWords)
-  })
+    if (rest.length > 0) this.#wake?.()
+  }
 
-  const gone = new Promise<void>((resolve) => {
-    child.once("error", (fault) => {
-      over("lost", String(fault))
-      resolve()
-    })
-    child.once("exit", (code, signal) => {
-      const finish = (): void => {
-        clearTimeout(timer)
-        const memory =
-          group?.ranOutOfMemory() === true || /^MemoryError|Cannot allocate memory|unable to allocate/m.test(said)
-        group?.remove()
-        if (code === 0) over("exit", "")
-        // first, because the kernel may end the whole group, the sandbox's own process with it
-        else if (memory) over("memory", "out of memory")
-        // inside bubblewrap a signal becomes a code; a signal to it comes from outside
-        else if (signal !== null && isolation === "bubblewrap") over("lost", `its sandbox was ended by ${signal}`)
-        else if (code === 128 + SIGXCPU || signal === "SIGXCPU") over("timeout", "out of CPU time")
-        else over("error", `it ended with ${signal ?? `code ${code}`}: ${lastLine(said)}`)
-        for (const stream of [stdin, stdout, stderr, channel]) stream.destroy()
+  #exit(): Promise<void> {
+    const child = this.#child
+    return new Promise<void>((resolve) => {
+      child.once("error", (fault) => {
+        this.#over("lost", String(fault))
         resolve()
-      }
-      const timer = setTimeout(finish, lastWords)
-      child.once("close", finish)
+      })
+      child.once("exit", (code, signal) => {
+        const finish = (): void => {
+          clearTimeout(timer)
+          this.#onExit(code, signal)
+          for (const stream of this.#streams()) stream.destroy()
+          resolve()
+        }
+        const timer = setTimeout(finish, lastWords)
+        child.once("close", finish)
+      })
     })
-  })
+  }
 
-  let program: number | undefined
-  let starved = 0
-  const wait = async (milliseconds: number, done: () => boolean, late: string): Promise<void> => {
+  #onExit(code: number | null, signal: NodeJS.Signals | null): void {
+    const said = this.#said
+    const memory =
+      this.#group?.ranOutOfMemory() === true || /^MemoryError|Cannot allocate memory|unable to allocate/m.test(said)
+    this.#group?.remove()
+    if (code === 0) this.#over("exit", "")
+    // first, because the kernel may end the whole group, the sandbox's own process with it
+    else if (memory) this.#over("memory", "out of memory")
+    // inside bubblewrap a signal becomes a code; a signal to it comes from outside
+    else if (signal !== null && this.#isolation === "bubblewrap")
+      this.#over("lost", `its sandbox was ended by ${signal}`)
+    else if (code === 128 + SIGXCPU || signal === "SIGXCPU") this.#over("timeout", "out of CPU time")
+    else this.#over("error", `it ended with ${signal ?? `code ${code}`}: ${lastLine(said)}`)
+  }
+
+  async #wait(milliseconds: number, done: () => boolean, late: string): Promise<void> {
     if (done()) return
-    const before = program === undefined ? 0 : starvedFor(program)
+    const before = this.#program === undefined ? 0 : starvedFor(this.#program)
     const most = patience * milliseconds
-    const lost = (): number => (program === undefined ? 0 : Math.min(most, Math.max(0, starvedFor(program) - before)))
+    const lost = (): number =>
+      this.#program === undefined ? 0 : Math.min(most, Math.max(0, starvedFor(this.#program) - before))
     let granted = 0
     await new Promise<void>((resolve) => {
       let timer: NodeJS.Timeout
@@ -193,72 +290,32 @@ export const start = (interpreter: Interpreter, limits: Limits, isolation: Isola
       const look = (): void => {
         if (done()) return resolve()
         const more = lost() - granted
-        if (more < 1) return kill("timeout", late)
+        if (more < 1) return this.kill("timeout", late)
         granted += more
         arm(more)
       }
       const arm = (rest: number): void => {
         timer = setTimeout(() => setImmediate(look), Math.max(1, Math.ceil(rest)))
       }
-      wake = () => {
+      this.#wake = () => {
         if (!done()) return
         clearTimeout(timer)
         resolve()
       }
       arm(milliseconds)
     })
-    wake = undefined
-    starved += Math.max(granted, lost())
+    this.#wake = undefined
+    this.#starved += Math.max(granted, lost())
   }
 
-  const next = (nonce: string): Line | undefined => {
-    while (lines.length > 0) {
-      const text = lines.shift()!
+  #next(nonce: string): Line | undefined {
+    while (this.#lines.length > 0) {
+      const text = this.#lines.shift()!
       // all else was written by the candidate, or is late
       if (text.startsWith(nonce))
         return { kind: text.slice(nonce.length, nonce.length + 1), payload: text.slice(nonce.length + 1) }
     }
     return undefined
-  }
-  const line: PythonProcess["line"] = async (nonce, milliseconds) => {
-    let found: Line | undefined
-    await wait(milliseconds, () => (found ??= next(nonce)) !== undefined || end !== undefined, "out of time")
-    return found ?? end!
-  }
-  const ready = line("ready", startDeadline).then((first) => {
-    if (child.pid !== undefined && process.platform === "linux") program = programOf(child.pid)
-    return "kind" in first
-  })
-
-  return {
-    ready,
-    gone,
-    kill,
-    line,
-    alive: () => end === undefined,
-    starved: () => starved,
-    send: (frame, kind) => {
-      received = 0
-      if (kind === "program") {
-        isProgram = true
-        printed = 0
-      }
-      const bytes = Buffer.from(frame)
-      channel.write(bytes.length.toString(16).padStart(8, "0"))
-      channel.write(bytes)
-    },
-    input: (text) => stdin.end(text),
-    finished: async (milliseconds) => {
-      await wait(milliseconds, () => end !== undefined, "out of time")
-      return { end: end!, output: Buffer.concat(output).toString("utf8") }
-    },
-    keepAlive: (on) => {
-      const handles = [child, stdin, stdout, stderr, channel] as unknown as ReadonlyArray<ChildProcess>
-      for (const handle of handles) {
-        if (on) handle.ref()
-        else handle.unref()
-      }
-    }
   }
 }
 
