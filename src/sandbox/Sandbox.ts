@@ -100,11 +100,11 @@ export class SandboxRefused extends Schema.TaggedError<SandboxRefused>()("Sandbo
   found: Schema.String,
   /** Why, as the probe saw it. */
   detail: Schema.String,
-  /** The command that would mend it. */
+  /** The command that fixes it. */
   remedy: Schema.String
 }) {
   override get message(): string {
-    return `${this.runtime}: isolation "${this.asked}" was asked for, "${this.found}" is what holds here (${this.detail}). To mend it: ${this.remedy}`
+    return `${this.runtime}: isolation "${this.asked}" was asked for, "${this.found}" is what holds here (${this.detail}). To fix it: ${this.remedy}`
   }
 }
 

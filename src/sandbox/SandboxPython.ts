@@ -52,7 +52,7 @@ class Lost extends Error {}
 
 /**
  * Nothing is started before the first evaluation. That rejects with {@link SandboxRefused} where this machine does not hold
- * the isolation (default `bubblewrap`), or has no interpreter; the error says what would mend it.
+ * the isolation (default `bubblewrap`), or has no interpreter; the error names the remedy.
  *
  * @param options `timeout` and `total` in milliseconds, `memoryMb` per process and, where a control group can be made, of
  *   all its processes.
@@ -250,7 +250,10 @@ const callIn =
     const fault = tooLong(source)
     if (fault !== undefined) return Promise.resolve(every(calls, { status: "load", detail: fault }))
     if (!/^[\p{ID_Start}_][\p{ID_Continue}]*(\.[\p{ID_Start}_][\p{ID_Continue}]*)*$/u.test(entry)) {
-      return Promise.resolve({ _tag: "Infrastructure", detail: `${JSON.stringify(entry)} is no name of a function` })
+      return Promise.resolve({
+        _tag: "Infrastructure",
+        detail: `${JSON.stringify(entry)} is not the name of a function`
+      })
     }
     const inputs = calls.map((call) => TypedData.encode(call))
     return pool.evaluate<CallResult>(signal, async (session) => {

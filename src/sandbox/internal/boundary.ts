@@ -19,7 +19,7 @@ export interface Found {
   readonly lacks: ReadonlyArray<string>
   /** Why it is not bubblewrap; empty where it is. */
   readonly detail: string
-  /** The command that would mend it; empty where nothing is to be mended. */
+  /** The command that fixes it; empty if nothing has to be fixed. */
   readonly remedy: string
 }
 

@@ -198,7 +198,7 @@ describe("unitTests over any sandbox", () => {
       process.off("warning", listen)
       for (const verdict of verdicts) {
         assert.strictEqual(verdict._tag, "Unscorable")
-        assert.include(verdict.reason, "To mend it: apt-get install bubblewrap")
+        assert.include(verdict.reason, "To fix it: apt-get install bubblewrap")
       }
       const said = warnings.filter(({ name }) => name === "SandboxRefused").map(({ message }) => message)
       assert.deepStrictEqual(said, [refused.message])

@@ -42,7 +42,7 @@ const processes = 32
 const fileMb = 64
 /** Address space beside the candidate's memory: the interpreter's own. */
 const interpreterMb = 64
-/** What the shell says of a signal: 128 and its number. */
+/** The shell's exit code of a signal: 128 and its number. */
 const SIGXCPU = 24
 /** How much longer than its time an answer is waited for on a busy machine, as a multiple of its time. */
 const patience = 4

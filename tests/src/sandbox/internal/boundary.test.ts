@@ -20,7 +20,7 @@ import { filter } from "../../../../src/sandbox/internal/seccomp.ts"
 
 const here = await probe()
 const confinable = here.isolation === "bubblewrap"
-if (!confinable) console.warn(`skipped: bubblewrap does not hold here (${here.detail}). To mend it: ${here.remedy}`)
+if (!confinable) console.warn(`skipped: bubblewrap does not hold here (${here.detail}). To fix it: ${here.remedy}`)
 
 const limits = { memoryMb: 256, processes: 64, fileMb: 8, cpuSeconds: 60 }
 const environment = { PATH: "/usr/bin:/bin" }
