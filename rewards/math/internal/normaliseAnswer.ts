@@ -24,6 +24,8 @@ export const normalise = (text: string): string => {
       .replace(/(?<=\p{L}\p{M}{0,4})[\p{P}$+<=>^`|~](?=\p{L})/gu, "")
       .replace(/[\p{P}$+<=>^`|~]/gu, " ")
       .replace(/[\uE000-\uE006]/g, (mark) => marks[mark.charCodeAt(0) - 0xe000]!)
+      // letters that punctuation stood between may compose
+      .normalize("NFC")
       .split(/\s+/)
       .filter((word) => word !== "" && word !== "a" && word !== "an" && word !== "the")
       .join(" ")

@@ -400,7 +400,8 @@ describe("normalisation", () => {
         const once = normalise(text)
         assert.strictEqual(normalise(once), once)
       }),
-      { numRuns: 3000 }
+      // Hangul that composes once the bracket between is gone
+      { numRuns: 3000, examples: [["\u320e\u3135"]] }
     ))
 
   it("compares symmetrically", () =>
