@@ -65,6 +65,117 @@ const keepAlive = (child: ChildProcess, on: boolean): void => {
 
 export const isLost = (outcome: object): outcome is Lost => "lost" in outcome
 
+/** Starts a child process and gathers what it says of its end. */
+const spawnChild = ({ args, file, kill: end, more, options, started }: Start): Child => {
+  const own = spawn(file, args, {
+    ...options,
+    stdio: ["ignore", "ignore", "pipe", "ipc", ...more],
+    serialization: "json"
+  } as SpawnOptions)
+  const child: Child = {
+    process: own,
+    kill: () => {
+      if (end === undefined) own.kill("SIGKILL")
+      else end(own)
+    },
+    ranOutOfMemory: () => false,
+    stderr: "",
+    uses: 0,
+    ready: new Promise((resolve) => {
+      own.once("message", () => resolve(true))
+      own.once("exit", () => resolve(false))
+      own.once("error", (fault) => {
+        child.stderr += String(fault)
+        resolve(false)
+      })
+      const timer = setTimeout(() => resolve(false), startDeadline)
+      timer.unref()
+      own.once("message", () => clearTimeout(timer))
+    })
+  }
+  own.on("error", () => {})
+  own.stderr?.setEncoding("utf8").on("data", (text: string) => {
+    // the cause of an end comes first, behind it a long stack
+    child.stderr = (child.stderr + text).slice(0, 4000)
+  })
+  own.stderr?.on("error", () => {})
+  own.once("exit", () => {
+    // a process that it left behind may hold the other end open
+    setImmediate(() => {
+      if (own.connected) own.disconnect()
+    })
+  })
+  const group = started?.(own)
+  if (group !== undefined) child.ranOutOfMemory = group.ranOutOfMemory
+  return child
+}
+
+/** Messages with a child that is lent. `giveBack` learns at release whether the child has to go. */
+const linkTo = <Request extends object, Response extends object>(
+  child: Child,
+  signal: AbortSignal | undefined,
+  giveBack: (end: boolean) => void
+): Link<Request, Response> => {
+  const { process: own } = child
+  const received: Array<Response> = []
+  let lost: Lost | undefined
+  let waiting: ((outcome: Response | Lost) => void) | undefined
+  const give = (outcome: Response | Lost): void => {
+    if (isLost(outcome)) lost ??= outcome
+    if (waiting !== undefined) waiting(outcome)
+    else if (!isLost(outcome)) received.push(outcome)
+  }
+  const onMessage = (message: unknown): void => {
+    if (typeof message === "object" && message !== null) give(message as Response)
+  }
+  // not `exit`, which can come before what the child wrote about its end
+  const onClose = (code: number | null, ended: NodeJS.Signals | null): void => {
+    // SIGKILL is not ours: we would not be listening. Someone else, such as the kernel, was short of memory.
+    const outside = ended === "SIGKILL" || ended === "SIGTERM" || code === 137
+    const memory = outside && child.ranOutOfMemory() ? "out of memory, " : ""
+    give({
+      lost: outside && memory === "" ? "outside" : "crash",
+      detail: `${memory}ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(0, 500)}`
+    })
+  }
+  const onAbort = (): void => give({ lost: "outside", detail: "interrupted" })
+  own.on("message", onMessage).on("close", onClose)
+  signal?.addEventListener("abort", onAbort, { once: true })
+  if (own.exitCode !== null || own.signalCode !== null) onClose(own.exitCode, own.signalCode)
+  return {
+    send: (request) => {
+      if (own.connected) {
+        own.send(request, (fault) => {
+          if (fault !== null) give({ lost: "outside", detail: String(fault) })
+        })
+      }
+    },
+    next: (deadline) => {
+      const first = received.shift()
+      if (first !== undefined) return Promise.resolve(first)
+      if (signal?.aborted) onAbort()
+      if (lost !== undefined) return Promise.resolve(lost)
+      return new Promise((resolve) => {
+        const timer = setTimeout(
+          // a response that is already here counts, however late this thread comes to look
+          () => setImmediate(() => give({ lost: "hang", detail: "the child process did not answer" })),
+          Math.max(0, deadline)
+        )
+        waiting = (outcome) => {
+          waiting = undefined
+          clearTimeout(timer)
+          resolve(outcome)
+        }
+      })
+    },
+    release: (end) => {
+      own.off("message", onMessage).off("close", onClose)
+      signal?.removeEventListener("abort", onAbort)
+      giveBack(end || lost !== undefined)
+    }
+  }
+}
+
 /** @param size How many children are kept; where more are taken at once, as many as that. */
 export const make = <Request extends object, Response extends object>(
   size: number,
@@ -76,51 +187,13 @@ export const make = <Request extends object, Response extends object>(
   const all = new Set<Child>()
 
   const start = async (): Promise<Child> => {
-    const { args, file, kill: end, more, options, started } = await how()
-    const own = spawn(file, args, {
-      ...options,
-      stdio: ["ignore", "ignore", "pipe", "ipc", ...more],
-      serialization: "json"
-    } as SpawnOptions)
-    const child: Child = {
-      process: own,
-      kill: () => {
-        if (end === undefined) own.kill("SIGKILL")
-        else end(own)
-      },
-      ranOutOfMemory: () => false,
-      stderr: "",
-      uses: 0,
-      ready: new Promise((resolve) => {
-        own.once("message", () => resolve(true))
-        own.once("exit", () => resolve(false))
-        own.once("error", (fault) => {
-          child.stderr += String(fault)
-          resolve(false)
-        })
-        const timer = setTimeout(() => resolve(false), startDeadline)
-        timer.unref()
-        own.once("message", () => clearTimeout(timer))
-      })
-    }
+    const child = spawnChild(await how())
     all.add(child)
-    own.on("error", () => {})
-    own.stderr?.setEncoding("utf8").on("data", (text: string) => {
-      // the cause of an end comes first, behind it a long stack
-      child.stderr = (child.stderr + text).slice(0, 4000)
-    })
-    own.stderr?.on("error", () => {})
-    own.once("exit", () => {
+    child.process.once("exit", () => {
       all.delete(child)
       const index = idle.indexOf(child)
       if (index >= 0) idle.splice(index, 1)
-      // a process that it left behind may hold the other end open
-      setImmediate(() => {
-        if (own.connected) own.disconnect()
-      })
     })
-    const group = started?.(own)
-    if (group !== undefined) child.ranOutOfMemory = group.ranOutOfMemory
     return child
   }
 
@@ -140,70 +213,13 @@ export const make = <Request extends object, Response extends object>(
     }
   }
 
-  const link = (child: Child, signal: AbortSignal | undefined): Link<Request, Response> => {
-    const { process: own } = child
-    const received: Array<Response> = []
-    let lost: Lost | undefined
-    let waiting: ((outcome: Response | Lost) => void) | undefined
-    const give = (outcome: Response | Lost): void => {
-      if (isLost(outcome)) lost ??= outcome
-      if (waiting !== undefined) waiting(outcome)
-      else if (!isLost(outcome)) received.push(outcome)
-    }
-    const onMessage = (message: unknown): void => {
-      if (typeof message === "object" && message !== null) give(message as Response)
-    }
-    // not `exit`, which can come before what the child wrote about its end
-    const onClose = (code: number | null, ended: NodeJS.Signals | null): void => {
-      // SIGKILL is not ours: we would not be listening. Someone else, such as the kernel, was short of memory.
-      const outside = ended === "SIGKILL" || ended === "SIGTERM" || code === 137
-      const memory = outside && child.ranOutOfMemory() ? "out of memory, " : ""
-      give({
-        lost: outside && memory === "" ? "outside" : "crash",
-        detail: `${memory}ended with ${ended ?? `code ${code}`}: ${child.stderr.slice(0, 500)}`
-      })
-    }
-    const onAbort = (): void => give({ lost: "outside", detail: "interrupted" })
-    own.on("message", onMessage).on("close", onClose)
-    signal?.addEventListener("abort", onAbort, { once: true })
-    if (own.exitCode !== null || own.signalCode !== null) onClose(own.exitCode, own.signalCode)
-    return {
-      send: (request) => {
-        if (own.connected) {
-          own.send(request, (fault) => {
-            if (fault !== null) give({ lost: "outside", detail: String(fault) })
-          })
-        }
-      },
-      next: (deadline) => {
-        const first = received.shift()
-        if (first !== undefined) return Promise.resolve(first)
-        if (signal?.aborted) onAbort()
-        if (lost !== undefined) return Promise.resolve(lost)
-        return new Promise((resolve) => {
-          const timer = setTimeout(
-            // a response that is already here counts, however late this thread comes to look
-            () => setImmediate(() => give({ lost: "hang", detail: "the child process did not answer" })),
-            Math.max(0, deadline)
-          )
-          waiting = (outcome) => {
-            waiting = undefined
-            clearTimeout(timer)
-            resolve(outcome)
-          }
-        })
-      },
-      release: (end) => {
-        lent--
-        own.off("message", onMessage).off("close", onClose)
-        signal?.removeEventListener("abort", onAbort)
-        keepAlive(own, false)
-        if (end || lost !== undefined || child.uses >= lifetime) {
-          kill(child)
-          if (!signal?.aborted) void spare()
-        } else if (all.has(child)) idle.push(child)
-      }
-    }
+  const giveBack = (child: Child, end: boolean, signal: AbortSignal | undefined): void => {
+    lent--
+    keepAlive(child.process, false)
+    if (end || child.uses >= lifetime) {
+      kill(child)
+      if (!signal?.aborted) void spare()
+    } else if (all.has(child)) idle.push(child)
   }
 
   const take: ChildPool<Request, Response>["take"] = async (signal) => {
@@ -221,7 +237,7 @@ export const make = <Request extends object, Response extends object>(
     child.stderr = ""
     child.uses++
     keep = Math.max(keep, ++lent)
-    return link(child, signal)
+    return linkTo(child, signal, (end) => giveBack(child, end, signal))
   }
 
   const close = async (): Promise<void> => {

@@ -1,5 +1,5 @@
 /**
- * A child process of the JavaScript sandbox: evaluates one candidate at a time, in realms that it makes anew. It knows the
+ * A child process of the JavaScript sandbox: evaluates one candidate at a time, in realms of its own. It knows the
  * source and the input, never an expected value. Three clocks: the runtime's timeout, disposing the runtime's state, and
  * the end of this process, which also ends when it holds too much memory.
  */
@@ -7,8 +7,8 @@ import { writeFileSync } from "node:fs"
 import { stripTypeScriptTypes } from "node:module"
 import { answered, failed, result } from "./caseResult.ts"
 import { lackOf, waitedUntilNow, type Share } from "./processShare.ts"
-import { Ended, type ScriptRuntime, type RuntimeEvents, type Realm } from "./runtime.ts"
-import { aroundCandidate, lookups } from "./modules.ts"
+import type { ScriptRuntime, RuntimeEvents, Realm } from "./runtime.ts"
+import { load, program } from "./candidate.ts"
 import type { CaseResult, ChildRequest, ChildResponse, SandboxLimits, Source } from "./protocol.ts"
 
 /** Milliseconds between the runtime's timeout and disposing its state, and from there to the end of the process. */
@@ -43,52 +43,70 @@ const drop = (): void => {
   }
 }
 
-const looksLikeModule = (source: string): boolean =>
-  /(^|[;}])[ \t]*(export|import)\b/m.test(source) || /\bawait\b/.test(source)
-
 const plain = ({ language, source }: Source): string =>
   language === "typescript" ? stripTypeScriptTypes(source, { mode: "transform" }) : source
 
-/** Serves requests with a runtime until the host goes away. */
-export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>): void => {
-  let id = -1
-  let over = true
-  let runtime: ScriptRuntime
-  let poll: NodeJS.Timeout | undefined
+/** The candidate of a test file: it stays as it is from call to call, and is loaded again after it had to be ended. */
+interface Open {
+  readonly request: Work<"open">
+  readonly source: string
+  realm: Realm | undefined
+  ended: number
+}
 
-  const finish = (results: ReadonlyArray<CaseResult>, recycle: boolean): void => {
-    if (over) return
-    over = true
-    clearInterval(poll)
-    const response: ChildResponse = { id, kind: "done", results, recycle }
+/** A child process at work: one evaluation at a time. */
+class Child {
+  #id = -1
+  #over = true
+  #runtime!: ScriptRuntime
+  #poll: NodeJS.Timeout | undefined
+  #results: Array<CaseResult> = []
+  /** Milliseconds of the present evaluation that were not the candidate's. */
+  #paused = 0
+  /** Time waited until it began, or was last tried again: to ask for every case would cost more than a case. */
+  #waited: number | undefined
+  #open: Open | undefined
+  /** Takes the answer that the tests wait for. */
+  answer: ((text: string) => void) | undefined
+
+  async begin(start: (events: RuntimeEvents) => Promise<ScriptRuntime>): Promise<void> {
+    this.#runtime = await start({ onFatal: (status) => this.give(status) })
+    process.send!("ready")
+  }
+
+  #finish(results: ReadonlyArray<CaseResult>, recycle: boolean): void {
+    if (this.#over) return
+    this.#over = true
+    clearInterval(this.#poll)
+    const response: ChildResponse = { id: this.#id, kind: "done", results, recycle }
     process.send!(response, undefined, {}, recycle ? die : undefined)
   }
-  let results: Array<CaseResult> = []
-  /** Milliseconds of the present evaluation that were not the candidate's. */
-  let paused = 0
-  /** What was waited until it began, or was last tried again: to ask for every case would cost more than a case. */
-  let waited: number | undefined
-  const share = (): Share => ({ computed: process.cpuUsage(), waited })
-  /** This process cannot go on: what is known is said first. */
-  const give = (status: CaseResult["status"]): void => finish([...results, result(status)], true)
+  #share(): Share {
+    return { computed: process.cpuUsage(), waited: this.#waited }
+  }
 
-  const watch = (limits: SandboxLimits): void => {
+  /** Ends this process, which cannot continue; known results are sent first. */
+  give(status: CaseResult["status"]): void {
+    this.#finish([...this.#results, result(status)], true)
+  }
+
+  #watch(limits: SandboxLimits): void {
     const most = process.memoryUsage.rss() + 2 * limits.memoryMb * 2 ** 20 + allowance
-    poll = setInterval(() => {
-      if (process.memoryUsage.rss() > most) give("memory")
+    this.#poll = setInterval(() => {
+      if (process.memoryUsage.rss() > most) this.give("memory")
     }, pollEvery)
   }
 
-  /** What the work comes to, by the clocks. */
-  const timed = async (timeout: number, work: () => Promise<CaseResult>): Promise<CaseResult> => {
+  /** The result of the work, by the clocks. */
+  async #timed(timeout: number, work: () => Promise<CaseResult>): Promise<CaseResult> {
     // without a runtime there is no verdict: the host tries again in another process
     const before = performance.now()
-    await runtime.ready().catch(die)
-    paused += performance.now() - before
-    const got = share()
-    const dispose = setTimeout(() => runtime.dispose(), timeout + disposeAfter)
+    await this.#runtime.ready().catch(die)
+    this.#paused += performance.now() - before
+    const got = this.#share()
+    const dispose = setTimeout(() => this.#runtime.dispose(), timeout + disposeAfter)
     const expire = (round: number): void => {
-      if (lackOf(got, timeout) !== "waited") return give("timeout")
+      if (lackOf(got, timeout) !== "waited") return this.give("timeout")
       if (round === maxStarved) return die()
       last = setTimeout(() => expire(round + 1), timeout)
     }
@@ -103,156 +121,126 @@ export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>):
     }
   }
 
-  /** Loads source for an operation that takes it as its first text: as a script, and where it is none, as a module. */
-  const load = async (
-    realm: Realm,
+  /** Judges a case again while the machine was too busy. `undefined`: this process has given its results already. */
+  async #attempts(
     timeout: number,
-    source: string,
-    names: ReadonlyArray<string>,
-    operation: string,
-    ...rest: ReadonlyArray<string>
-  ): Promise<CaseResult> => {
-    const held = lookups(names)
-    const answer = await realm.invoke(timeout, operation, `${source}\n;${held}`, ...rest)
-    if (!answer.startsWith("lSyntaxError") || !looksLikeModule(source)) return answered(answer)
-    try {
-      const own = `${source}\n;globalThis.__quintainHeld = ${held}`
-      await realm.module(timeout, aroundCandidate, { of: "candidate", source: own })
-    } catch (fault) {
-      const read = failed(fault)
-      return read.status === "error" ? result("load", read.text) : read
-    }
-    return answered(await realm.invoke(timeout, operation, null, ...rest))
-  }
-
-  const program = async (realm: Realm, timeout: number, source: string, input: string): Promise<CaseResult> => {
-    await realm.invoke(timeout, "prepare", input)
-    let fault: string | null = await realm.invoke(timeout, "program", source)
-    if (fault.startsWith("v")) fault = null
-    else if (looksLikeModule(source)) {
-      fault = null
-      try {
-        await realm.module(timeout, source, { of: "program" })
-      } catch (thrown) {
-        if (thrown instanceof Ended && thrown.status === "timeout") throw thrown
-        const read = failed(thrown)
-        fault = `${read.status === "load" ? "l" : "e"}${read.text}`
+    judge: (longest: number) => Promise<CaseResult>,
+    forget: () => void
+  ): Promise<CaseResult | undefined> {
+    for (let attempt = 0; ; attempt++) {
+      const [began, before] = [performance.now(), this.#share()]
+      // a longer clock lets what never ends compute its time, and be told from what was kept waiting
+      const outcome = await judge(timeout << attempt)
+      if (this.#over) return undefined
+      const lack = outcome.status === "timeout" ? lackOf(before, timeout) : undefined
+      if (lack === undefined || (lack === "idle" && attempt > 0)) return outcome
+      // nobody's time; the host gives the evaluation to another process, and in the end calls it unscorable
+      if (attempt === maxStarved) {
+        die()
+        return undefined
       }
+      forget()
+      this.#runtime.abandon()
+      await new Promise((resolve) => setTimeout(resolve, 50 << attempt))
+      this.#waited = waitedUntilNow()
+      this.#paused += performance.now() - began
     }
-    for (let answer = "t"; answer !== "n";) {
-      answer = await realm.invoke(timeout, "tick")
-      if (answer.startsWith("w")) await new Promise((resolve) => setTimeout(resolve, Number(answer.slice(1))))
-    }
-    return answered(await realm.invoke(timeout, "finish", fault))
   }
 
-  const cases = async (request: Work<"call"> | Work<"run">): Promise<void> => {
+  async #cases(request: Work<"call"> | Work<"run">): Promise<void> {
     const { limits } = request
     let source: string
     try {
       source = plain(request.code)
     } catch (fault) {
       const text = failed(fault).text
-      return finish(request.stopEarly ? [result("load", text)] : request.cases.map(() => result("load", text)), false)
+      return this.#finish(
+        request.stopEarly ? [result("load", text)] : request.cases.map(() => result("load", text)),
+        false
+      )
     }
     const start = performance.now()
     let ended = 0
     // calls share a realm, in which the candidate is loaded once, until something had to be ended; programs never
     let realm: Realm | undefined
     const judge = (text: string, timeout: number): Promise<CaseResult> =>
-      timed(timeout, async () => {
+      this.#timed(timeout, async () => {
         if (request.kind === "call" && realm !== undefined) {
           return answered(await realm.invoke(timeout, "call", null, request.entry, text))
         }
-        const own = await runtime.realm(request.kind, limits.memoryMb)
+        const own = await this.#runtime.realm(request.kind, limits.memoryMb)
         if (request.kind === "run") return program(own, timeout, source, text)
         const first = await load(own, timeout, source, [request.entry], "call", request.entry, text)
         if (first.status !== "load") realm = own
         return first
       })
     for (const text of request.cases) {
-      const left = limits.total - (performance.now() - start - paused)
+      const left = limits.total - (performance.now() - start - this.#paused)
       if (left <= 0 || ended >= maxEnded) {
-        results.push(result("timeout"))
+        this.#results.push(result("timeout"))
         continue
       }
       const timeout = Math.max(1, Math.ceil(Math.min(limits.timeout, left)))
-      let outcome: CaseResult
-      for (let attempt = 0; ; attempt++) {
-        const [began, before] = [performance.now(), share()]
-        // a longer clock lets what never ends compute its time, and be told from what was kept waiting
-        outcome = await judge(text, timeout << attempt)
-        if (over) return
-        const lack = outcome.status === "timeout" ? lackOf(before, timeout) : undefined
-        if (lack === undefined || (lack === "idle" && attempt > 0)) break
-        // nobody's time; the host gives the evaluation to another process, and in the end calls it unscorable
-        if (attempt === maxStarved) return die()
-        realm = undefined
-        runtime.abandon()
-        await new Promise((resolve) => setTimeout(resolve, 50 << attempt))
-        waited = waitedUntilNow()
-        paused += performance.now() - began
-      }
-      results.push(outcome)
+      const outcome = await this.#attempts(
+        timeout,
+        (longest) => judge(text, longest),
+        () => (realm = undefined)
+      )
+      if (outcome === undefined) return
+      this.#results.push(outcome)
       if (outcome.status !== "value" && request.stopEarly) break
       if (outcome.status === "timeout" || outcome.status === "memory") {
         ended++
         realm = undefined
-        runtime.abandon()
+        this.#runtime.abandon()
       }
     }
-    finish(results, false)
+    this.#finish(this.#results, false)
   }
 
-  // The candidate of a test file: it stays as it is from call to call, and is loaded anew after it had to be ended.
-  let open:
-    | { readonly request: Work<"open">; readonly source: string; realm: Realm | undefined; ended: number }
-    | undefined
-
-  const reload = async (): Promise<CaseResult> => {
-    const { request, source } = open!
+  async #reload(): Promise<CaseResult> {
+    const { request, source } = this.#open!
     const { memoryMb, timeout } = request.limits
-    const realm = await runtime.realm("stay", memoryMb)
+    const realm = await this.#runtime.realm("stay", memoryMb)
     const read = await load(realm, timeout, source, request.names, "load", JSON.stringify(request.names))
-    if (read.status === "value") open!.realm = realm
+    if (read.status === "value") this.#open!.realm = realm
     return read
   }
 
-  const openOrApply = async (request: Work<"open"> | Work<"apply">): Promise<void> => {
+  async #openOrApply(request: Work<"open"> | Work<"apply">): Promise<void> {
     if (request.kind === "open") {
       try {
-        open = { request, source: plain(request.code), realm: undefined, ended: 0 }
+        this.#open = { request, source: plain(request.code), realm: undefined, ended: 0 }
       } catch (fault) {
-        return finish([result("load", failed(fault).text)], false)
+        return this.#finish([result("load", failed(fault).text)], false)
       }
     }
-    const session = open!
-    if (session.ended >= maxEnded) return finish([result("timeout", "it had to be ended before")], false)
+    const session = this.#open!
+    if (session.ended >= maxEnded) return this.#finish([result("timeout", "it had to be ended before")], false)
     const { timeout } = session.request.limits
-    const outcome = await timed(timeout, async () => {
-      if (request.kind === "open") return reload()
+    const outcome = await this.#timed(timeout, async () => {
+      if (request.kind === "open") return this.#reload()
       if (session.realm === undefined) {
-        const again = await reload()
+        const again = await this.#reload()
         if (again.status !== "value") return again
       }
       return answered(await session.realm!.invoke(timeout, "apply", request.entry, request.args))
     })
-    if (over) return
+    if (this.#over) return
     if (outcome.status === "timeout" || outcome.status === "memory") {
       session.ended++
       session.realm = undefined
-      runtime.abandon()
+      this.#runtime.abandon()
     }
-    finish([outcome], false)
+    this.#finish([outcome], false)
   }
 
-  let answer: ((text: string) => void) | undefined
-  const ask = (text: string): Promise<string> => {
-    process.send!({ id, kind: "ask", text } satisfies ChildResponse)
-    return text.startsWith('{"call"') ? new Promise((resolve) => (answer = resolve)) : Promise.resolve("")
+  #ask(text: string): Promise<string> {
+    process.send!({ id: this.#id, kind: "ask", text } satisfies ChildResponse)
+    return text.startsWith('{"call"') ? new Promise((resolve) => (this.answer = resolve)) : Promise.resolve("")
   }
 
-  const tests = async (request: Work<"test">): Promise<void> => {
+  async #tests(request: Work<"test">): Promise<void> {
     const { total, memoryMb } = request.limits
     let source: string
     try {
@@ -261,8 +249,8 @@ export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>):
       // what is no TypeScript may still be JavaScript
       source = request.code.source
     }
-    const outcome = await timed(total, async () => {
-      const realm = await runtime.realm("test", memoryMb, ask)
+    const outcome = await this.#timed(total, async () => {
+      const realm = await this.#runtime.realm("test", memoryMb, (text) => this.#ask(text))
       await realm.invoke(total, "prepare", request.exports, JSON.stringify(request.names))
       try {
         await realm.module(total, source, { of: "tests", names: request.names })
@@ -272,41 +260,41 @@ export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>):
       }
       return answered(await realm.invoke(total, "tests"))
     })
-    finish([outcome], false)
+    this.#finish([outcome], false)
   }
 
-  const evaluate = async (request: Exclude<ChildRequest, { readonly kind: "answer" }>): Promise<void> => {
-    id = request.id
-    over = false
-    results = []
-    paused = 0
-    waited = waitedUntilNow()
+  async evaluate(request: Exclude<ChildRequest, { readonly kind: "answer" }>): Promise<void> {
+    this.#id = request.id
+    this.#over = false
+    this.#results = []
+    this.#paused = 0
+    this.#waited = waitedUntilNow()
     if (request.kind === "close") {
-      open = undefined
-      finish([], false)
+      this.#open = undefined
+      this.#finish([], false)
     } else {
-      const limits = request.kind === "apply" ? open!.request.limits : request.limits
-      watch(limits)
-      if (request.kind === "test") await tests(request)
-      else if (request.kind === "open" || request.kind === "apply") await openOrApply(request)
-      else await cases(request)
+      const limits = request.kind === "apply" ? this.#open!.request.limits : request.limits
+      this.#watch(limits)
+      if (request.kind === "test") await this.#tests(request)
+      else if (request.kind === "open" || request.kind === "apply") await this.#openOrApply(request)
+      else await this.#cases(request)
     }
-    if (open === undefined) runtime.rest()
+    if (this.#open === undefined) this.#runtime.rest()
   }
+}
 
+/** Serves requests with a runtime until the host goes away. */
+export const serve = (start: (events: RuntimeEvents) => Promise<ScriptRuntime>): void => {
+  const child = new Child()
   drop()
   process.on("message", (request: ChildRequest) => {
     if (request.kind === "answer") {
-      const resolve = answer
-      answer = undefined
+      const resolve = child.answer
+      child.answer = undefined
       resolve?.(request.text)
-    } else void evaluate(request)
+    } else void child.evaluate(request)
   })
   process.on("disconnect", die)
   process.on("SIGINT", () => {})
-  const begin = async (): Promise<void> => {
-    runtime = await start({ onFatal: give })
-    process.send!("ready")
-  }
-  void begin()
+  void child.begin(start)
 }

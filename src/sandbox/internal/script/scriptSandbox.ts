@@ -23,6 +23,50 @@ import * as scriptTests from "./scriptTests.ts"
 /** How often an evaluation is tried when its child died without a word. */
 const attempts = 2
 
+/** Slots for evaluations, handed on first come, first served. */
+const slotsOf = (size: number) => {
+  const waiting = new Set<() => void>()
+  let running = 0
+  /** Waits for a slot; `false` if the caller gave up before. */
+  const queued = (signal: AbortSignal | undefined): Promise<boolean> =>
+    new Promise((resolve) => {
+      const settle = (given: boolean): void => {
+        waiting.delete(take)
+        signal?.removeEventListener("abort", leave)
+        resolve(given)
+      }
+      const take = (): void => settle(true)
+      const leave = (): void => settle(false)
+      if (signal?.aborted) return resolve(false)
+      waiting.add(take)
+      signal?.addEventListener("abort", leave, { once: true })
+    })
+  return {
+    /** `false` if the caller gave up before. */
+    take: (signal: AbortSignal | undefined): Promise<boolean> => {
+      if (running >= size) return queued(signal)
+      running++
+      return Promise.resolve(true)
+    },
+    give: (): void => {
+      const [next] = waiting
+      if (next === undefined) running--
+      else next()
+    }
+  }
+}
+
+/** One try in one child. */
+const attempt = async (pool: Pool, request: ChildRequest, limits: SandboxLimits, signal?: AbortSignal) => {
+  const link = await pool.take(signal)
+  if (ChildPool.isLost(link)) return link
+  link.send(request)
+  const outcome = await link.next(limits.total + limits.timeout + grace)
+  const done = !ChildPool.isLost(outcome) && outcome.kind === "done" && outcome.id === request.id ? outcome : undefined
+  link.release(done?.recycle ?? true)
+  return done ?? (ChildPool.isLost(outcome) ? outcome : { lost: "outside" as const, detail: "an answer to nothing" })
+}
+
 export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
   const limits: SandboxLimits = {
     timeout: options.timeout ?? 1000,
@@ -30,8 +74,7 @@ export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
     memoryMb: Math.max(8, options.memoryMb ?? 64)
   }
   const size = options.children ?? (isMainThread ? availableParallelism() : 1)
-  const waiting = new Set<() => void>()
-  let running = 0
+  const slots = slotsOf(size)
   let nextId = 0
   let ready: Promise<Children> | undefined
 
@@ -46,48 +89,18 @@ export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
     return ready
   }
 
-  /** One evaluation at a time per child: a slot is handed on, first come first served. */
+  /** One evaluation at a time per child. */
   const inSlot = async <Result>(
     signal: AbortSignal | undefined,
     work: (pool: Pool) => Promise<Evaluation<Result>>
   ): Promise<Evaluation<Result>> => {
     const { pool } = await started()
-    if (running < size) running++
-    else if (!(await slot(signal))) return infrastructure("interrupted")
+    if (!(await slots.take(signal))) return infrastructure("interrupted")
     try {
       return await work(pool)
     } finally {
-      const [next] = waiting
-      if (next === undefined) running--
-      else next()
+      slots.give()
     }
-  }
-
-  /** Waits for a slot; `false` if the caller gave up before. */
-  const slot = (signal: AbortSignal | undefined): Promise<boolean> =>
-    new Promise((resolve) => {
-      const settle = (given: boolean): void => {
-        waiting.delete(take)
-        signal?.removeEventListener("abort", leave)
-        resolve(given)
-      }
-      const take = (): void => settle(true)
-      const leave = (): void => settle(false)
-      if (signal?.aborted) return resolve(false)
-      waiting.add(take)
-      signal?.addEventListener("abort", leave, { once: true })
-    })
-
-  /** One try in one child. */
-  const attempt = async (pool: Pool, request: ChildRequest, signal?: AbortSignal) => {
-    const link = await pool.take(signal)
-    if (ChildPool.isLost(link)) return link
-    link.send(request)
-    const outcome = await link.next(limits.total + limits.timeout + grace)
-    const done =
-      !ChildPool.isLost(outcome) && outcome.kind === "done" && outcome.id === request.id ? outcome : undefined
-    link.release(done?.recycle ?? true)
-    return done ?? (ChildPool.isLost(outcome) ? outcome : { lost: "outside" as const, detail: "an answer to nothing" })
   }
 
   const evaluate = <Value>(
@@ -101,7 +114,7 @@ export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
       }
       for (let tried = 1; ; tried++) {
         if (signal?.aborted) return infrastructure("interrupted")
-        const outcome = await attempt(pool, request, signal)
+        const outcome = await attempt(pool, request, limits, signal)
         if (!ChildPool.isLost(outcome)) {
           return { _tag: "Evaluated", results: outcome.results.slice(0, request.cases.length).map(read) }
         }
@@ -113,7 +126,7 @@ export const make = (parts: RuntimeParts, options: SandboxOptions): Sandbox => {
     })
 
   const call: Sandbox["call"] = async (candidate, work, signal) => {
-    if (!isName(work.entry)) return infrastructure(`${JSON.stringify(work.entry)} is no name of a function`)
+    if (!isName(work.entry)) return infrastructure(`${JSON.stringify(work.entry)} is not the name of a function`)
     const cases = work.calls.map((one) => TypedData.encode(one, "script"))
     const { entry, stopEarly = false } = work
     const code = codeOf(candidate)
