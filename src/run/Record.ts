@@ -14,6 +14,7 @@ import * as Identity from "../data/Identity.ts"
 import type { Source, TaskError, Tasks } from "../data/Task.ts"
 import type { EngineError } from "../engine/EngineError.ts"
 import { Policy, type PolicyInfo } from "../engine/Policy.ts"
+import type { Environment } from "../rollout/Environment.ts"
 import type { Part } from "../score/Reward.ts"
 import { identityOf } from "../score/identityOf.ts"
 import type { Tokenizer } from "../text/Tokenizer.ts"
@@ -36,7 +37,7 @@ export interface Parts {
   readonly update?: Readonly<Record<string, unknown>>
   readonly tasks?: Source | DataRecord
   readonly heldOut?: Source | DataRecord
-  readonly environment?: unknown
+  readonly environment?: Environment<any, any>
   readonly reward?: Part<any, any>
   readonly tokenizer?: Tokenizer
   /** Everything else that changes results. */
@@ -76,7 +77,7 @@ export const make = Effect.fn("Record.make")(function* (
     data: {
       ...present("tasks", tasks),
       ...present("heldOut", heldOut),
-      ...present("environment", identity(parts.environment)),
+      ...present("environment", parts.environment === undefined ? undefined : environmentOf(parts.environment)),
       ...present("reward", parts.reward === undefined ? undefined : identityOf(parts.reward)),
       ...present("tokenizer", parts.tokenizer === undefined ? undefined : tokenizerOf(parts.tokenizer))
     },
@@ -102,6 +103,10 @@ export const readTrajectories = (file: string): Stream.Stream<TrajectoryRecord, 
   )
 
 const decodeLine = Schema.decodeUnknownEffect(Line)
+
+/** Limits change episodes as much as the environment's own settings do. */
+const environmentOf = ({ maxTokens, maxTurns, name, settings, stop }: Environment<any, any>): Identity.Identity =>
+  Identity.make(name, { ...settings, maxTokens, maxTurns, stop })
 
 const modelOf = (info: PolicyInfo): RunRecord["model"] => ({
   name: info.model?.name ?? "unnamed",

@@ -153,6 +153,7 @@ describe("Record.make", () => {
       assert.match(made.data.tasks?.sha256 ?? "", /^[0-9a-f]{64}$/)
       assert.deepStrictEqual(made.data.heldOut, made.data.tasks)
       assert.strictEqual(made.data.environment?.name, "lookup")
+      assert.strictEqual(made.data.environment?.settings["maxTokens"], environment.maxTokens)
       assert.deepStrictEqual(made.algorithm.update?.["learningRate"], { name: "constant", settings: { value: 1e-3 } })
       assert.strictEqual(made.versions.quintain, "0.1.0")
       assert.isNull(made.adapter)
