@@ -37,7 +37,7 @@ const order = [
 /** Packages that may import src, lowest first. */
 const packages = ["rewards", "envs", "cli"]
 
-/** Where a file lies in the order: a folder of src, a file directly in src above them all, or a package above src. */
+/** The rank of a file in the order: a folder of src, a file directly in src above them all, or a package above src. */
 const rankOf = (file) => {
   const [top, folder, ...rest] = relative(root, file).split(sep)
   if (top === "src") {

@@ -11,7 +11,7 @@ export const maxDepth = 100
 export type Parsed = { readonly value: unknown; readonly json5?: true } | { readonly fault: string }
 
 /**
- * Where and how a document is looked for. `strict`: the text is the document, except white space around it.
+ * The search for a document. `strict`: the text is the document, except white space around it.
  * `default`: the whole text, else the first fenced block (of JSON, or of no language) that is a document as a whole,
  * else the first bracket from which a complete object or array can be read. `lenient`: when none of these is found,
  * the first fenced block or bracket is read as JSON5 (single quotes, bare keys, trailing commas, comments) with the

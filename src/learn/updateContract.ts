@@ -52,7 +52,7 @@ export interface UpdateSettings extends Omit<StepSettings, "learningRate"> {
   /** Parts of a batch, by groups, each with its own step and its own aggregation. Default 1. */
   readonly minibatches?: number
   /**
-   * Where several updates per batch take the log-probabilities before the first from: computed by the `policy`, or those
+   * Source of the log-probabilities before the first of several updates per batch: computed by the `policy`, or those
    * at sampling, which saves a forward where both are the same numbers. Default `policy`.
    */
   readonly old?: "policy" | "sampler"

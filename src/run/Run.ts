@@ -44,7 +44,7 @@ export interface Resumed {
 
 export interface Run {
   readonly directory: string
-  /** Where the run was left; undefined when it is new. */
+  /** The checkpoint that the run continues from; undefined if the run is new. */
   readonly resumed: Resumed | undefined
   /** Parts of the record that a resume cannot compare, because they are functions without an identity. */
   readonly opaque: ReadonlyArray<string>

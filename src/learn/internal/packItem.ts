@@ -16,7 +16,7 @@ export interface Item {
   readonly position: Uint32Array
   /** [n] */
   readonly token: Uint32Array
-  /** Whose prefixes it shares. */
+  /** The owner whose prefixes it shares. */
   readonly owner: number
 }
 

@@ -82,7 +82,7 @@ export const state = <A, I extends Schema.Json>(
   }
 }
 
-/** Where a participant's files lie in a checkpoint. */
+/** The folder of a participant's files in a checkpoint. */
 const folderOf = (checkpoint: string, { name, root }: Pick<Participant, "name" | "root">): string =>
   root === true ? checkpoint : path.join(checkpoint, name)
 

@@ -55,7 +55,7 @@ export const RunRecord = Schema.Struct({
 })
 export type RunRecord = typeof RunRecord.Type
 
-/** Where a run was left: `state.json` of a checkpoint. Everything else that the next step needs, participants save. */
+/** The position of a run: `state.json` of a checkpoint. Everything else that the next step needs, participants save. */
 export const State = Schema.Struct({
   format: Schema.Literal(FORMAT),
   /** Steps done. */
